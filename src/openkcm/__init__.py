@@ -1,0 +1,1 @@
+"""OpenKCM: sovereign key management. Two planes, one ledger; see README.md."""

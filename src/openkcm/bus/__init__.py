@@ -1,0 +1,1 @@
+"""Orbital: the only room that speaks NATS. Moves sealed bytes; decides nothing."""

@@ -1,0 +1,219 @@
+"""Every report: what a node says of itself, as frozen values; and the beat that answers it. Pure.
+
+Reports travel in the same envelope as decrees, sealed by the node. `REPORTS` at the foot is the table of contents.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from openkcm.contract.errors import PayloadError, UnknownTag
+from openkcm.contract.ids import EventId, Lane, NodeName, Region, TenantId
+
+__all__ = [
+    "BEAT_TAG",
+    "REPORTS",
+    "Beat",
+    "HealthCheck",
+    "Report",
+    "RootStateObserved",
+    "RotationComplete",
+    "SyncAck",
+    "read",
+    "tag_of",
+]
+
+_T = TypeVar("_T")  # 3.11 has no `def f[T]`
+Count = Annotated[int, Meta(ge=0)]
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Verdict = Literal["unlinked", "linked", "active", "suspended", "revoked", "locked", "expired", "frozen", "destroyed"]
+RootState = Literal[
+    "ok", "AccessDenied", "KeyDisabled", "KeyPendingDeletion", "KeyNotFound", "WrongContext",
+    "Throttled", "Unreachable", "CredentialRejected", "Misconfigured",
+]  # fmt: skip
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all reports."""
+
+
+class SyncAck(Report, frozen=True, kw_only=True):
+    """Everything of this lane up to `floor`, and what `above` names, is committed and obeyed. Cumulative.
+
+    Attributes:
+        head: Id of the event at `floor` (None while the floor is 0).
+        state: What the node does with the residence now.
+        obeyed: For the critical lane, the ids of the newest decrees obeyed (at most 16), newest last.
+        closed_boottime_ns: CLOCK_BOOTTIME of the last closing of the gate, with `boot_id`.
+        lease_s: The lease in force on this node.
+        failure: Why a decree below the floor could not be brought about (a root that refuses), else None.
+    """
+
+    tenant: TenantId
+    lane: Lane
+    ledger_epoch: Count
+    floor: Count
+    above: tuple[int, ...] = ()
+    head: EventId | None = None
+    obeyed: Annotated[tuple[EventId, ...], Meta(max_length=16)] = ()
+    state: Verdict
+    boot_id: str
+    closed_boottime_ns: Count | None = None
+    lease_s: Count
+    failure: str | None = None
+
+
+class RotationComplete(Report, frozen=True, kw_only=True):
+    """A key has a new version (L2, L3), or L2 is wrapped by the customer's new L1 (L1)."""
+
+    tenant: TenantId
+    level: Literal["L1", "L2", "L3"]
+    registration: str | None = None
+    rotation: str | None = None
+    version: Count
+    root_version: str | None = None
+
+
+class RootStateObserved(Report, frozen=True, kw_only=True):
+    """What the customer's KMS answers this node."""
+
+    tenant: TenantId
+    state: RootState
+    detail: Annotated[str, Meta(max_length=512)] = ""
+    root_version: str | None = None
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One residence in a HealthCheck."""
+
+    tenant: TenantId
+    generation: Count
+    fence: Count
+    state: Verdict
+    lease_left_s: int
+
+
+class HealthCheck(Report, frozen=True, kw_only=True):
+    """Every 2 s: a nonce for the beat to echo, and what an operator needs to know.
+
+    Attributes:
+        sent_boottime_ns: CLOCK_BOOTTIME at sending; the lease counts from here once a beat echoes the nonce.
+        cursor: (routine, critical) stream sequences the node has committed.
+    """
+
+    node: NodeName
+    region: Region
+    nonce: Nonce
+    boot_id: str
+    sent_boottime_ns: Count
+    ledger_epoch: Count
+    cursor: tuple[int, int]
+    known_tags: tuple[str, ...]
+    workers: Count
+    memory: Literal["memfd_secret", "mlock"]
+    sealed_mappings: bool
+    dropped: Count
+    alarms: tuple[str, ...] = ()
+    residences: tuple[Mark, ...] = ()
+
+
+class HandedOut(Report, frozen=True, kw_only=True):
+    """A KMIP Get handed a key out of the node."""
+
+    tenant: TenantId
+    registration: str
+    workload: str
+    object_id: str
+
+
+class WorkloadDenied(Report, frozen=True, kw_only=True):
+    """A known certificate was refused."""
+
+    tenant: TenantId
+    workload: str
+    reason: str
+
+
+class KeyUsage(Report, frozen=True, kw_only=True):
+    """Operations of one key by one workload since the last such report."""
+
+    tenant: TenantId
+    registration: str
+    workload: str
+    object_id: str
+    encrypted: Count
+    decrypted: Count
+    since_ms: Count
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last critical decree that concerns a region: its sequence on the hub, and the rolling hash up to it.
+
+    hash[n] = SHA-256(hash[n-1] || SHA-256(stored bytes of the n-th)), hash[0] = 32 zero bytes.
+    """
+
+    sequence: Count
+    hash: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Governance's answer: read after these nonces came in, from the stream's leader. Sealed by the CMK."""
+
+    region: Region
+    ledger_epoch: Count
+    head: Head
+    nonces: tuple[Nonce, ...]
+
+
+BEAT_TAG: Final = "Beat.1"
+REPORTS: Final[dict[str, type[Report]]] = {
+    "SyncAck.1": SyncAck,
+    "RotationComplete.1": RotationComplete,
+    "HealthCheck.1": HealthCheck,
+    "RootStateObserved.1": RootStateObserved,
+    "WorkloadDenied.1": WorkloadDenied,
+    "KeyUsage.1": KeyUsage,
+    "HandedOut.1": HandedOut,
+}
+_TAGS: Final = {report: tag for tag, report in REPORTS.items()}
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Report]]] = {
+    tag: msgspec.json.Decoder(report) for tag, report in REPORTS.items()
+}
+_BEAT: Final = msgspec.json.Decoder(Beat)
+
+
+def tag_of(report: Report) -> str:
+    """Return the tag under which this report is sent."""
+    return _TAGS[type(report)]
+
+
+def read(tag: str, data: bytes | msgspec.Raw) -> Report:
+    """Return the report in an envelope's `data`.
+
+    Raises:
+        UnknownTag: This version does not know the tag.
+        PayloadError: The data does not fit the tag's class.
+    """
+    decoder = _DECODERS.get(tag)
+    if decoder is None:
+        raise UnknownTag(f"unknown report {tag}")
+    return _decoded(decoder, tag, data)
+
+
+def read_beat(data: bytes | msgspec.Raw) -> Beat:
+    """Return the beat in an envelope's `data`.
+
+    Raises:
+        PayloadError: The data does not fit.
+    """
+    return _decoded(_BEAT, BEAT_TAG, data)
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], tag: str, data: bytes | msgspec.Raw) -> _T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+        raise PayloadError(f"{tag}: {bad}") from bad
