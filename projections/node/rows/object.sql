@@ -1,0 +1,6 @@
+INSERT INTO objects (tenant, registration, uid, sequence, state, object_type, record)
+VALUES (:tenant, :registration, :uid, :sequence, :state, :object_type, :record)
+ON CONFLICT (tenant, uid) DO UPDATE SET registration = excluded.registration, sequence = excluded.sequence,
+    state = excluded.state, object_type = excluded.object_type, record = excluded.record
+WHERE excluded.sequence > objects.sequence;
+DELETE FROM object_names WHERE tenant = :tenant AND registration = :registration AND uid = :uid;

@@ -1,0 +1,195 @@
+"""What a node knows and wants, as frozen values: one `Residence` per tenant of the region, one `State` per node. Pure.
+
+Values change only through `desired.step`. A restart loads the rows back into exactly these values.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from openkcm.contract.decrees import DEFAULT_LEASE_S, HandOut, RootReference
+from openkcm.contract.reports import Verdict
+
+__all__ = ["CLOSED", "Effect", "Mark", "Residence", "Revocation", "State", "Workload", "verdict"]
+
+#: Verdicts under which nothing of a residence works. (A suspended one still reads.)
+CLOSED: Final = frozenset({"unlinked", "linked", "revoked", "locked", "expired", "frozen", "destroyed"})
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What has been applied of one lane in one epoch: everything up to `floor`, and the set `above` it. Never shrinks."""
+
+    floor: int = 0
+    above: frozenset[int] = frozenset()
+
+    def __contains__(self, counter: int) -> bool:
+        return counter <= self.floor or counter in self.above
+
+    def add(self, counter: int) -> Mark:
+        """Return the mark with `counter` in it and the floor as high as it is contiguous."""
+        floor, above = self.floor, self.above | {counter}
+        while floor + 1 in above:
+            floor += 1
+        return Mark(floor, frozenset(n for n in above if n > floor))
+
+
+class Revocation(msgspec.Struct, frozen=True):
+    """The highest revocation of an epoch."""
+
+    fence: int
+    event: str
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """A client identity and the system it speaks for."""
+
+    workload: str
+    system: str
+    registration: str
+    enrolment: str
+    fingerprint: str | None
+    spiffe: str | None
+
+
+class Residence(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant in this region, as the ledger and the customer's root have it.
+
+    Attributes:
+        routine, critical: Marks by epoch.
+        head_routine, head_critical: Id of the newest event applied in that lane.
+        leases: Leases in force over time: (CLOCK_BOOTTIME ns since when, seconds), newest last, at most eight.
+        lifted: Ids of revocations that two of the tenant's people lifted.
+        unreadable: Well-sealed critical decrees this version cannot read: each locks the residence by its id.
+        frozen_at: Stream sequence from which routine decrees must be read again (one unreadable, or a gap), or None.
+        root_refusal: The customer's root said no (the local lock), or None.
+    """
+
+    tenant: str
+    routine: dict[int, Mark] = {}
+    critical: dict[int, Mark] = {}
+    head_routine: str | None = None
+    head_critical: tuple[str, ...] = ()
+    routine_sequence: int = 0
+    leases: tuple[tuple[int, int], ...] = ((0, DEFAULT_LEASE_S),)
+    configured: bool = False
+    hand_out: HandOut = "allowed"
+    max_objects: int = 1_000_000
+    approvers: dict[str, bytes] = {}
+    approvers_version: int = 0
+    approvers_hash: str | None = None
+    first_approvers_hash: str | None = None
+    root: RootReference | None = None
+    systems: dict[str, str] = {}
+    workloads: dict[str, Workload] = {}
+    suspended: bool = False
+    lifted: frozenset[str] = frozenset()
+    approvals_used: frozenset[str] = frozenset()
+    rotations: tuple[tuple[str, str | None, str], ...] = ()
+    revocations: dict[int, Revocation] = {}
+    removed: frozenset[str] = frozenset()
+    floors: dict[str, int] = {}
+    destroyed: bool = False
+    unreadable: frozenset[str] = frozenset()
+    missing_critical: bool = False
+    frozen_at: int | None = None
+    root_refusal: str | None = None
+    failure: str | None = None
+
+    @property
+    def lease_s(self) -> int:
+        """The lease in force now."""
+        return self.leases[-1][1]
+
+    def lease_at(self, boottime_ns: int) -> int:
+        """The smallest lease that was in force at or after `boottime_ns`."""
+        older = [s for since, s in self.leases if since <= boottime_ns][-1:]
+        return min([*older, *(s for since, s in self.leases if since > boottime_ns)])
+
+    def serving_systems(self) -> dict[str, str]:
+        """Registrations that still count: id -> system."""
+        return {r: s for r, s in self.systems.items() if r not in self.removed}
+
+    def serving_workloads(self) -> list[Workload]:
+        """Enrolments that still count, of registrations that still count."""
+        return [
+            w for w in self.workloads.values() if w.enrolment not in self.removed and w.registration not in self.removed
+        ]
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's whole knowledge.
+
+    Attributes:
+        trust_root: Public key pinned in node.toml.
+        keys: Sealing keys by id: (public key, "cmk" or a node's name). Retired ones are gone.
+        cursor_routine, cursor_critical: Stream sequences (on the hub) up to which everything was applied.
+        chain: The rolling hash over the region's critical decrees at `cursor_critical`.
+        recent_heads: Chain by sequence, for a beat that is a little older than we are (newest 256).
+        nonces: HealthCheck nonces sent: nonce -> CLOCK_BOOTTIME ns.
+        beat: The newest honoured nonce: (boot_id, sent ns), or None: then nothing is served.
+        waiting_beat: A beat whose head is not applied yet.
+        dropped: Messages that were not what they claimed, by reason.
+    """
+
+    node: str
+    region: str
+    boot_id: str
+    trust_root: bytes
+    epoch: int = 0
+    keys: dict[str, tuple[bytes, str]] = {}
+    nodes: dict[str, str] = {}
+    residences: dict[str, Residence] = {}
+    ledger_routine: dict[int, Mark] = {}
+    ledger_critical: dict[int, Mark] = {}
+    cursor_routine: int = 0
+    cursor_critical: int = 0
+    chain: bytes = bytes(32)
+    recent_heads: dict[int, bytes] = msgspec.field(default_factory=lambda: {0: bytes(32)})
+    nonces: dict[str, int] = {}
+    beat: tuple[str, int] | None = None
+    waiting_beat: tuple[int, str, int] | None = None
+    behind_mark: bool = False
+    dropped: dict[str, int] = {}
+
+    def lease_until(self, residence: Residence) -> int:
+        """CLOCK_BOOTTIME ns until which this residence may be served; 0 without a beat of this boot.
+
+        An echo is worth the smaller of the lease when its nonce was sent and the lease now.
+        """
+        if self.beat is None or self.beat[0] != self.boot_id:
+            return 0
+        sent = self.beat[1]
+        return sent + min(residence.lease_s, residence.lease_at(sent)) * 1_000_000_000
+
+
+EffectKind = Literal[
+    "close", "cut", "commit", "fence", "lease", "provision", "open", "ack", "destroy", "rotate", "alarm", "defer"
+]
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """One thing for the custodian to do, in the order given."""
+
+    kind: EffectKind
+    tenant: str = ""
+    detail: str = ""
+    rows: tuple[tuple[str, dict[str, object]], ...] = ()
+    names: tuple[str, ...] = ()
+
+
+def verdict(residence: Residence) -> Verdict:
+    """Return what the ledger and the root say of a residence, the lease apart. The first row that holds decides."""
+    r = residence
+    unlifted = any(revocation.event not in r.lifted for revocation in r.revocations.values())
+    table: tuple[tuple[bool, Verdict], ...] = (
+        (r.destroyed, "destroyed"),
+        (unlifted, "revoked"),
+        (bool(r.unreadable) or r.missing_critical, "frozen"),
+        (r.root is None, "unlinked"),
+        (r.root_refusal is not None, "locked"),
+        (not r.serving_systems(), "linked"),
+        (r.suspended, "suspended"),
+    )
+    return next((answer for holds, answer in table if holds), "active")

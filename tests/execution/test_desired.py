@@ -1,0 +1,448 @@
+"""The node's pure function. Each test names the rule it would miss; S numbers are the invariants of `desired`."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openkcm.contract import decrees as d
+from openkcm.contract import envelope as env
+from openkcm.contract import statements
+from openkcm.execution import rows
+from openkcm.execution.desired import Arrived, BeatArrived, MirrorMeasured, NonceSent, RootObserved, step
+from openkcm.execution.residence_state import Mark, State, verdict
+from press import Press, seed, sign
+
+NODE = ("eu-frankfurt-1", "eu-frankfurt")
+
+
+class World:
+    """A node's state, fed from a press; keeps every effect."""
+
+    def __init__(self, press: Press) -> None:
+        self.press, self.effects, self.seen = press, [], []
+        self.state = State(node=NODE[0], region=NODE[1], boot_id="boot-1", trust_root=press.root.public_key)
+
+    def give(self, given):
+        self.state, effects = step(self.state, given)
+        self.effects += effects
+        return effects
+
+    def arrive(
+        self, e: env.Envelope, source=None, *, subject=None, body=None, final=False, now_ns=10**12, sequence=None
+    ):
+        if sequence is None:
+            sequence = self.press.sequence = self.press.sequence + 1
+        source = source or ("critical" if ".critical." in e.subject else "routine")
+        where = subject or e.subject
+        if source == "lane0":
+            where = where.replace("kcm.decree", "kcm.lane0").replace(".critical.", ".")
+        return self.give(Arrived(source, sequence, where, body or env.encode(e), now_ns, final))
+
+    def kinds(self, effects):
+        return [x.kind for x in effects]
+
+    def verdict(self, tenant="acme"):
+        return verdict(self.state.residences[tenant])
+
+
+@pytest.fixture
+def world() -> World:
+    w = World(Press())
+    for e in w.press.opening(NODE, ("eu-frankfurt-2", "eu-frankfurt")):
+        w.arrive(e)
+    for e in w.press.onboarded("acme"):
+        w.arrive(e)
+    assert w.verdict() == "active"
+    return w
+
+
+def revoke(w: World, **how) -> env.Envelope:
+    return w.press.residence("acme", d.AccessRevoked(reason="test"), **how)
+
+
+def test_a_revocation_closes_commits_fences_and_acknowledges_last(world):
+    assert world.kinds(world.arrive(revoke(world))) == ["close", "commit", "fence", "ack"]
+    assert world.verdict() == "revoked"
+
+
+def test_a_revocation_on_lane0_is_obeyed_at_once_and_its_copy_in_the_mirror_is_a_duplicate(world):
+    e = revoke(world)
+    assert "close" in world.kinds(world.arrive(e, "lane0"))
+    cursor = world.state.cursor_critical
+    assert "close" not in world.kinds(world.arrive(e, "critical"))
+    assert world.state.cursor_critical > cursor
+
+
+def test_a_revocation_overtakes_routine_decrees_still_queued(world):
+    late = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    world.arrive(revoke(world))
+    world.arrive(late)
+    assert world.verdict() == "revoked"
+
+
+def test_lane0_may_run_ahead_and_the_mark_keeps_what_lies_between_as_missing(world):
+    first, second = revoke(world), revoke(world)
+    world.arrive(second, "lane0")
+    assert world.state.residences["acme"].critical[1] == Mark(0, frozenset({2}))
+    world.arrive(first, "critical")
+    assert world.state.residences["acme"].critical[1] == Mark(2)
+
+
+def test_a_removal_behind_a_newer_revocation_is_not_taken_for_a_duplicate(world):
+    removed = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-app",)))
+    world.arrive(revoke(world), "lane0")
+    assert "cut" in world.kinds(world.arrive(removed, "critical"))
+    assert world.state.residences["acme"].removed == {"enr-acme-app"}
+
+
+def test_a_gap_in_the_critical_lane_of_the_mirror_stops_serving_until_it_is_filled(world):
+    first = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-zzz",)))
+    second = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-yyy",)))
+    assert "close" in world.kinds(world.arrive(second, "critical"))
+    assert world.verdict() == "frozen"
+    world.arrive(first, "lane0")
+    assert world.verdict() == "active"
+
+
+def test_a_gap_in_the_routine_lane_freezes_configuration_and_says_so(world):
+    lost = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    after = world.press.residence("acme", d.SystemRegistered(system="archive", registration="reg-acme-archive"))
+    effects = world.arrive(after)
+    assert ("alarm", "routine-gap") in [(x.kind, x.detail) for x in effects]
+    assert "reg-acme-archive" not in world.state.residences["acme"].systems
+    assert world.arrive(lost) and not world.state.residences["acme"].suspended  # until it is read again from there
+
+
+def test_two_peoples_restore_that_names_the_revocation_lifts_it(world):
+    e = revoke(world)
+    world.arrive(e)
+    assert "provision" in world.kinds(world.arrive(world.press.restore("acme", e)))
+    assert world.verdict() == "active"
+
+
+@pytest.mark.parametrize(
+    "people",
+    [
+        {},
+        {"p-ann": seed("ann")},
+        {"p-ann": seed("ann"), "p-eve": seed("eve")},
+        {"p-ann": seed("cmk"), "p-bob": seed("cmk")},
+    ],
+)
+def test_a_restore_without_two_of_the_approvers_is_refused_and_said(world, people):
+    e = revoke(world)
+    world.arrive(e)
+    effects = world.arrive(world.press.restore("acme", e, people=people))
+    assert ("alarm", "RestoreRefused") in [(x.kind, x.detail) for x in effects]
+    assert world.verdict() == "revoked"
+    assert world.state.residences["acme"].failure == "RestoreRefused"
+
+
+def test_one_persons_signature_given_twice_is_one(world):
+    e = revoke(world)
+    world.arrive(e)
+    honest = world.press.restore("acme", e, people={"p-ann": seed("ann")})
+    decree = d.read(honest.tag, honest.data)
+    doubled = world.press.residence(
+        "acme",
+        d.AccessRestored(
+            lifts=decree.lifts, approval=decree.approval, approvers_version=1, signatures=decree.signatures * 2
+        ),
+        counter=honest.counter,
+    )
+    world.arrive(doubled)
+    assert world.verdict() == "revoked"
+
+
+def test_a_restore_signed_for_another_region_is_refused(world):
+    e = revoke(world)
+    world.arrive(e)
+    world.arrive(world.press.restore("acme", e, region="us-virginia"))
+    assert world.verdict() == "revoked"
+
+
+def test_a_restore_lifts_only_the_event_it_names_even_under_the_same_number(world):
+    e = revoke(world)
+    world.arrive(e)
+    forged = statements.Lift(epoch=1, fence=e.counter, event="00000000-0000-4000-8000-000000000000")
+    world.arrive(world.press.restore("acme", lifts=(forged,)))
+    assert world.verdict() == "revoked"
+
+
+def test_a_revocation_after_the_restore_holds(world):
+    first = revoke(world)
+    world.arrive(first)
+    world.arrive(world.press.restore("acme", first))
+    world.arrive(revoke(world))
+    assert world.verdict() == "revoked"
+
+
+def test_a_restore_that_overtakes_its_revocation_still_lifts_exactly_it(world):
+    e = revoke(world)
+    world.arrive(world.press.restore("acme", e))
+    world.arrive(e)
+    assert world.verdict() == "active"
+
+
+def test_revocations_of_two_epochs_must_both_be_lifted(world):
+    first = revoke(world)
+    world.arrive(first)
+    second = revoke(world, epoch=2, counter=1)
+    world.arrive(second)
+    world.arrive(world.press.restore("acme", second))
+    assert world.verdict() == "revoked"
+    world.arrive(world.press.restore("acme", first, second))
+    assert world.verdict() == "active"
+
+
+def test_new_approvers_need_two_of_the_old_ones(world):
+    carol = {"p-ann": seed("ann"), "p-carol": seed("carol")}
+    effects = world.arrive(world.press.approvers("acme", carol, signed_by=["p-ann"]))
+    assert ("alarm", "ApproversRefused") in [(x.kind, x.detail) for x in effects]
+    assert set(world.state.residences["acme"].approvers) == {"p-ann", "p-bob"}
+
+
+def test_new_approvers_signed_by_two_of_the_old_ones_are_in_force(world):
+    world.arrive(
+        world.press.approvers("acme", {"p-ann": seed("ann"), "p-carol": seed("carol")}, signed_by=["p-ann", "p-bob"])
+    )
+    assert set(world.state.residences["acme"].approvers) == {"p-ann", "p-carol"}
+
+
+def test_a_set_of_approvers_that_names_another_history_is_refused(world):
+    world.arrive(world.press.approvers("acme", signed_by=["p-ann", "p-bob"], previous="0" * 64))
+    assert world.state.residences["acme"].approvers_version == 1
+
+
+def test_a_second_first_set_of_approvers_is_refused(world):
+    world.arrive(world.press.approvers("acme", {"p-eve": seed("eve"), "p-mal": seed("mal")}, previous=None, version=1))
+    assert set(world.state.residences["acme"].approvers) == {"p-ann", "p-bob"}
+
+
+def test_a_longer_lease_needs_two_people_and_a_shorter_one_none(world):
+    world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=3600)))
+    assert world.state.residences["acme"].lease_s == 60
+    world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=30)))
+    assert world.state.residences["acme"].lease_s == 30
+    words = statements.configuration_statement("acme", "eu-frankfurt", "approval-1", 3600)
+    signed = d.TenantConfigurationUpdated(
+        lease_s=3600, approval="approval-1", signatures=sign(words, world.press.people)
+    )
+    world.arrive(world.press.residence("acme", signed))
+    assert world.state.residences["acme"].lease_s == 3600
+    world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=30)))
+    world.arrive(world.press.residence("acme", signed))  # the same signatures again: used up
+    assert world.state.residences["acme"].lease_s == 30
+
+
+def test_another_root_key_over_a_linked_one_needs_two_people(world):
+    other = d.RootReference(provider="file", ref="/keys/of-the-provider")
+    world.arrive(world.press.residence("acme", d.RootKeyLinked(root=other)))
+    assert world.state.residences["acme"].root.ref == "/keys/l1"
+
+
+@pytest.mark.parametrize("signer", ["trust root", "eu-frankfurt-1", "nobody"])
+def test_a_decree_that_governance_did_not_seal_is_dropped_and_counted(world, signer):
+    before = world.state.residences
+    world.arrive(revoke(world, signer=seed(signer)), final=True)
+    assert world.state.residences == before
+    assert world.state.dropped == {"bad-seal": 1}
+
+
+def test_a_decree_found_under_another_subject_than_the_sealed_one_is_dropped(world):
+    world.arrive(next(World(Press()).press.opening(NODE)), sequence=0)
+    bolt = world.press.residence("bolt", d.AccessRevoked(reason="test"))
+    world.arrive(bolt, subject=bolt.subject.replace("bolt", "acme"))
+    assert world.verdict() == "active"
+    assert world.state.dropped["bad-seal"] == 1
+
+
+def test_a_changed_byte_breaks_the_seal(world):
+    raw = env.encode(revoke(world))
+    world.arrive(revoke(world), body=raw.replace(b'"reason":"test"', b'"reason":"tesu"'))
+    assert world.verdict() == "active"
+
+
+def test_governance_cannot_enrol_a_node_or_name_its_own_next_key(world):
+    evil = seed("evil")
+    world.arrive(
+        world.press.ledger(d.SigningKeyRotated(key=evil.key_id, public_key=evil.public_key), signer=world.press.cmk)
+    )
+    assert evil.key_id not in world.state.keys
+
+
+def test_a_routine_decree_under_a_key_not_yet_announced_waits_instead_of_being_lost(world):
+    new = seed("cmk-2")
+    late = world.press.residence("acme", d.AccessSuspended(reason="test"), signer=new)
+    cursor = world.state.cursor_routine
+    assert world.kinds(world.arrive(late, sequence=100)) == ["defer"]
+    assert world.state.cursor_routine == cursor
+    world.arrive(world.press.ledger(d.SigningKeyRotated(key=new.key_id, public_key=new.public_key)))
+    world.arrive(late, sequence=100)
+    assert world.verdict() == "suspended"
+
+
+def test_a_routine_tag_on_the_critical_lane_is_dropped(world):
+    world.arrive(world.press.residence("acme", d.AccessResumed(), lane="critical"))
+    assert world.state.dropped == {"wrong-lane": 1}
+
+
+def test_an_unreadable_critical_decree_locks_the_residence(world):
+    e = world.press.residence("acme", None, lane="critical", tag="AccessRevoked.9", raw=b'{"new":1}')
+    assert "close" in world.kinds(world.arrive(e))
+    assert world.verdict() == "frozen"
+
+
+def test_an_unreadable_routine_decree_freezes_configuration_and_leaves_service_and_kill_switch(world):
+    world.arrive(world.press.residence("acme", None, tag="Novelty.1", raw=b"{}"))
+    world.arrive(world.press.residence("acme", d.AccessSuspended(reason="test")))
+    assert world.verdict() == "active"
+    world.arrive(revoke(world))
+    assert world.verdict() == "revoked"
+
+
+def test_a_decree_for_one_tenant_changes_nothing_of_another(world):
+    for e in world.press.onboarded("bolt"):
+        world.arrive(e)
+    bolt = world.state.residences["bolt"]
+    world.arrive(revoke(world))
+    assert world.state.residences["bolt"] is bolt
+
+
+def test_a_foreign_regions_decree_is_dropped(world):
+    other = Press("us-virginia")
+    e = other.residence("acme", d.AccessRevoked(reason="test"))
+    world.arrive(e, final=True)
+    assert world.state.dropped == {"foreign-region": 1}
+
+
+# --- beats ----------------------------------------------------------------------------------------------------------
+
+
+def beat(w: World, nonce="a" * 32, *, sent=5 * 10**9, head=None, chain=None, **how):
+    w.give(NonceSent(nonce, sent))
+    e = w.press.beat(w.state.cursor_critical if head is None else head, chain or w.state.chain, nonce, **how)
+    return w.give(BeatArrived(e.subject, env.encode(e)))
+
+
+def test_a_lease_runs_from_the_sending_of_the_nonce(world):
+    assert "lease" in world.kinds(beat(world))
+    assert world.state.lease_until(world.state.residences["acme"]) == 5 * 10**9 + 60 * 10**9
+
+
+def test_nothing_is_leased_without_a_beat_or_by_one_of_another_boot(world):
+    acme = world.state.residences["acme"]
+    assert world.state.lease_until(acme) == 0
+    beat(world)
+    restarted = rows.load(
+        State(node=NODE[0], region=NODE[1], boot_id="boot-2", trust_root=world.press.root.public_key),
+        (world.state.cursor_routine, world.state.cursor_critical, rows.node_row(world.state)[1]["body"]),
+        [],
+    )
+    assert restarted.lease_until(acme) == 0
+
+
+def test_a_beat_whose_head_is_not_applied_yet_waits_for_it(world):
+    e = revoke(world)
+    head = world.press.sequence + 1
+    import hashlib
+
+    chain = hashlib.sha256(world.state.chain + hashlib.sha256(env.encode(e)).digest()).digest()
+    assert world.kinds(beat(world, head=head, chain=chain)) == []
+    assert world.state.beat is None
+    assert world.kinds(world.arrive(e))[-1] == "lease"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"chain": b"\1" * 32},
+        {"signer": seed("evil")},
+        {"epoch": 2},
+        {"region": "us-virginia"},
+        {"subject": "kcm.beat.us-virginia"},
+    ],
+)
+def test_a_beat_of_another_history_author_epoch_or_region_renews_nothing(world, how):
+    beat(world, **how)
+    assert world.state.beat is None
+
+
+def test_a_beat_that_echoes_a_foreign_nonce_renews_nothing(world):
+    e = world.press.beat(world.state.cursor_critical, world.state.chain, "b" * 32)
+    world.give(BeatArrived(e.subject, env.encode(e)))
+    assert world.state.beat is None
+
+
+def test_an_echo_is_worth_the_smaller_of_the_lease_then_and_now(world):
+    world.give(NonceSent("a" * 32, 5 * 10**9))
+    world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=30)), now_ns=6 * 10**9)
+    beat(world)
+    assert world.state.lease_until(world.state.residences["acme"]) == 35 * 10**9
+
+
+# --- roots, marks, restarts -----------------------------------------------------------------------------------------
+
+
+def test_the_customers_no_locks_and_its_yes_unlocks_but_never_a_revocation(world):
+    assert world.kinds(world.give(RootObserved("acme", "KeyDisabled")))[0] == "close"
+    assert world.verdict() == "locked"
+    world.give(RootObserved("acme", "Unreachable"))
+    assert world.verdict() == "locked"
+    world.arrive(revoke(world))
+    world.give(RootObserved("acme", "ok"))
+    assert world.verdict() == "revoked"
+
+
+def test_an_unreachable_root_alone_locks_nobody(world):
+    assert world.give(RootObserved("acme", "Unreachable")) == []
+
+
+def test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing(world):
+    world.give(MirrorMeasured(0, 0))
+    assert world.state.behind_mark
+    world.give(MirrorMeasured(10**6, 10**6))
+    assert not world.state.behind_mark
+
+
+def test_a_restart_loads_the_rows_back_into_the_same_state(world):
+    world.arrive(revoke(world))
+    committed: dict = {}
+    for effect in world.effects:
+        for name, row in effect.rows:
+            committed[name, row.get("tenant")] = row
+    node = committed["node", None]
+    again = rows.load(
+        State(node=NODE[0], region=NODE[1], boot_id="boot-1", trust_root=world.press.root.public_key),
+        (node["cursor_routine"], node["cursor_critical"], node["body"]),
+        [row["body"] for (name, _), row in committed.items() if name == "residence"],
+    )
+    assert again.residences == world.state.residences
+    assert again.chain == world.state.chain
+    assert again.keys == world.state.keys
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_interleaving_and_repetition_of_the_lanes_ends_in_the_same_verdict_and_facts(data):
+    press = Press()
+    opening = list(press.opening(NODE))
+    onboarded = list(press.onboarded("acme"))
+    first, second = (press.residence("acme", d.AccessRevoked(reason="test")) for _ in range(2))
+    removed = press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-app",)))
+    restored = press.restore("acme", second)
+    routine, critical = [*onboarded, restored], [first, second, removed]
+    w = World(press)
+    for e in opening:
+        w.arrive(e)
+    queue = {"routine": list(routine), "critical": list(critical), "lane0": data.draw(st.permutations(critical))}
+    while any(queue.values()):
+        lane = data.draw(st.sampled_from([k for k, v in queue.items() if v]))
+        w.arrive(queue[lane].pop(0), lane)
+    acme = w.state.residences["acme"]
+    assert verdict(acme) == "active"
+    assert acme.removed == {"enr-acme-app"}
+    assert acme.critical[1] == Mark(3)
+    assert acme.routine[1] == Mark(6)
