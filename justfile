@@ -1,0 +1,43 @@
+# `just` is in the lock: .venv/bin/just --list. Recipes need scripts/prepare to have run once.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+bin := ".venv/bin"
+
+# Show this list
+default:
+    @just --list
+
+# Make or refresh .venv from the hashed lock
+prepare:
+    scripts/prepare
+
+# Lint, types and walls, no tests
+check: prepare
+    {{bin}}/ruff check .
+    {{bin}}/ruff format --check .
+    {{bin}}/mypy --strict
+    {{bin}}/lint-imports
+
+# Everything CI runs
+test *args: prepare
+    scripts/test {{args}}
+
+# Repair what ruff can repair
+fix: prepare
+    {{bin}}/ruff check --fix .
+    {{bin}}/ruff format .
+
+# The one-command stack; Ctrl-C stops it
+up *args:
+    scripts/up {{args}}
+
+# Start the stack, play the main job, stop
+demo *args:
+    scripts/up --demo {{args}}
+
+# Add golden files for tags that have none; never changes one
+golden: prepare
+    {{bin}}/python tests/golden/add.py
+
+# Write requirements.lock anew from pyproject.toml (needs uv)
+lock:
+    uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
