@@ -9,7 +9,7 @@ ends at MAX_DEPTH.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -26,6 +26,7 @@ __all__ = [
     "Item",
     "ItemType",
     "Value",
+    "cut",
     "read_item",
     "read_items",
     "read_leaf",
@@ -232,6 +233,24 @@ def _read(data: bytes, offset: int, stop: int, depth: int) -> tuple[Item, int]:
         raise MalformedMessage(f"a structure of {length} bytes: not a multiple of 8")
     children = read_items(data, value, after, depth=depth + 1)
     return Item(tag=tag, type=ItemType.STRUCTURE, value=children), after
+
+
+def cut(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (tag and type in one word, start, end of the value) of the items in `data[start:end]`, reading no value.
+
+    Raises:
+        MalformedMessage: They do not fill it exactly.
+    """
+    offset = start
+    while offset < end:
+        if end - offset < _HEADER.size:
+            raise MalformedMessage("less than an item's header is left")
+        head, length = _HEADER.unpack_from(data, offset)
+        value = offset + _HEADER.size
+        offset = value + (length + 7 & -8)
+        if offset > end or (head & 0xFF == ItemType.STRUCTURE and length % 8):
+            raise MalformedMessage(f"an item of {length} bytes where {end - value} are left")
+        yield head, value, value + length
 
 
 def write_item(item: Item) -> bytes:
