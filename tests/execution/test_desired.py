@@ -137,7 +137,7 @@ def test_a_restore_without_two_of_the_approvers_is_refused_and_said(world, peopl
     effects = world.arrive(world.press.restore("acme", e, people=people))
     assert ("alarm", "RestoreRefused") in [(x.kind, x.detail) for x in effects]
     assert world.verdict() == "revoked"
-    assert world.state.residences["acme"].failure == "RestoreRefused"
+    assert world.state.residences["acme"].refusal == "RestoreRefused"
 
 
 def test_one_persons_signature_given_twice_is_one(world):

@@ -1,8 +1,8 @@
 """What each decree changes in a residence: one small function a decree, and their table. Pure.
 
-A rule returns the residence after the decree, or raises `Refused`: the decree stays in the ledger and counts, but changes
-nothing, and the node says why. Whoever seals for governance can order anything but what two of the tenant's own people
-must sign: lifting a revocation, another root key, a longer lease, new approvers, the end.
+A rule returns the residence after the decree, or raises `Refused`: the decree stays in the ledger and counts, but
+changes nothing, and the node says why. Whoever seals for governance can order anything but what two of the tenant's
+own people must sign: lifting a revocation, another root key, a longer lease, new approvers, the end.
 """
 
 from __future__ import annotations

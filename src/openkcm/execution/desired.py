@@ -204,19 +204,19 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
     except EnvelopeError:
         return replace(r, frozen_at=m.sequence), [Effect("alarm", r.tenant, f"unreadable {e.tag}")]
     effects: list[Effect] = []
-    failure = None
+    refusal = None
     after = r
     try:
         after = RULES[type(decree)](r, decree, e, state.region, m.now_ns)
     except Refused as no:  # it counts, it changes nothing, and we say so
-        failure = no.code
+        refusal = no.code
         effects.append(Effect("alarm", r.tenant, no.code))
     after = replace(
         after,
         routine={**r.routine, e.epoch: mark.add(e.counter)},
         head_routine=e.id,
         routine_sequence=m.sequence,
-        failure=failure,
+        refusal=refusal,
     )
     if verdict(after) in CLOSED and verdict(r) not in CLOSED:
         effects.append(Effect("close", r.tenant, verdict(after)))
@@ -342,9 +342,7 @@ def _brought_about(state: State, b: BroughtAbout) -> Outcome:
     r = state.residences.get(b.tenant)
     if r is None:
         return state, []
-    after = replace(
-        r, failure=b.failure or r.failure, rotations=tuple(x for x in r.rotations if x[2] not in b.rotations)
-    )
+    after = replace(r, failure=b.failure, rotations=tuple(x for x in r.rotations if x[2] not in b.rotations))
     state = replace(state, residences={**state.residences, b.tenant: after})
     return state, [Effect("commit", rows=(rows.residence_row(after),))]
 

@@ -14,12 +14,12 @@ from openkcm.contract.reports import Verdict
 
 __all__ = ["CLOSED", "Effect", "Mark", "Residence", "Revocation", "State", "Workload", "verdict"]
 
-#: Verdicts under which nothing of a residence works. (A suspended one still reads.)
+#: Verdicts under which nothing of a residence works; a suspended one still reads.
 CLOSED: Final = frozenset({"unlinked", "linked", "revoked", "locked", "expired", "frozen", "destroyed"})
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What has been applied of one lane in one epoch: everything up to `floor`, and the set `above` it. Never shrinks."""
+    """What has been applied of a lane in an epoch: all up to `floor`, and the set `above` it. Never shrinks."""
 
     floor: int = 0
     above: frozenset[int] = frozenset()
@@ -64,6 +64,8 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         unreadable: Well-sealed critical decrees this version cannot read: each locks the residence by its id.
         frozen_at: Stream sequence from which routine decrees must be read again (one unreadable, or a gap), or None.
         root_refusal: The customer's root said no (the local lock), or None.
+        refusal: Why the newest routine decree was not carried out, or None.
+        failure: Why the keys could not be brought to the desired state, or None.
     """
 
     tenant: str
@@ -95,6 +97,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     missing_critical: bool = False
     frozen_at: int | None = None
     root_refusal: str | None = None
+    refusal: str | None = None
     failure: str | None = None
 
     @property
