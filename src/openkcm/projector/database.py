@@ -1,0 +1,202 @@
+"""A SQLite file: one writer that commits rows in one transaction, and readers that cannot write. Decides nothing.
+
+ProjectorError
+├── SchemaError      the file was made by a newer version, or a shipped file of SQL is not right
+├── UnknownStatement a statement that no shipped file holds
+└── StorageFailed    SQLite refused: disk full, locked too long, a constraint; nothing of the transaction is kept
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from openkcm.projector import statements
+from openkcm.projector.signatures import register
+
+__all__ = [
+    "ProjectorError",
+    "Reader",
+    "SchemaError",
+    "StorageFailed",
+    "UnknownStatement",
+    "Writer",
+    "open_reader",
+    "open_writer",
+]
+
+BUSY_TIMEOUT_MS: Final = 5000
+Value = str | int | float | bytes | None
+Parameters = Mapping[str, Value] | Sequence[Value]
+
+
+class ProjectorError(Exception):
+    """Root of the tree."""
+
+
+class SchemaError(ProjectorError):
+    """The file and the shipped SQL do not fit."""
+
+
+class UnknownStatement(ProjectorError):
+    """No shipped file of that name."""
+
+
+class StorageFailed(ProjectorError):
+    """SQLite refused; the transaction is rolled back."""
+
+
+class Reader:
+    """Read-only. One at a time: calls from several threads wait for one another."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query.
+
+        Raises:
+            StorageFailed: SQLite refused, for instance because the query writes.
+        """
+        with self._lock:
+            try:
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as bad:
+                raise StorageFailed(f"a query failed: {bad}") from bad
+
+    def records(self, sql: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
+        """Return all rows of a query as dicts by column name.
+
+        Raises:
+            StorageFailed: SQLite refused.
+        """
+        with self._lock:
+            try:
+                cursor = self._connection.execute(sql, parameters)
+                names = [column[0] for column in cursor.description]
+                return [dict(zip(names, row, strict=True)) for row in cursor]
+            except sqlite3.Error as bad:
+                raise StorageFailed(f"a query failed: {bad}") from bad
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+
+class Writer(Reader):
+    """The file's one writer. Knows its shipped statements by their file's stem."""
+
+    def __init__(self, connection: sqlite3.Connection, named: Mapping[str, tuple[str, ...]]) -> None:
+        super().__init__(connection)
+        self._named = named
+
+    def apply(self, batch: Iterable[tuple[str, Mapping[str, Value]]]) -> None:
+        """Run named statements in one transaction: all of them are committed and synced, or none.
+
+        Args:
+            batch: Pairs of a file's stem and its `:named` parameters; parameters a statement does not name are ignored.
+
+        Raises:
+            UnknownStatement: No shipped file of that name; nothing ran.
+            StorageFailed: SQLite refused; nothing is kept.
+        """
+        work: list[tuple[str, str, Mapping[str, Value]]] = []
+        for name, parameters in batch:
+            if name not in self._named:
+                raise UnknownStatement(f"no statement {name!r} was shipped")
+            work += [(name, sql, parameters) for sql in self._named[name]]
+        with self._lock:
+            name = "begin"
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                for name, sql, parameters in work:  # noqa: B007 -- named in the error
+                    self._connection.execute(sql, parameters)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as bad:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise StorageFailed(f"{name}: {bad}") from bad
+
+    def close(self) -> None:
+        """Empty the write-ahead log into the file and close it."""
+        with self._lock:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                self._connection.close()
+
+
+def open_writer(path: Path, schema: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> Writer:
+    """Open or create the file, bring it to the newest migration, and return its writer.
+
+    Args:
+        path: The file; created 0600.
+        schema: Folder of migrations (`NNNN_name.sql`), its subfolders hold the named statements.
+        synchronous: FULL syncs each commit to the disk; NORMAL may lose the last ones with the power.
+
+    Raises:
+        SchemaError: A newer version made the file, or the shipped SQL is not right.
+    """
+    try:
+        steps = statements.migrations(schema)
+        named = statements.named_statements(schema)
+    except (OSError, ValueError) as bad:
+        raise SchemaError(str(bad)) from bad
+    if not steps:
+        raise SchemaError(f"no migrations in {schema}")
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", "foreign_keys = ON", "secure_delete = ON"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        register(connection)
+        _migrate(connection, steps)
+    except sqlite3.Error as bad:
+        connection.close()
+        raise SchemaError(f"{path.name}: {bad}") from bad
+    except SchemaError:
+        connection.close()
+        raise
+    return Writer(connection, named)
+
+
+def _migrate(connection: sqlite3.Connection, steps: Sequence[tuple[int, str]]) -> None:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(steps):
+        raise SchemaError(f"the file is at version {version}; this software knows {len(steps)}: use the newer one")
+    for number, text in steps[version:]:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for sql in statements.split(text):
+                connection.execute(sql)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except (sqlite3.Error, ValueError) as bad:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise SchemaError(f"migration {number}: {bad}") from bad
+
+
+def open_reader(path: Path) -> Reader:
+    """Open an existing file read-only.
+
+    Raises:
+        StorageFailed: No such file, or it is none of SQLite's.
+    """
+    try:
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as bad:
+        raise StorageFailed(f"{path.name}: {bad}") from bad
+    register(connection)
+    return Reader(connection)

@@ -1,0 +1,82 @@
+"""The SQL function `signed`: whether two of the residence's approvers signed what a decree orders. Opens nothing.
+
+Whoever holds governance's key can append a decree that lifts a revocation; the nodes refuse it without two people's
+signatures, and so must the read model and an auditor's replay: the check is part of the SQL, so all three agree.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from openkcm.contract import decrees as d
+from openkcm.contract import statements as s
+from openkcm.contract.errors import ContractError
+
+__all__ = ["register", "signed"]
+
+
+def _restored(tenant: str, region: str, x: d.AccessRestored) -> s.Statement:
+    return s.restore_statement(tenant, region, x.approval, x.lifts, x.approvers_version)
+
+
+def _configured(tenant: str, region: str, x: d.TenantConfigurationUpdated) -> s.Statement:
+    return s.configuration_statement(tenant, region, x.approval or "", x.lease_s)
+
+
+def _linked(tenant: str, region: str, x: d.RootKeyLinked) -> s.Statement:
+    return s.link_statement(tenant, region, x.approval or "", x.root.provider, x.root.ref, x.root.credential)
+
+
+def _destroyed(tenant: str, region: str, x: d.ContextDestroyed) -> s.Statement:
+    return s.destroy_statement(tenant, region, x.approval, x.approvers_version)
+
+
+def _approvers(tenant: str, region: str, x: d.ApproversSet) -> s.Statement:
+    return s.approvers_statement(tenant, region, _hash_of_set(tenant, region, x))
+
+
+def _hash_of_set(tenant: str, region: str, x: d.ApproversSet) -> str:
+    return s.approvers_hash(tenant, region, x.version, ((a.person, a.public_key) for a in x.approvers), x.previous)
+
+
+STATEMENTS: Final[dict[str, Callable[[str, str, Any], s.Statement]]] = {
+    "AccessRestored.1": _restored,
+    "TenantConfigurationUpdated.1": _configured,
+    "RootKeyLinked.1": _linked,
+    "ContextDestroyed.1": _destroyed,
+    "ApproversSet.1": _approvers,
+}
+_APPROVERS: Final = msgspec.json.Decoder(list[d.Approver])
+
+
+def signed(tag: str, tenant: str, region: str, data: str, approvers: str | None) -> int:
+    """Return 1 when two of `approvers` (JSON list of person and public key) signed the decree in `data`, else 0."""
+    if approvers is None:
+        return 0
+    try:
+        decree = d.read(tag, data.encode())
+        known = {a.person: a.public_key for a in _APPROVERS.decode(approvers)}
+    except (ContractError, msgspec.MsgspecError):
+        return 0
+    good = s.signers(STATEMENTS[tag](tenant, region, decree), getattr(decree, "signatures", ()), known)
+    return int(len(good) >= s.REQUIRED_SIGNATURES)
+
+
+def set_hash(tenant: str, region: str, data: str) -> str | None:
+    """Return the hash (hex) of an ApproversSet's data, None when it is none."""
+    try:
+        decree = d.read("ApproversSet.1", data.encode())
+    except ContractError:
+        return None
+    assert isinstance(decree, d.ApproversSet)
+    return _hash_of_set(tenant, region, decree)
+
+
+def register(connection: sqlite3.Connection) -> None:
+    """Make `signed` and `approvers_hash` known to a connection."""
+    connection.create_function("signed", 5, signed, deterministic=True)
+    connection.create_function("approvers_hash", 3, set_hash, deterministic=True)
