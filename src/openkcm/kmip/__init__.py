@@ -2,7 +2,8 @@
 
 A server's path: `message_length` -> `decode_request` -> per item `decode_payload`, then `encode_item` -> and at the end
 `encode_response`. A client's: `encode_request`, `decode_response`. Whatever bytes come in, only `KmipError` goes out.
-Payloads are declared in `.payloads`, objects in `.objects`, smaller structures in `.structures`, enumerations in `.enums`.
+Payloads are declared in `.payloads`, objects in `.objects`, smaller structures in `.structures`; enumerations are in
+`.enums`.
 """
 
 from __future__ import annotations

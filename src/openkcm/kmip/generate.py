@@ -102,15 +102,15 @@ _READ_VALUE: Final[dict[ItemType, str]] = {
     ItemType.INTERVAL: "{x} = u32(b, v)[0]",
 }
 _WRITE_VALUE: Final[dict[ItemType, str]] = {
-    ItemType.INTEGER: "a(put_s32({h}, 4, y, 0))",
-    ItemType.LONG_INTEGER: "a(put_s64({h}, 8, y))",
-    ItemType.BIG_INTEGER: "z = write_leaf(4, y); a(put_head({h}, len(z))); a(z)",
-    ItemType.ENUMERATION: "a(put_u32({h}, 4, y, 0))",
-    ItemType.BOOLEAN: "a(put_s64({h}, 8, 1 if y else 0))",
-    ItemType.TEXT_STRING: "z = y.encode(); n = len(z); a(put_head({h}, n)); a(z); a(PAD[n & 7])",
-    ItemType.BYTE_STRING: "n = len(y); a(put_head({h}, n)); a(y); a(PAD[n & 7])",
-    ItemType.DATE_TIME: "a(put_s64({h}, 8, y))",
-    ItemType.INTERVAL: "a(put_u32({h}, 4, y, 0))",
+    ItemType.INTEGER: "p.append(put_s32({h}, 4, y, 0))",
+    ItemType.LONG_INTEGER: "p.append(put_s64({h}, 8, y))",
+    ItemType.BIG_INTEGER: "z = write_leaf(4, y); p += (put_head({h}, len(z)), z)",
+    ItemType.ENUMERATION: "p.append(put_u32({h}, 4, y, 0))",
+    ItemType.BOOLEAN: "p.append(put_s64({h}, 8, 1 if y else 0))",
+    ItemType.TEXT_STRING: "z = y.encode(); n = len(z); p += (put_head({h}, n), z, PAD[n & 7])",
+    ItemType.BYTE_STRING: "n = len(y); p += (put_head({h}, n), y, PAD[n & 7])",
+    ItemType.DATE_TIME: "p.append(put_s64({h}, 8, y))",
+    ItemType.INTERVAL: "p.append(put_u32({h}, 4, y, 0))",
 }
 
 
@@ -217,16 +217,16 @@ def _write_value(kind: Kind, header: int, names: dict[str, object], minor: int) 
         name = f"write_{kind.structure.__name__}"
         names[name] = writer(kind.structure, minor)
         if kind.structure in HANDWRITTEN:  # returns nothing for what this version does not have
-            return f"z = {name}(y)\nif z: a(put_head({header}, len(z))); a(z)"
-        return f"z = {name}(y); a(put_head({header}, len(z))); a(z)"
+            return f"z = {name}(y)\nif z: p += (put_head({header}, len(z)), z)"
+        return f"z = {name}(y); p += (put_head({header}, len(z)), z)"
     if kind.wire == ItemType.STRUCTURE:
-        return f"z = b''.join([write_item(i) for i in y]); a(put_head({header}, len(z))); a(z)"
+        return f"z = b''.join([write_item(i) for i in y]); p += (put_head({header}, len(z)), z)"
     return _WRITE_VALUE[kind.wire].format(h=header)
 
 
 def writer_source(structure: type[Structure], minor: int, names: dict[str, object]) -> str:
     """Return the source of one structure's writer; fields newer than `minor` are left out."""
-    body = ["p = []; a = p.append"]
+    body = ["p = []"]
     for field in _fields(structure, minor):
         writes = [_write_value(kind, field.tag << 8 | kind.wire, names, minor) for kind in field.kinds]
         if len(writes) == 1:

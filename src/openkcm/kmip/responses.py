@@ -39,11 +39,10 @@ _put_plain_item = struct.Struct(">IIIIIIIIIIII").pack
 _PAD: Final = tuple(bytes(-size % 8) for size in range(8))
 
 # Compiled at import: a bad table is found there, and no first request pays for it.
-_WRITERS: Final[dict[tuple[type[Structure], int], Writer]] = {
-    (payloads.response, minor): writer(payloads.response, minor)
-    for payloads in PAYLOADS.values()
+_WRITERS: Final[tuple[dict[type[Structure], Writer], ...]] = tuple(
+    {payloads.response: writer(payloads.response, minor) for payloads in PAYLOADS.values()}
     for minor in range(NEWEST_MINOR + 1)
-}
+)
 
 
 def encode_item(
@@ -71,7 +70,7 @@ def encode_item(
     """
     contents = None
     if payload is not None:
-        write = _WRITERS.get((payload.__class__, version.protocol_version_minor))
+        write = _WRITERS[version.protocol_version_minor].get(payload.__class__)
         if write is None:
             raise NotEncodable(f"{type(payload).__name__} is no response")
         try:
