@@ -1,0 +1,357 @@
+"""One connection to a NATS server: mutual TLS 1.3, nkey, reconnecting for ever. Parses no body.
+
+nats-py reports a refused publish or subscription on its error callback only; here a refusal reaches whoever asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from openkcm.bus.errors import BusError, Refused, TooLarge, Unavailable
+
+__all__ = ["Access", "Connection", "Message", "Stored", "connect"]
+
+log = logging.getLogger(__name__)
+#: Noticing a dead peer takes at most (outstanding + 1) intervals; the autonomy lease starts at 30 s.
+PING_INTERVAL_S: Final = 2
+OUTSTANDING_PINGS: Final = 2
+RECONNECT_WAIT_S: Final = 0.2
+_REFUSAL: Final = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
+_BATCH_ENDS: Final = frozenset({"204", "404"})  # end of batch; nothing there
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a process reaches its server. Paths to files; the files hold the secrets.
+
+    Attributes:
+        url: `tls://host:port`.
+        nkey: File with the user's seed.
+        ca, cert, key: PEM files for mutual TLS.
+        inbox: The user's own inbox prefix, `_INBOX.<user>`: the server lets it hear no other.
+    """
+
+    url: str
+    nkey: str
+    ca: str
+    cert: str
+    key: str
+    inbox: str
+
+
+class Message(msgspec.Struct, frozen=True):
+    """An answer as it came."""
+
+    subject: str
+    body: bytes
+    headers: Mapping[str, str]
+    reply: str = ""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message of a stream. `sequence` is a cursor (0 when not known), never an order; `id` is its Nats-Msg-Id."""
+
+    sequence: int
+    subject: str
+    body: bytes
+    id: str
+
+
+class Connection:
+    """A live connection. Made by `connect`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._closing = False
+        self._refusals: dict[str, set[asyncio.Future[None]]] = {}
+        self._calls_on_reconnect: list[Callable[[], None]] = []
+        self.name = name
+        self.permission_errors = 0
+        self.reconnects = 0
+        self.last_error: Exception | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server is reachable right now, as far as is known."""
+        return bool(self._client.is_connected)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed for good (by us, or by a server's error that reconnecting does not heal)."""
+        return bool(self._client.is_closed)
+
+    def on_reconnect(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` made after each reconnect; return what takes it back."""
+        self._calls_on_reconnect.append(call)
+        return lambda: self._calls_on_reconnect.remove(call)
+
+    async def request(
+        self, subject: str, body: bytes = b"", *, timeout_s: float = 2.0, headers: Mapping[str, str] | None = None
+    ) -> Message:
+        """Send, and return the first answer.
+
+        Raises:
+            Unavailable: Not connected, nobody there, or no answer within `timeout_s`; it may still arrive.
+            Refused: The server does not permit it.
+            TooLarge: Larger than the server takes.
+        """
+        self._check_connected()
+        asked = asyncio.ensure_future(self._ask(subject, body, timeout_s, headers))
+        with self._watched(subject) as refused:
+            try:
+                await asyncio.wait({asked, refused}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not asked.done():
+                    asked.cancel()
+            if refused.done():
+                await asyncio.gather(asked, return_exceptions=True)
+                raise Refused(f"{self.name} may not publish on {subject}")
+        return message_of(asked.result())
+
+    async def request_batch(self, subject: str, body: bytes, *, timeout_s: float = 5.0) -> list[Message]:
+        """Send, and return all answers up to the server's end-of-batch (a status message, not returned).
+
+        Raises:
+            Unavailable: Not connected, nobody there, or no end within `timeout_s`.
+            Refused: The server does not permit it.
+        """
+        self._check_connected()
+        answers: list[Message] = []
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def hear(msg: Msg) -> None:
+            message = message_of(msg)
+            status = message.headers.get("Status")
+            if status is None:
+                answers.append(message)
+            elif not ended.done():
+                ended.set_result(status)
+
+        inbox = self.inbox()
+        heard = await self._client.subscribe(inbox, cb=hear)
+        try:
+            with self._watched(subject) as refused:
+                await self._publish(subject, body, reply=inbox)
+                await asyncio.wait({ended, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if refused.done():
+                    raise Refused(f"{self.name} may not publish on {subject}")
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await heard.unsubscribe()
+        if not ended.done():
+            raise Unavailable(f"no end of the answer on {subject} within {timeout_s} s")
+        if ended.result() not in _BATCH_ENDS:
+            raise Unavailable(f"{subject} answers with status {ended.result()}")
+        return answers
+
+    async def publish(
+        self, subject: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Send without waiting for anything: core NATS, lost when nobody listens.
+
+        Raises:
+            Unavailable: Not connected.
+            TooLarge: Larger than the server takes.
+        """
+        self._check_connected()
+        await self._publish(subject, body, headers=headers, reply=reply)
+
+    async def publish_checked(
+        self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float = 2.0
+    ) -> None:
+        """Send, and return when the server has taken it.
+
+        Raises:
+            Unavailable: Not connected, or the server did not answer.
+            Refused: The server does not permit it.
+        """
+        self._check_connected()
+        with self._watched(subject) as refused:
+            await self._publish(subject, body, headers=headers)
+            await self.flush(timeout_s=timeout_s)
+            if refused.done():
+                raise Refused(f"{self.name} may not publish on {subject}")
+
+    async def flush(self, *, timeout_s: float = 2.0) -> None:
+        """Return when the server has processed all that was sent before.
+
+        Raises:
+            Unavailable: It did not answer in time.
+        """
+        try:
+            await self._client.rtt(timeout=timeout_s)  # type: ignore[arg-type]  # takes a float as well
+        except (nats.errors.Error, OSError) as bad:
+            raise Unavailable(f"{self.name}: the server did not answer within {timeout_s} s") from bad
+
+    async def subscribe(self, subject: str, heard: Callable[[Message], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Call `heard` for each message; return what ends it. Survives reconnects (and misses what came between).
+
+        Raises:
+            Refused: The server does not permit it.
+            Unavailable: Not connected.
+        """
+        self._check_connected()
+
+        async def call(msg: Msg) -> None:
+            await heard(message_of(msg))
+
+        with self._watched(subject) as refused:
+            subscription = await self._client.subscribe(subject, cb=call)
+            await self.flush()
+            if refused.done():
+                raise Refused(f"{self.name} may not subscribe to {subject}")
+
+        async def end() -> None:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+        return end
+
+    def inbox(self) -> str:
+        """Return a fresh subject of this user's own."""
+        return str(self._client.new_inbox())
+
+    async def close(self) -> None:
+        """Close for good."""
+        self._closing = True
+        await self._client.close()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _check_connected(self) -> None:
+        if not self._client.is_connected:
+            raise Unavailable(f"{self.name}: {'closed' if self._client.is_closed else 'not connected'}")
+
+    async def _ask(self, subject: str, body: bytes, timeout_s: float, headers: Mapping[str, str] | None) -> Msg:
+        try:
+            return await self._client.request(subject, body, timeout=timeout_s, headers=dict(headers) if headers else None)
+        except nats.errors.MaxPayloadError as bad:
+            raise TooLarge(f"{len(body)} bytes on {subject}") from bad
+        except nats.errors.NoRespondersError as bad:
+            raise Unavailable(f"nobody answers on {subject}") from bad
+        except (nats.errors.Error, OSError, TimeoutError) as bad:
+            raise Unavailable(f"no answer on {subject} within {timeout_s} s") from bad
+
+    async def _publish(
+        self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        try:
+            await self._client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+        except nats.errors.MaxPayloadError as bad:
+            raise TooLarge(f"{len(body)} bytes on {subject}") from bad
+        except (nats.errors.Error, OSError) as bad:
+            raise Unavailable(f"cannot send on {subject}: {bad}") from bad
+
+    @contextlib.contextmanager
+    def _watched(self, subject: str) -> Iterator[asyncio.Future[None]]:
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watchers = self._refusals.setdefault(subject, set())
+        watchers.add(refused)
+        try:
+            yield refused
+        finally:
+            watchers.discard(refused)
+            if not watchers:
+                self._refusals.pop(subject, None)
+            if not refused.done():
+                refused.cancel()
+
+    async def _on_error(self, error: Exception) -> None:
+        self.last_error = error
+        refusal = _REFUSAL.search(str(error))
+        if refusal is None:
+            log.info("%s: %s", self.name, error or type(error).__name__)
+            return
+        self.permission_errors += 1
+        log.warning("%s: the server refuses %s on %s", self.name, refusal[1], refusal[2])
+        for watcher in self._refusals.get(refusal[2], ()):
+            if not watcher.done():
+                watcher.set_result(None)
+
+    async def _on_reconnect(self) -> None:
+        self.reconnects += 1
+        for call in list(self._calls_on_reconnect):
+            call()
+
+    async def _on_closed(self) -> None:
+        if not self._closing:
+            log.error("%s: the connection closed for good: %s", self.name, self.last_error)
+
+
+def message_of(msg: Msg) -> Message:
+    """Return nats-py's message as ours."""
+    return Message(msg.subject, msg.data, msg.headers or {}, msg.reply)
+
+
+def stored_of(message: Message) -> Stored:
+    """Return what a direct get or a republish carries, by the server's own headers (they come last and win)."""
+    headers = message.headers
+    return Stored(
+        int(headers.get("Nats-Sequence", 0)),
+        headers.get("Nats-Subject", message.subject),
+        message.body,
+        headers.get("Nats-Msg-Id", ""),
+    )
+
+
+async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Connection:
+    """Return a connection; from then on it reconnects for ever.
+
+    Raises:
+        Unavailable: No server within `timeout_s`, or the certificates do not fit; the message has the last error.
+        Refused: The server does not know the user.
+        BusError: A file that `access` names cannot be read.
+    """
+    client = Client()
+    connection = Connection(client, name)
+    try:
+        tls = ssl.create_default_context(cafile=access.ca)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        tls.load_cert_chain(access.cert, access.key)
+        seed = Path(access.nkey).read_text().strip()
+    except (OSError, ssl.SSLError) as bad:
+        raise BusError(f"{name}: cannot read the access files: {bad}") from bad
+    trying = asyncio.ensure_future(
+        client.connect(
+            access.url,
+            name=name,
+            tls=tls,
+            nkeys_seed_str=seed,
+            inbox_prefix=access.inbox,
+            error_cb=connection._on_error,  # noqa: SLF001 -- the callbacks of our own class, made in one piece with it
+            reconnected_cb=connection._on_reconnect,  # noqa: SLF001
+            closed_cb=connection._on_closed,  # noqa: SLF001
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # takes a float as well
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=OUTSTANDING_PINGS,
+            connect_timeout=2,
+            pending_size=0,  # while disconnected nothing is queued: the caller learns it and keeps its own order
+        )
+    )
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not trying.done():
+        await asyncio.wait({trying}, timeout=0.05)
+        unknown = isinstance(connection.last_error, nats.errors.AuthorizationError) or "Authorization" in str(
+            connection.last_error
+        )
+        if not trying.done() and (unknown or asyncio.get_running_loop().time() > deadline):
+            trying.cancel()
+            await asyncio.gather(trying, return_exceptions=True)
+            await connection.close()
+            if unknown:
+                raise Refused(f"{name}: the server does not know this user")
+            raise Unavailable(f"{name}: no connection to {access.url} within {timeout_s} s: {connection.last_error}")
+    trying.result()
+    return connection
