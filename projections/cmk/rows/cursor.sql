@@ -1,0 +1,1 @@
+UPDATE cursor SET sequence = :sequence, epoch = :epoch;

@@ -1,0 +1,1 @@
+INSERT INTO rejected (sequence, subject, reason) VALUES (:sequence, :subject, :reason);

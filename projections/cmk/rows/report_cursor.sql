@@ -1,0 +1,1 @@
+UPDATE report_cursor SET sequence = max(sequence, :sequence);

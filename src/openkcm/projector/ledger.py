@@ -1,0 +1,219 @@
+"""The ledger folded into SQL rows: judge each message, apply its event's file, move the cursor. Decides no command.
+
+Numbered as in `Projection.judge`:
+
+1. one whole envelope under a decree's subject;
+2. sealed for that very subject by governance's key in force, or by the trust root where the event asks for that;
+3. on the aggregate and the lane of its class;
+4. next in its lane: what was there before is nothing new; after a gap a routine decree changes nothing (nodes freeze),
+   a critical one still counts (critical facts are a lattice);
+5. readable. Anything else is kept in `rejected` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from openkcm.contract import decrees as d
+from openkcm.contract import envelope as env
+from openkcm.contract import seal, subjects
+from openkcm.contract.errors import ContractError, EnvelopeError
+from openkcm.contract.subjects import DecreeSubject
+from openkcm.projector.database import Value, Writer
+
+__all__ = ["LEDGER_TABLES", "Applied", "Message", "Projection"]
+
+#: What the ledger alone decides: an auditor's replay gives these tables row for row.
+LEDGER_TABLES: Final = (
+    "cursor", "rejected", "event_routine", "event_critical", "mark_routine", "mark_critical", "ledger_epoch",
+    "node_enrolled", "access_denied", "node_removed", "signing_key", "signing_key_retired", "tenant", "person",
+    "person_role", "tenant_region", "approval", "approval_grant", "configuration", "lease", "approvers_set",
+    "approval_used", "root_key", "registered_system", "enrolled_workload", "rotation", "suspension", "lifted",
+    "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction",
+)  # fmt: skip
+_Row = tuple[str, Mapping[str, Value]]
+
+
+class Message(Protocol):
+    """What a ledger hands out."""
+
+    @property
+    def sequence(self) -> int:
+        """The stream's sequence: a cursor."""
+
+    @property
+    def subject(self) -> str:
+        """Where it was found."""
+
+    @property
+    def body(self) -> bytes:
+        """One envelope."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What became of one message: `fault` says why it changed nothing."""
+
+    sequence: int
+    subject: str
+    where: DecreeSubject | None = None
+    envelope: env.Envelope | None = None
+    decree: d.Decree | None = None
+    fault: str | None = None
+
+
+class Projection:
+    """The fold of one ledger into one database."""
+
+    def __init__(self, writer: Writer, trust_root: bytes) -> None:
+        self._writer = writer
+        self._trust = {seal.key_id(trust_root): trust_root}
+        self._cursor = 0
+        self._epoch = 0
+        self._reload()
+
+    @property
+    def cursor(self) -> int:
+        """The last sequence that is in the database."""
+        return self._cursor
+
+    @property
+    def epoch(self) -> int:
+        """The ledger's epoch, 0 before it was opened."""
+        return self._epoch
+
+    @property
+    def signing_keys(self) -> Mapping[str, bytes]:
+        """Governance's keys in force, by their names."""
+        return self._keys
+
+    def apply(self, messages: Sequence[Message]) -> list[Applied]:
+        """Take messages in, in the order of their sequences, in one transaction with the cursor.
+
+        A message at or below the cursor is skipped.
+
+        Raises:
+            ProjectorError: SQLite refused; nothing is kept, here or there.
+        """
+        rows: list[_Row] = []
+        applied: list[Applied] = []
+        try:
+            for message in messages:
+                if message.sequence <= self._cursor:
+                    continue
+                outcome = self._judge(message)
+                rows += self._rows(outcome)
+                applied.append(outcome)
+                self._cursor = message.sequence
+            if applied:
+                rows.append(("cursor", {"sequence": self._cursor, "epoch": self._epoch}))
+                self._writer.apply(rows)
+        except BaseException:
+            self._reload()
+            raise
+        return applied
+
+    def _reload(self) -> None:
+        rows = self._writer.rows
+        self._cursor, self._epoch = rows("SELECT sequence, epoch FROM cursor")[0]
+        retired = {key for (key,) in rows("SELECT key FROM signing_key_retired")}
+        self._retired: set[str] = retired
+        self._keys: dict[str, bytes] = {
+            key: _unbase64(public)
+            for key, public in rows("SELECT key, public_key FROM signing_key")
+            if key not in retired
+        }
+        self._marks: dict[tuple[str, int], int] = {
+            (subject, epoch): counter
+            for lane in ("routine", "critical")
+            for subject, epoch, counter in rows(f"SELECT subject, epoch, counter FROM mark_{lane}")
+        }
+
+    def _judge(self, message: Message) -> Applied:
+        try:  # (1)
+            where = subjects.parse_decree(message.subject)
+            e = env.decode(message.body)
+        except ContractError:
+            return Applied(message.sequence, message.subject, fault="malformed")
+        kind = d.DECREES.get(e.tag)
+        by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
+        try:  # (2)
+            env.verify(e, message.subject, self._trust if by_root else self._keys)
+        except ContractError:
+            return Applied(message.sequence, message.subject, where, fault="bad-seal")
+        if kind is None:  # (5)
+            return self._marked(message, where, e, fault="unknown-event")
+        critical = e.priority == env.PRIORITY_CRITICAL
+        if (kind.aggregate, kind.lane) != (where.kind, where.lane) or critical != (where.lane == "critical"):  # (3)
+            return Applied(message.sequence, message.subject, where, fault="wrong-lane")
+        mark = self._marks.get((message.subject, e.epoch), 0)
+        if e.counter <= mark:  # (4)
+            return Applied(message.sequence, message.subject, where, fault="duplicate")
+        if e.counter != mark + 1 and where.lane == "routine":
+            return Applied(message.sequence, message.subject, where, fault="gap")
+        try:  # (5)
+            decree = d.read(e.tag, e.data)
+        except EnvelopeError:
+            return self._marked(message, where, e, fault="unreadable")
+        self._learn(decree)
+        return self._marked(message, where, e, decree)
+
+    def _marked(
+        self,
+        message: Message,
+        where: DecreeSubject,
+        e: env.Envelope,
+        decree: d.Decree | None = None,
+        fault: str | None = None,
+    ) -> Applied:
+        mark = self._marks.get((message.subject, e.epoch), 0)
+        self._marks[message.subject, e.epoch] = max(mark, e.counter)
+        return Applied(message.sequence, message.subject, where, e, decree, fault)
+
+    def _learn(self, decree: d.Decree) -> None:
+        if isinstance(decree, d.LedgerOpened):
+            self._epoch = max(self._epoch, decree.epoch)
+        elif isinstance(decree, d.SigningKeyRotated):
+            self._retired |= set(decree.retires)
+            self._keys = {k: v for k, v in self._keys.items() if k not in self._retired}
+            if decree.key not in self._retired:
+                self._keys[decree.key] = decree.public_key
+
+    @staticmethod
+    def _rows(outcome: Applied) -> list[_Row]:
+        rows: list[_Row] = []
+        where, e, decree = outcome.where, outcome.envelope, outcome.decree
+        if outcome.fault is not None:
+            rows.append(
+                ("rejected", {"sequence": outcome.sequence, "subject": outcome.subject, "reason": outcome.fault})
+            )
+        if where is None or e is None:
+            return rows
+        parameters: dict[str, Value] = {
+            "sequence": outcome.sequence,
+            "id": e.id,
+            "subject": outcome.subject,
+            "tag": e.tag,
+            "region": where.region,
+            "tenant": where.tenant,
+            "kind": where.kind,
+            "aggregate": where.id,
+            "counter": e.counter,
+            "epoch": e.epoch,
+            "issuer": e.actor.issuer,
+            "person": e.actor.subject,
+            "correlation": e.correlation,
+            "at_ms": e.at_ms,
+            "body": env.encode(e),
+        }
+        rows.append((f"event_{where.lane}", parameters))
+        if decree is not None:  # written anew, so that every field is there and in one form
+            data = msgspec.json.encode(decree).decode()
+            rows.append((type(decree).__name__, {**parameters, "data": data}))
+        return rows
+
+
+def _unbase64(text: str) -> bytes:
+    return msgspec.json.decode(msgspec.json.encode(text), type=bytes)

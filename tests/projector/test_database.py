@@ -1,0 +1,87 @@
+"""The writer commits all or nothing; a reader cannot write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openkcm.projector import open_reader, open_writer
+from openkcm.projector.database import SchemaError, StorageFailed, UnknownStatement
+from openkcm.projector.statements import split
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> Path:
+    folder = tmp_path / "schema"
+    (folder / "rows").mkdir(parents=True)
+    (folder / "0001_first.sql").write_text("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT NOT NULL) STRICT;\n")
+    (folder / "rows" / "put.sql").write_text(
+        "-- two; statements\nINSERT INTO t VALUES (:a, :b);\nUPDATE t SET b = b || '!';"
+    )
+    (folder / "rows" / "nothing.sql").write_text("-- Ignored: it says nothing of t.\n")
+    return folder
+
+
+def test_what_is_applied_is_read_by_a_reader(tmp_path: Path, schema: Path) -> None:
+    writer = open_writer(tmp_path / "x.sqlite", schema)
+    writer.apply([("put", {"a": 1, "b": "x", "unused": None}), ("nothing", {})])
+    reader = open_reader(tmp_path / "x.sqlite")
+    assert reader.rows("SELECT a, b FROM t") == [(1, "x!")]
+    assert reader.records("SELECT b FROM t WHERE a = :a", {"a": 1}) == [{"b": "x!"}]
+    reader.close()
+    writer.close()
+
+
+def test_a_failing_statement_undoes_the_whole_batch(tmp_path: Path, schema: Path) -> None:
+    writer = open_writer(tmp_path / "x.sqlite", schema)
+    with pytest.raises(StorageFailed):
+        writer.apply([("put", {"a": 1, "b": "x"}), ("put", {"a": 1, "b": "y"})])
+    with pytest.raises(UnknownStatement):
+        writer.apply([("put", {"a": 1, "b": "x"}), ("absent", {})])
+    assert writer.rows("SELECT * FROM t") == []
+    writer.close()
+
+
+def test_a_reader_cannot_write(tmp_path: Path, schema: Path) -> None:
+    open_writer(tmp_path / "x.sqlite", schema).close()
+    reader = open_reader(tmp_path / "x.sqlite")
+    with pytest.raises(StorageFailed):
+        reader.rows("INSERT INTO t VALUES (1, 'x')")
+    reader.close()
+
+
+def test_the_file_is_synced_private_and_forgets_what_is_deleted(tmp_path: Path, schema: Path) -> None:
+    writer = open_writer(tmp_path / "x.sqlite", schema)
+    pragmas = [
+        writer.rows(f"PRAGMA {name}")[0][0] for name in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
+    ]
+    assert pragmas == ["wal", 2, 1, 1]
+    assert (tmp_path / "x.sqlite").stat().st_mode & 0o777 == 0o600
+    writer.close()
+
+
+def test_a_file_of_a_newer_version_is_refused(tmp_path: Path, schema: Path) -> None:
+    (schema / "0002_second.sql").write_text("CREATE TABLE u (a INTEGER) STRICT;")
+    open_writer(tmp_path / "x.sqlite", schema).close()
+    (schema / "0002_second.sql").unlink()
+    with pytest.raises(SchemaError, match="newer"):
+        open_writer(tmp_path / "x.sqlite", schema)
+
+
+def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path, schema: Path) -> None:
+    open_writer(tmp_path / "x.sqlite", schema).close()
+    (schema / "0002_second.sql").write_text("CREATE TABLE u (a INTEGER) STRICT; CREATE TABLE t (a INTEGER);")
+    with pytest.raises(SchemaError, match="migration 2"):
+        open_writer(tmp_path / "x.sqlite", schema)
+    (schema / "0002_second.sql").unlink()
+    writer = open_writer(tmp_path / "x.sqlite", schema)
+    assert writer.rows("SELECT name FROM sqlite_master WHERE name = 'u'") == []
+    writer.close()
+
+
+def test_a_statement_without_its_semicolon_is_refused() -> None:
+    assert split("-- only words\n") == ()
+    assert split("SELECT ';' ;\nSELECT 2;") == ("SELECT ';' ;", "SELECT 2;")
+    with pytest.raises(ValueError, match="semicolon"):
+        split("SELECT 1")
