@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 import pytest
-
 from openkcm.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +44,7 @@ def readme_commands():
     text = (ROOT / "README.md").read_text()
     lines = [
         line.removeprefix("$ ").split("#")[0].strip()
-        for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.S)
+        for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.DOTALL)
         for line in block.splitlines()
     ]
     return [line for line in lines if line]
