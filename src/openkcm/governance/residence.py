@@ -1,0 +1,276 @@
+"""The residence: one tenant in one region. Pure: commands make decrees, or raise and change nothing.
+
+`LEGAL` says in which states a command may be given. A revocation and the removal of a workload are not in it: they are
+legal always, need one person, and wait for nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from openkcm.contract import decrees as d
+from openkcm.contract import statements
+from openkcm.contract.fleet import RegionConfiguration
+from openkcm.contract.subjects import DecreeSubject
+from openkcm.governance.aggregate import LedgerAggregate, Rule
+from openkcm.governance.errors import BadSignature, IllegalNow, Invalid, NeedsApproval, NotFound
+from openkcm.governance.references import check_root, refuse_secrets
+from openkcm.governance.residence_facts import RULES, ResidenceFacts
+
+__all__ = ["LEGAL", "Approved", "Residence"]
+
+LEGAL: Final[dict[str, frozenset[str]]] = {
+    "configure": frozenset({"Requested", "Linked", "Active", "Suspended", "Revoked"}),
+    "link the root key": frozenset({"Requested", "Linked", "Active", "Suspended"}),
+    "register a system": frozenset({"Linked", "Active", "Suspended"}),
+    "enrol a workload": frozenset({"Active", "Suspended"}),
+    "rotate": frozenset({"Active", "Suspended"}),
+    "suspend": frozenset({"Linked", "Active", "Suspended"}),
+    "resume": frozenset({"Linked", "Active", "Suspended"}),
+    "restore": frozenset({"Revoked"}),
+    "destroy": frozenset({"Requested", "Linked", "Active", "Suspended", "Revoked"}),
+}
+
+
+class Approved(msgspec.Struct, frozen=True):
+    """Two people's consent to a command, by the approval they gave it under."""
+
+    approval: str
+    signatures: tuple[statements.Signature, ...]
+
+
+class Residence(LedgerAggregate):
+    """One tenant in one region."""
+
+    facts: ResidenceFacts
+    RULES: ClassVar[dict[type[d.Decree], Rule]] = RULES
+
+    @staticmethod
+    def nothing(where: DecreeSubject) -> ResidenceFacts:
+        """Return a residence nobody has ordered."""
+        return ResidenceFacts(where.tenant, where.region)
+
+    @property
+    def generation(self) -> int:
+        """The routine counter of the newest epoch."""
+        return self.counters.get(("routine", self.epoch), 0)
+
+    # --- onboarding -------------------------------------------------------------------------------------------------
+
+    def set_up(self, approvers: tuple[d.Approver, ...], configuration: d.TenantConfigurationUpdated) -> None:
+        """Give a new residence its first approvers and its defaults. Once more changes nothing.
+
+        Raises:
+            Invalid: Fewer than two different keys.
+        """
+        if self.facts.approvers_version == 0:
+            if len({a.public_key for a in approvers}) < statements.REQUIRED_SIGNATURES:
+                raise Invalid("approvers need two different keys")
+            self.decree(d.ApproversSet(version=1, approvers=tuple(sorted(approvers, key=lambda a: a.person))))
+        if self.facts.configuration is None:
+            self.decree(configuration)
+
+    def configure(self, changes: dict[str, Any], approved: Approved | None = None) -> None:
+        """Change the configuration by a merge patch (RFC 7396) of lease_s, hand_out, max_objects and labels.
+
+        Raises:
+            Invalid: An unknown field, or a value outside its bounds.
+            SecretRefused: A label looks like a secret.
+            NeedsApproval: A longer lease.
+            IllegalNow: Destroyed.
+        """
+        self._legal("configure")
+        present = self.facts.configuration or d.TenantConfigurationUpdated()
+        wanted = _patched(present, changes)
+        if self.facts.configuration is not None and wanted.lease_s > present.lease_s:
+            if approved is None:
+                raise NeedsApproval(f"a lease longer than {present.lease_s} s takes two people: approve LengthenLease")
+            wanted = replace(wanted, approval=approved.approval, signatures=approved.signatures)
+        self._take(wanted)
+
+    def link_root(self, root: d.RootReference, region: RegionConfiguration, approved: Approved | None = None) -> None:
+        """Link the customer's root key.
+
+        Raises:
+            SecretRefused, InvalidReference: It is no reference of a key that may serve this region.
+            NeedsApproval: Another root key is linked.
+            IllegalNow: Revoked or destroyed.
+        """
+        check_root(root, region)
+        self._legal("link the root key")
+        if self.facts.root is None or self.facts.root == root:
+            self.decree(d.RootKeyLinked(root=root))
+            return
+        if approved is None:
+            raise NeedsApproval("another root key is linked: replacing it takes two people, approve LinkRootKey")
+        self._take(d.RootKeyLinked(root=root, approval=approved.approval, signatures=approved.signatures))
+
+    def register_system(self, system: str) -> str:
+        """Register a system; return its registration.
+
+        Raises:
+            IllegalNow: It is registered, or the state forbids it.
+        """
+        self._legal("register a system")
+        if self.facts.registration_of(system) is not None:
+            raise IllegalNow(f"system {system} is registered already")
+        registration = self.fresh("registration")
+        self.decree(d.SystemRegistered(system=system, registration=registration))
+        return registration
+
+    def enrol_workload(self, workload: str, system: str, *, fingerprint: str | None, spiffe: str | None) -> str:
+        """Let a client certificate speak for a system; return the enrolment.
+
+        Raises:
+            Invalid: Not exactly one of fingerprint and SPIFFE id, or the certificate is enrolled already.
+            NotFound: No such system.
+            IllegalNow: The state forbids it.
+        """
+        self._legal("enrol a workload")
+        if (fingerprint is None) == (spiffe is None):
+            raise Invalid("a workload is known by its certificate or by its SPIFFE id: give exactly one")
+        registration = self.facts.registration_of(system)
+        if registration is None:
+            raise NotFound(f"no system {system}")
+        for other in self.facts.live_workloads().values():
+            if (other.fingerprint, other.spiffe) == (fingerprint, spiffe):
+                raise IllegalNow(f"this certificate is enrolled already, as {other.workload} of {other.system}")
+        enrolment = self.fresh("enrolment")
+        self.decree(
+            d.WorkloadEnrolled(
+                workload=workload, system=system, registration=registration, enrolment=enrolment,
+                fingerprint=fingerprint, spiffe=spiffe,
+            )
+        )  # fmt: skip
+        return enrolment
+
+    def order_rotation(self, level: str, system: str | None) -> str:
+        """Order a new version of L2, or of a system's L3; return the rotation's id.
+
+        Raises:
+            Invalid: L1 is the customer's own; L3 needs a system.
+            NotFound: No such system.
+            IllegalNow: The state forbids it.
+        """
+        self._legal("rotate")
+        if level not in ("L2", "L3"):
+            raise Invalid("L2 or L3; L1 is rotated in the customer's own KMS, and noticed")
+        registration = None
+        if level == "L3":
+            registration = self.facts.registration_of(system or "")
+            if registration is None:
+                raise NotFound(f"no system {system}")
+        rotation = self.fresh("rotation")
+        self.decree(d.RotationOrdered(level=level, registration=registration, rotation=rotation))  # type: ignore[arg-type]
+        return rotation
+
+    # --- the switch -------------------------------------------------------------------------------------------------
+
+    def revoke(self, reason: str) -> None:
+        """Cut access. Legal in every state."""
+        self.decree(d.AccessRevoked(reason=reason))
+
+    def remove_workload(self, enrolment: str) -> None:
+        """Cut one enrolment, for ever. Legal in every state.
+
+        Raises:
+            NotFound: Nobody is enrolled under it.
+        """
+        if enrolment not in self.facts.workloads:
+            raise NotFound(f"no enrolment {enrolment}")
+        self.decree(d.WorkloadRemoved(enrolments=(enrolment,)))
+
+    def suspend(self, reason: str) -> None:
+        """Stop new encryption; reads go on.
+
+        Raises:
+            IllegalNow: The state forbids it.
+        """
+        self._legal("suspend")
+        self.decree(d.AccessSuspended(reason=reason))
+
+    def resume(self) -> None:
+        """Let encryption go on.
+
+        Raises:
+            IllegalNow: Not suspended.
+        """
+        self._legal("resume")
+        if not self.facts.suspended:
+            raise IllegalNow("access is not suspended")
+        self.decree(d.AccessResumed())
+
+    def restore(self, approved: Approved) -> None:
+        """Lift the highest revocation of every epoch, with the signatures of two people over those ids.
+
+        Raises:
+            IllegalNow: Not revoked.
+            BadSignature: Not two approvers' over these very revocations.
+        """
+        self._legal("restore")
+        self._take(
+            d.AccessRestored(
+                lifts=self.facts.highest_revocations, approval=approved.approval,
+                approvers_version=self.facts.approvers_version, signatures=approved.signatures,
+            )
+        )  # fmt: skip
+
+    def confirm(self, decree: d.RevocationConfirmed) -> None:
+        """Write the nodes' proofs of obedience down. Once more changes nothing."""
+        if decree.revocation not in self.facts.confirmed:
+            self.decree(decree)
+
+    def destroy(self, approved: Approved) -> None:
+        """End the residence for good.
+
+        Raises:
+            IllegalNow: It is.
+            BadSignature: Not two approvers'.
+        """
+        self._legal("destroy")
+        self._take(
+            d.ContextDestroyed(
+                approval=approved.approval, approvers_version=self.facts.approvers_version,
+                signatures=approved.signatures,
+            )
+        )  # fmt: skip
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _legal(self, command: str) -> None:
+        if self.facts.state not in LEGAL[command]:
+            raise IllegalNow(f"cannot {command}: this tenant region is {self.facts.state}")
+
+    def _take(self, decree: d.Decree) -> None:
+        """Make a decree that must change something: where its signatures do not carry it, refuse the command."""
+        if self.RULES[type(decree)](self.facts, decree, None) is self.facts:  # type: ignore[arg-type]  # asks no place
+            raise BadSignature("two different approvers' signatures over these very words are needed")
+        self.decree(decree)
+
+
+def _patched(present: d.TenantConfigurationUpdated, changes: dict[str, Any]) -> d.TenantConfigurationUpdated:
+    open_fields = {"lease_s", "hand_out", "max_objects", "labels"}
+    unknown = sorted(set(changes) - open_fields)
+    if unknown:
+        raise Invalid(f"unknown field {', '.join(unknown)}: the configuration has {', '.join(sorted(open_fields))}")
+    defaults = msgspec.to_builtins(d.TenantConfigurationUpdated())
+    merged: dict[str, Any] = {field: getattr(present, field) for field in open_fields}
+    for field, value in changes.items():
+        if value is None:
+            merged[field] = defaults[field]
+        elif field == "labels" and isinstance(value, dict):
+            kept = {**present.labels, **value}
+            merged[field] = {name: text for name, text in kept.items() if text is not None}
+        else:
+            merged[field] = value
+    try:
+        wanted = msgspec.convert(merged, d.TenantConfigurationUpdated)
+    except msgspec.ValidationError as bad:
+        raise Invalid(f"configuration: {bad}") from bad
+    for name, text in wanted.labels.items():
+        refuse_secrets(name, "a label's name")
+        refuse_secrets(text, f"label {name}")
+    return wanted
