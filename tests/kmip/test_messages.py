@@ -35,13 +35,24 @@ from openkcm.kmip import (
     encode_response,
 )
 from openkcm.kmip import requests as kmip_requests
-from openkcm.kmip.enums import BlockCipherMode, Operation, QueryFunction, ResultReason, ResultStatus
+from openkcm.kmip.enums import BlockCipherMode, CredentialType, Operation, QueryFunction, ResultReason, ResultStatus
 from openkcm.kmip.generate import write_contents
 from openkcm.kmip.payloads.cryptography import EncryptRequest, EncryptResponse
 from openkcm.kmip.payloads.lifecycle import ActivateRequest, ActivateResponse, DestroyRequest
-from openkcm.kmip.payloads.retrieval import GetAttributeListResponse, GetAttributesResponse, LocateResponse
+from openkcm.kmip.payloads.retrieval import (
+    GetAttributeListResponse,
+    GetAttributesResponse,
+    LocateRequest,
+    LocateResponse,
+)
 from openkcm.kmip.payloads.server import DiscoverVersionsRequest, QueryRequest, QueryResponse
-from openkcm.kmip.structures import CryptographicParameters, ProtocolVersion
+from openkcm.kmip.structures import (
+    Authentication,
+    Credential,
+    CredentialValue,
+    CryptographicParameters,
+    ProtocolVersion,
+)
 from openkcm.kmip.ttlv import read_item, write_item
 
 ENCRYPT = EncryptRequest(
@@ -188,9 +199,15 @@ def test_limits_are_checked_on_what_is_announced():
 
 def test_headers_are_remembered_but_none_with_a_credential_or_a_time():
     kmip_requests._HEADERS.clear()
-    decode_request(
-        encode_request(ENCRYPT, header=RequestHeader(protocol_version=KMIP_1_4, time_stamp=1, batch_count=1))
-    )
+    user = CredentialValue(username="user", password="secret")
+    credential = Credential(credential_type=CredentialType.USERNAME_AND_PASSWORD, credential_value=user)
+    for header in (
+        RequestHeader(protocol_version=KMIP_1_4, time_stamp=1, batch_count=1),
+        RequestHeader(
+            protocol_version=KMIP_1_4, authentication=Authentication(credential=(credential,)), batch_count=1
+        ),
+    ):
+        assert decode_request(encode_request(ENCRYPT, header=header)).header == header
     assert not kmip_requests._HEADERS
     for count in range(600):
         header = RequestHeader(protocol_version=KMIP_1_4, maximum_response_size=count, batch_count=1)
@@ -255,6 +272,15 @@ def test_a_response_carries_the_requests_version_time_and_items_in_order():
         assert (third.operation, third.reason) == (None, ResultReason.INVALID_MESSAGE)
 
 
+def test_the_header_kept_from_one_answer_never_serves_another():
+    one = encode_item(Operation.QUERY, None, ResultStatus.SUCCESS, None, None, QueryResponse(), KMIP_1_4)
+    for version in (KMIP_1_4, KMIP_1_2):
+        for now in (5, 6):
+            for count in (1, 2, 1):
+                header = decode_response(encode_response([one] * count, version, now)).header
+                assert (header.protocol_version, header.batch_count, header.time_stamp) == (version, count, now)
+
+
 def test_a_correlation_value_is_repeated_to_those_who_know_it():
     raw = encode_item(Operation.QUERY, None, ResultStatus.SUCCESS, None, None, QueryResponse(), KMIP_1_4)
     for version, expected in ((KMIP_1_4, "mine"), (KMIP_1_3, None)):
@@ -287,6 +313,24 @@ def test_what_a_version_does_not_have_is_left_out_of_its_answer():
 def test_a_long_locate_answer_is_read_back():
     found = LocateResponse(located_items=10_000, unique_identifier=tuple(f"id-{number}" for number in range(10_000)))
     assert answer(found, KMIP_1_4, Operation.LOCATE) == found
+
+
+def test_what_was_read_in_one_version_is_not_taken_for_known_in_an_older_one():
+    salted = CryptographicParameters(block_cipher_mode=BlockCipherMode.GCM, salt_length=20)
+    payload = EncryptRequest(cryptographic_parameters=salted, data=b"x")
+    newest = decode_request(encode_request(payload)).items[0]
+    assert decode_payload(newest, KMIP_1_4) == decode_payload(newest, KMIP_1_4) == payload
+    for version in (KMIP_1_3, KMIP_1_2):
+        with pytest.raises(FieldNotValid):
+            decode_payload(newest, version)
+
+
+def test_an_attribute_newer_than_the_version_is_an_invalid_field():
+    wanted = LocateRequest(attribute=(Attribute(attribute_name="Sensitive", attribute_value=True),))
+    newest = decode_request(encode_request(wanted)).items[0]
+    assert decode_payload(newest, KMIP_1_4) == wanted
+    with pytest.raises(FieldNotValid):
+        decode_payload(newest, KMIP_1_3)
 
 
 def test_what_cannot_be_written_is_the_codecs_own_error():
