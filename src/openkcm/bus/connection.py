@@ -12,7 +12,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import nats.errors
@@ -107,10 +107,11 @@ class Connection:
             TooLarge: Larger than the server takes.
         """
         self._check_connected()
-        asked = asyncio.ensure_future(self._ask(subject, body, timeout_s, headers))
+        asked: asyncio.Future[Msg] = asyncio.ensure_future(self._ask(subject, body, timeout_s, headers))
         with self._watched(subject) as refused:
             try:
-                await asyncio.wait({asked, refused}, return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [asked, refused]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 if not asked.done():
                     asked.cancel()
@@ -143,7 +144,8 @@ class Connection:
         try:
             with self._watched(subject) as refused:
                 await self._publish(subject, body, reply=inbox)
-                await asyncio.wait({ended, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [ended, refused]
+                await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if refused.done():
                     raise Refused(f"{self.name} may not publish on {subject}")
         finally:
@@ -168,7 +170,13 @@ class Connection:
         await self._publish(subject, body, headers=headers, reply=reply)
 
     async def publish_checked(
-        self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float = 2.0
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        reply: str = "",
+        timeout_s: float = 2.0,
     ) -> None:
         """Send, and return when the server has taken it.
 
@@ -178,7 +186,7 @@ class Connection:
         """
         self._check_connected()
         with self._watched(subject) as refused:
-            await self._publish(subject, body, headers=headers)
+            await self._publish(subject, body, headers=headers, reply=reply)
             await self.flush(timeout_s=timeout_s)
             if refused.done():
                 raise Refused(f"{self.name} may not publish on {subject}")
@@ -190,11 +198,13 @@ class Connection:
             Unavailable: It did not answer in time.
         """
         try:
-            await self._client.rtt(timeout=timeout_s)  # type: ignore[arg-type]  # takes a float as well
+            await self._client.rtt(timeout=timeout_s)
         except (nats.errors.Error, OSError) as bad:
             raise Unavailable(f"{self.name}: the server did not answer within {timeout_s} s") from bad
 
-    async def subscribe(self, subject: str, heard: Callable[[Message], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def subscribe(
+        self, subject: str, heard: Callable[[Message], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]]:
         """Call `heard` for each message; return what ends it. Survives reconnects (and misses what came between).
 
         Raises:
@@ -235,7 +245,9 @@ class Connection:
 
     async def _ask(self, subject: str, body: bytes, timeout_s: float, headers: Mapping[str, str] | None) -> Msg:
         try:
-            return await self._client.request(subject, body, timeout=timeout_s, headers=dict(headers) if headers else None)
+            return await self._client.request(
+                subject, body, timeout=timeout_s, headers=dict(headers) if headers else None
+            )
         except nats.errors.MaxPayloadError as bad:
             raise TooLarge(f"{len(body)} bytes on {subject}") from bad
         except nats.errors.NoRespondersError as bad:
@@ -316,11 +328,8 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
     client = Client()
     connection = Connection(client, name)
     try:
-        tls = ssl.create_default_context(cafile=access.ca)
-        tls.minimum_version = ssl.TLSVersion.TLSv1_3
-        tls.load_cert_chain(access.cert, access.key)
-        seed = Path(access.nkey).read_text().strip()
-    except (OSError, ssl.SSLError) as bad:
+        tls, seed = _credentials(access)
+    except OSError as bad:  # SSLError is one
         raise BusError(f"{name}: cannot read the access files: {bad}") from bad
     trying = asyncio.ensure_future(
         client.connect(
@@ -333,7 +342,7 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
             reconnected_cb=connection._on_reconnect,  # noqa: SLF001
             closed_cb=connection._on_closed,  # noqa: SLF001
             max_reconnect_attempts=-1,
-            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # takes a float as well
+            reconnect_time_wait=RECONNECT_WAIT_S,
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=OUTSTANDING_PINGS,
             connect_timeout=2,
@@ -355,3 +364,10 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
             raise Unavailable(f"{name}: no connection to {access.url} within {timeout_s} s: {connection.last_error}")
     trying.result()
     return connection
+
+
+def _credentials(access: Access) -> tuple[ssl.SSLContext, str]:
+    tls = ssl.create_default_context(cafile=access.ca)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    tls.load_cert_chain(access.cert, access.key)
+    return tls, Path(access.nkey).read_text().strip()

@@ -1,7 +1,7 @@
 """What can go wrong on the bus. Pure values.
 
 BusError
-├── Unavailable        no connection, no answer in time, no quorum, disk full: it may still arrive, retry with the same id
+├── Unavailable        no connection, no answer in time, no quorum, disk full: may still arrive, retry with the same id
 ├── Refused            the server's permissions say no: never retry
 ├── Conflict           the expected last sequence differs: read, decide again
 ├── SameIdOtherMessage that id is stored with another subject or body

@@ -44,7 +44,13 @@ def matches(pattern: str, subject: str) -> bool:
 
 
 async def page(
-    connection: Connection, get: str, *, after: int, subject: str | None = None, limit: int = PAGE, timeout_s: float = 5.0
+    connection: Connection,
+    get: str,
+    *,
+    after: int,
+    subject: str | None = None,
+    limit: int = PAGE,
+    timeout_s: float = 5.0,
 ) -> list[Stored]:
     """Return up to `limit` messages behind the cursor `after`, of one subject pattern or of all.
 
@@ -118,7 +124,6 @@ async def follow(
         forget()
         for end in ends:
             await end()
-
 
 
 async def _listening(

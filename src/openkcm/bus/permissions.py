@@ -1,7 +1,8 @@
 """Who may say and hear what on the bus: one table, and the server includes that follow it. Pure: opens nothing.
 
-`RULES` gives each role its subjects; `CROSSINGS` is all that passes between accounts. nats.conf and nodes/<region>/leaf.conf
-include the files that `hub_includes` and `leaf_includes` render from the two; nothing else grants anything.
+`RULES` gives each role its subjects; `CROSSINGS` is all that passes between accounts. nats.conf and
+nodes/<region>/leaf.conf include the files that `hub_includes` and `leaf_includes` render from the two; nothing else
+grants anything.
 
 The hub has four kinds of account: LEDGER (governance alone), REPORTS (what nodes say; apart from the ledger because a
 server writes answers, acknowledgements and flow control onto subjects that a message names), AUDIT (a mirror), and one
@@ -64,7 +65,6 @@ ACCOUNT_OF: Final[dict[str, str]] = {
     "{region}-admin": REGION,  # on the leaf
     "{node}": REGION,  # on the leaf
 }
-STREAMS_API: Final = ("$JS.API.STREAM.>", "$JS.API.CONSUMER.>", "$JS.API.INFO")
 
 
 def _rules(role: str, verb: Verb, *subjects: str) -> tuple[Rule, ...]:
@@ -73,7 +73,9 @@ def _rules(role: str, verb: Verb, *subjects: str) -> tuple[Rule, ...]:
 
 # fmt: off
 RULES: Final[tuple[Rule, ...]] = (
-    *(Rule(role, "publish", subject) for role in ("ledger-admin", "reports-admin", "audit-admin", "{region}-admin") for subject in STREAMS_API),
+    *(Rule(role, "publish", subject)
+      for role in ("ledger-admin", "reports-admin", "audit-admin", "{region}-admin")
+      for subject in ("$JS.API.STREAM.>", "$JS.API.CONSUMER.>", "$JS.API.INFO")),
     *(Rule(role, "subscribe", f"_INBOX.{role}.>") for role in ACCOUNT_OF if role != "leaf-{region}"),
     # The offline trust root: its four kinds of decree, and the last one of its own subjects.
     *_rules("trust", "publish", "kcm.decree.global._.>", "$JS.API.DIRECT.GET.LEDGER.kcm.decree.global._.>"),
@@ -82,17 +84,21 @@ RULES: Final[tuple[Rule, ...]] = (
         "kcm.decree.>", "kcm.lane0.>", "kcm.beat.*",
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
         "$JS.API.STREAM.INFO.LEDGER", "$JS.API.CONSUMER.INFO.LEDGER.*",
-        "$JS.reports.API.DIRECT.GET.REPORTS", "$JS.reports.API.STREAM.INFO.REPORTS", "$JS.reports.API.STREAM.INFO.HEALTH"),
+        "$JS.reports.API.DIRECT.GET.REPORTS",
+        "$JS.reports.API.STREAM.INFO.REPORTS", "$JS.reports.API.STREAM.INFO.HEALTH"),
     *_rules("cmk", "subscribe", "kcm.decree.>", "kcm.report.*.*._.health-check", "kcm.reported.>"),
     # The auditor: reads the mirror in an account of its own.
     *_rules("auditor", "publish",
-        "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER", "$JS.API.STREAM.INFO.LEDGER"),
+        "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
+        "$JS.API.STREAM.INFO.LEDGER"),
     # A node: its own three consumers, its own reports, its region's vault; and nothing that names a filter.
     *(Rule("{node}", "publish", subject.format(consumer=consumer, node="{node}"))
       for consumer in ("LEDGER.{node}-routine", "LEDGER-CRITICAL.{node}-critical", "VAULT.{node}-vault")
-      for subject in ("$JS.API.CONSUMER.MSG.NEXT.{consumer}", "$JS.API.CONSUMER.RESET.{consumer}", "$JS.API.CONSUMER.INFO.{consumer}", "$JS.ACK.{consumer}.>")),
+      for subject in ("$JS.API.CONSUMER.MSG.NEXT.{consumer}", "$JS.API.CONSUMER.RESET.{consumer}",
+                      "$JS.API.CONSUMER.INFO.{consumer}", "$JS.ACK.{consumer}.>")),
     *_rules("{node}", "publish",
-        "$JS.API.STREAM.INFO.LEDGER", "$JS.API.STREAM.INFO.LEDGER-CRITICAL", "$JS.API.STREAM.INFO.VAULT", "$JS.API.STREAM.INFO.REPORTS-OUT",
+        "$JS.API.STREAM.INFO.LEDGER", "$JS.API.STREAM.INFO.LEDGER-CRITICAL",
+        "$JS.API.STREAM.INFO.VAULT", "$JS.API.STREAM.INFO.REPORTS-OUT",
         "$JS.API.STREAM.MSG.GET.VAULT", "$JS.API.STREAM.MSG.DELETE.VAULT",
         "kcm.report.{region}.{node}.>", "kcm.vault.{region}.>"),
     *_rules("{node}", "subscribe", "kcm.lane0.{region}.>", "kcm.lane0.global._.>", "kcm.beat.{region}"),
@@ -103,14 +109,16 @@ CROSSINGS: Final[tuple[Crossing, ...]] = (
     *(crossing
       for name in ("mirror", "mirror-critical")
       for crossing in (
-        Crossing("service", f"$JS.API.CONSUMER.RESET.LEDGER.{name}-{{region}}", LEDGER, REGION, f"$JS.ledger.API.CONSUMER.RESET.LEDGER.{name}-{{region}}"),
+        Crossing("service", f"$JS.API.CONSUMER.RESET.LEDGER.{name}-{{region}}", LEDGER, REGION,
+                 f"$JS.ledger.API.CONSUMER.RESET.LEDGER.{name}-{{region}}"),
         Crossing("service", f"$JS.FC.LEDGER.{name}-{{region}}.>", LEDGER, REGION),
         Crossing("stream", f"kcm.{name}.{{region}}", LEDGER, REGION))),
     Crossing("stream", "kcm.lane0.{region}.>", LEDGER, REGION),
     Crossing("stream", "kcm.lane0.global._.>", LEDGER, REGION),
     Crossing("stream", "kcm.beat.{region}", LEDGER, REGION),
     # The auditor's mirror.
-    Crossing("service", "$JS.API.CONSUMER.RESET.LEDGER.mirror-audit", LEDGER, AUDIT, "$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-audit"),
+    Crossing("service", "$JS.API.CONSUMER.RESET.LEDGER.mirror-audit", LEDGER, AUDIT,
+             "$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-audit"),
     Crossing("service", "$JS.FC.LEDGER.mirror-audit.>", LEDGER, AUDIT),
     Crossing("stream", "kcm.mirror.audit", LEDGER, AUDIT),
     # Up: what nodes report is sourced into REPORTS; health is heard by governance at once and kept in REPORTS' account.
@@ -166,9 +174,7 @@ def hub_includes(regions: Iterable[RegionConfiguration], keys: Mapping[str, str]
         for account in (LEDGER, REPORTS, AUDIT)
     }
     files["regions.conf"] = "".join(
-        f"{account_of_region(name)}: {{\n"
-        + _block(REGION, [_leaf_user(name, keys)], [name], indent="  ")
-        + "}\n"
+        f"{account_of_region(name)}: {{\n" + _block(REGION, [_leaf_user(name, keys)], [name], indent="  ") + "}\n"
         for name in names
     )
     return files

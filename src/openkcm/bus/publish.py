@@ -78,7 +78,7 @@ async def api(connection: Connection, subject: str, body: Any = None, *, timeout
 
 
 def expecting(sequence: int | None, subject: str | None = None) -> dict[str, str]:
-    """Return the headers that expect `sequence` (0: nothing yet) as the last one of a subject, else of the message's."""
+    """Return the headers that expect `sequence` (0: nothing yet) as the last of `subject`, else of the message's own."""
     if sequence is None:
         return {}
     headers = {"Nats-Expected-Last-Subject-Sequence": str(sequence)}
@@ -98,8 +98,8 @@ async def publish(
 ) -> Appended:
     """Publish once.
 
-    (1) the server checks the expectation before it looks for the id, and knows the id only within its window, stream-wide;
-    (2) so on "duplicate" and on a conflict the message itself is read and compared before anything is answered.
+    (1) the server checks the expectation before it looks for the id, and knows an id only within its window;
+    (2) so on "duplicate" and on a conflict the message itself is read and compared before this answers.
 
     Args:
         find: Returns the message with this id, at the sequence the server named or (None) on this subject.

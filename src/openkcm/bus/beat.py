@@ -1,0 +1,66 @@
+"""Signs of life, on core NATS: a node's health upwards, governance's beat downwards. Stores nothing, decides nothing.
+
+Lost when nobody listens: the next one comes two seconds later. The hub keeps each node's last HealthCheck in HEALTH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.contract.subjects import ReportSubject, beat
+
+__all__ = ["health_subject", "send_beat", "send_health", "subscribe_beats", "subscribe_health"]
+
+Heard = Callable[[Stored], Awaitable[None]]
+End = Callable[[], Awaitable[None]]
+
+
+def health_subject(region: str, node: str) -> str:
+    """Return where a node's HealthCheck goes."""
+    return str(ReportSubject(region, node, "_", "health-check"))
+
+
+async def send_health(connection: Connection, subject: str, body: bytes, *, id: str) -> None:  # noqa: A002 -- the field's word
+    """Say that this node lives (node).
+
+    Raises:
+        Unavailable: Not connected to the own leaf.
+        Refused: Not this node's subject.
+    """
+    await connection.publish_checked(subject, body, headers={"Nats-Msg-Id": id, "Kcm-Tag": "HealthCheck.1"})
+
+
+async def subscribe_health(connection: Connection, heard: Heard) -> End:
+    """Call `heard` with each node's HealthCheck as it comes (governance); return what ends it.
+
+    Raises:
+        Refused, Unavailable: As they say.
+    """
+    return await _subscribe(connection, "kcm.report.*.*._.health-check", heard)
+
+
+async def send_beat(connection: Connection, region: str, body: bytes, *, id: str) -> None:  # noqa: A002 -- the field's word
+    """Answer a region's nodes (governance).
+
+    Raises:
+        Refused, Unavailable: As they say.
+    """
+    await connection.publish_checked(beat(region), body, headers={"Nats-Msg-Id": id, "Kcm-Tag": "Beat.1"})
+
+
+async def subscribe_beats(connection: Connection, region: str, heard: Heard) -> End:
+    """Call `heard` with each beat towards the region (node); return what ends it.
+
+    Raises:
+        Refused, Unavailable: As they say.
+    """
+    return await _subscribe(connection, beat(region), heard)
+
+
+async def _subscribe(connection: Connection, subject: str, heard: Heard) -> End:
+    async def hear(message: Message) -> None:
+        # Not stored anywhere as far as the receiver can know: the subject is the one it came on, the cursor none.
+        await heard(Stored(0, message.subject, message.body, stored_of(message).id))
+
+    return await connection.subscribe(subject, hear)
