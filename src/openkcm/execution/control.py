@@ -1,0 +1,222 @@
+"""What custodian and workers say to each other, over a socketpair. Pure: frames and values; opens no socket.
+
+A worker asks for what it cannot do itself (who is this certificate, where is that key, store this record) and holds no
+credential of its own. Frames: 4 bytes big-endian length, then msgpack. `n` pairs an answer with its question; 0 is news.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from openkcm.execution.records import ObjectRecord
+
+__all__ = [
+    "Cut",
+    "Denied",
+    "Fetch",
+    "FrameError",
+    "Frames",
+    "FromCustodian",
+    "FromWorker",
+    "HandedOut",
+    "Hello",
+    "Identify",
+    "Identity",
+    "Keys",
+    "KeysOf",
+    "Put",
+    "Record",
+    "Refused",
+    "Serve",
+    "Stop",
+    "Stored",
+    "frame",
+]
+
+MAX_FRAME_BYTES: Final = 2 << 20  # an object record of 1 MiB with room for its envelope
+N = Annotated[int, Meta(ge=0)]
+
+
+class FrameError(Exception):
+    """The other side does not speak this protocol: end the connection."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of all messages."""
+
+
+# --- worker to custodian --------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """The worker has mapped its memory and can be told to serve."""
+
+    pid: int
+    sealed: bool
+
+
+class Identify(Message, frozen=True):
+    """Who is the holder of this client certificate (SHA-256 of its DER, its SPIFFE ids)?"""
+
+    n: N
+    fingerprint: str
+    spiffe: tuple[str, ...] = ()
+
+
+class KeysOf(Message, frozen=True):
+    """Where are this registration's keys? Answered once they are unsealed, or cannot be, at most 2 s later."""
+
+    n: N
+    tenant: str
+    registration: str
+
+
+class Fetch(Message, frozen=True):
+    """Read an object through to the vault."""
+
+    n: N
+    tenant: str
+    uid: str
+
+
+class Put(Message, frozen=True):
+    """Store a record. `expect`: 0 for a new object, else the object's own sequence."""
+
+    n: N
+    tenant: str
+    record: ObjectRecord
+    expect: int
+
+
+class HandedOut(Message, frozen=True):
+    """A key left the node by KMIP Get. No answer."""
+
+    tenant: str
+    registration: str
+    workload: str
+    uid: str
+
+
+# --- custodian to worker --------------------------------------------------------------------------------------------
+
+
+class Identity(Message, frozen=True):
+    """Answer to Identify. `workload_word`: index of its gate word in the arena."""
+
+    n: N
+    tenant: str
+    registration: str
+    system: str
+    workload: str
+    enrolment: str
+    workload_word: int
+    hand_out: str
+    max_objects: int
+
+
+class Denied(Message, frozen=True):
+    """Answer to Identify: nobody we know."""
+
+    n: N
+    reason: str
+
+
+class Keys(Message, frozen=True):
+    """Where a registration's keys are: version -> (slot, generation). `current` is 0 while there are none.
+
+    `state` is the verdict on the residence, for the reason of a refusal.
+    """
+
+    n: N
+    tenant: str
+    registration: str
+    current: int
+    slots: dict[int, tuple[int, int]]
+    state: str
+
+
+class Record(Message, frozen=True):
+    """Answer to Fetch: the record and its sequence, or (0, None)."""
+
+    n: N
+    sequence: int
+    record: ObjectRecord | None
+
+
+class Stored(Message, frozen=True):
+    """Answer to Put: durable in the vault and in this node's catalogue."""
+
+    n: N
+    sequence: int
+
+
+class Refused(Message, frozen=True):
+    """Answer to Fetch or Put. `code`: conflict, unavailable, revoked, full, invalid."""
+
+    n: N
+    code: str
+    message: str
+
+
+class Cut(Message, frozen=True):
+    """End this enrolment's sessions."""
+
+    enrolment: str
+
+
+class Serve(Message, frozen=True):
+    """Open the listener."""
+
+
+class Stop(Message, frozen=True):
+    """Close the listener and the sessions, then exit."""
+
+
+FromWorker = Hello | Identify | KeysOf | Fetch | Put | HandedOut
+FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Stop
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def frame(message: Message) -> bytes:
+    """Return the message as it goes over the socket.
+
+    Raises:
+        FrameError: It is larger than a frame may be.
+    """
+    body = _ENCODER.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a message of {len(body)} bytes; the most is {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(4, "big") + body
+
+
+class Frames:
+    """Bytes in, messages out, of one direction (`FromWorker` or `FromCustodian`)."""
+
+    def __init__(self, direction: type) -> None:
+        self._decoder = msgspec.msgpack.Decoder(direction)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that are now whole.
+
+        Raises:
+            FrameError: Not this protocol, or a frame over the limit.
+        """
+        self._buffer += data
+        out: list[Message] = []
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
+            if size > MAX_FRAME_BYTES:
+                raise FrameError(f"a frame of {size} bytes; the most is {MAX_FRAME_BYTES}")
+            if len(self._buffer) < 4 + size:
+                break
+            body = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            try:
+                out.append(self._decoder.decode(body))
+            except msgspec.MsgspecError as bad:
+                raise FrameError(str(bad)) from bad
+        return out
