@@ -268,6 +268,7 @@ class Connection:
     @contextlib.contextmanager
     def _watched(self, subject: str) -> Iterator[asyncio.Future[None]]:
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        subject = subject.lower()  # as nats-py gives it back
         watchers = self._refusals.setdefault(subject, set())
         watchers.add(refused)
         try:
@@ -287,7 +288,7 @@ class Connection:
             return
         self.permission_errors += 1
         log.warning("%s: the server refuses %s on %s", self.name, refusal[1], refusal[2])
-        for watcher in self._refusals.get(refusal[2], ()):
+        for watcher in self._refusals.get(refusal[2].lower(), ()):
             if not watcher.done():
                 watcher.set_result(None)
 

@@ -72,14 +72,16 @@ class LaneReader:
         self._delivered = 0
         self._failed = None
         self._stale = False  # from here on what comes counts: the first may be here before the answer is
+        done = False
         try:
             answer = await api(self._connection, f"$JS.API.CONSUMER.RESET.{self._name}", {"seq": sequence + 1})
-            if "error" in answer:
-                raise Unavailable(f"{self._name} is not reset: {answer['error'].get('description')}")
-        except BaseException:
-            self._stale = True
-            self._arrived.clear()
-            raise
+            done = "error" not in answer
+        finally:
+            if not done:
+                self._stale = True
+                self._arrived.clear()
+        if not done:
+            raise Unavailable(f"{self._name} is not reset: {answer['error'].get('description')}")
 
     async def _listen(self) -> None:
         if self._end is not None:
@@ -103,20 +105,19 @@ class LaneReader:
             if self._failed is not None:
                 failed, self._failed = self._failed, None
                 raise failed
+            if _now() >= deadline:
+                if self._connection.is_connected:
+                    return []
+                raise Unavailable(f"{self._name}: not connected")
             if not self._connection.is_connected:
-                if _now() >= deadline:
-                    raise Unavailable(f"{self._name}: not connected")
                 await self._wait_for_news(deadline)
-                continue
-            if self._stale:
+            elif self._stale:
                 await self.reset(self._cursor)
                 await asyncio.sleep(AGAIN_S)
-                continue
-            if self._left <= 0 or _now() > self._pull_ends_at:
+            elif self._left <= 0 or _now() > self._pull_ends_at:
                 await self._pull(batch)
-            if _now() >= deadline:
-                return []
-            await self._wait_for_news(min(deadline, self._pull_ends_at))
+            else:
+                await self._wait_for_news(min(deadline, self._pull_ends_at))
         taken = [self._arrived.popleft() for _ in range(min(batch, len(self._arrived)))]
         self._cursor = taken[-1].sequence
         return taken

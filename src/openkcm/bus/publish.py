@@ -78,7 +78,7 @@ async def api(connection: Connection, subject: str, body: Any = None, *, timeout
 
 
 def expecting(sequence: int | None, subject: str | None = None) -> dict[str, str]:
-    """Return the headers that expect `sequence` (0: nothing yet) as the last of `subject`, else of the message's own."""
+    """Return the headers that expect `sequence` (0: none yet) as the last of `subject`, else of the message's own."""
     if sequence is None:
         return {}
     headers = {"Nats-Expected-Last-Subject-Sequence": str(sequence)}
