@@ -169,20 +169,20 @@ class RegionArena:
             self._taken[slot] = 1
         return taken
 
-    def slot_view(self, slot: int, generation: int) -> memoryview:
-        """The slot's 32 key bytes, writable, for a key that was ordered under `generation`.
+    def slot_view(self, slot: int, generation: int | None = None) -> memoryview:
+        """The slot's 32 key bytes, writable, to put a key in; say under which generation it was ordered.
 
         Get the view in the same step in which the key is written: between two awaits the generation may be raised.
 
         Raises:
             TooLate: The generation is over. Nothing may be written.
-            GateOpen: A key is in use here.
+            GateOpen: A key is in use here, and a key in use is never written over.
         """
-        if self.generation(slot) != generation:
-            raise TooLate(
-                f"slot {slot}: a key ordered under generation {generation} came under {self.generation(slot)}"
-            )
-        return self._writable(slot)
+        if generation is not None and self.generation(slot) != generation:
+            raise TooLate(f"slot {slot}: a key ordered under generation {generation} came too late")
+        if self.gate(slot) not in SHUT:
+            raise GateOpen(f"slot {slot} is {self.gate(slot).name}: a key in use is never written over")
+        return self._key(slot)
 
     def generation(self, slot: int) -> int:
         """The slot's generation: raised whenever its key goes, so a key on its way to it is known to be too late."""
@@ -193,24 +193,29 @@ class RegionArena:
         return Gate(self.words[self._gate(slot)] & STATE_MASK)
 
     def set_gate(self, slot: int, state: Gate) -> None:
-        """Store the gate word, the generation as it is. Order it against workers with `close_gates` where it closes."""
+        """Store the gate word, the generation as it is.
+
+        Opening makes the key visible to every worker first. Closing is not ordered against workers: that is what
+        `close_gates` does.
+
+        Raises:
+            ArenaError: It would open a slot of zeros: nothing must ever be encrypted under them. Nothing was changed.
+        """
         word = self._gate(slot)
+        if state not in SHUT and self.words[word] & STATE_MASK in SHUT:
+            if self._key(slot) == _ZEROS:
+                raise ArenaError(f"slot {slot} holds no key: its gate stays {self.gate(slot).name}")
+            secretmem.membarrier()
         self.words[word] = self.words[word] & ~STATE_MASK | state
 
     def open_gate(self, slot: int, generation: int, state: Gate = Gate.OPEN) -> bool:
         """Open the gate for a key that was ordered under `generation`; False, and nothing done, when that is over.
 
-        The key is made visible to every worker before the gate is.
-
         Raises:
-            ArenaError: The slot holds nothing but zeros: nothing must ever be encrypted under them.
+            ArenaError: As `set_gate`.
         """
         if self.generation(slot) != generation:
             return False
-        start = self._byte(slot)
-        if self._mapping.view[start : start + KEY_BYTES] == _ZEROS:
-            raise ArenaError(f"slot {slot} holds no key: its gate stays {self.gate(slot).name}")
-        secretmem.membarrier()
         self.set_gate(slot, state)
         return True
 
@@ -306,9 +311,7 @@ class RegionArena:
         word = self._epoch_start + _bucket(tenant, uid, self._epochs)
         self.words[word] = self.words[word] + 1 & 0xFFFF_FFFF_FFFF_FFFF
 
-    def _writable(self, slot: int) -> memoryview:
-        if self.gate(slot) not in SHUT:
-            raise GateOpen(f"slot {slot} is {self.gate(slot).name}: a key in use is never written over")
+    def _key(self, slot: int) -> memoryview:
         start = self._byte(slot)
         return self._mapping.view[start : start + KEY_BYTES]
 

@@ -1,0 +1,28 @@
+"""The customers' keystores: `open_root` opens the backend a reference names. Backends are imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final, cast
+
+from openkcm.contract.decrees import RootReference
+from openkcm.execution.roots.base import Root, RootError, RootSettings
+
+__all__ = ["BACKENDS", "open_root"]
+
+#: Provider -> module that has an `open_root(reference, settings)`. A provider that is not here is not built.
+BACKENDS: Final = {"aws": "openkcm.execution.roots.aws", "file": "openkcm.execution.roots.file"}
+
+
+def open_root(reference: RootReference, settings: RootSettings) -> Root:
+    """Return the root a reference names, ready to be asked. Connects to nothing yet.
+
+    Raises:
+        RootError: No such backend, one that node.toml does not allow, or a reference it cannot have (Misconfigured).
+    """
+    if reference.provider not in BACKENDS:
+        raise RootError("Misconfigured", f"roots at {reference.provider!r} are not supported by this version")
+    if reference.provider not in settings.policy.providers:
+        raise RootError("Misconfigured", f"node.toml does not allow roots at {reference.provider!r}: roots.providers")
+    backend = importlib.import_module(BACKENDS[reference.provider])
+    return cast("Root", backend.open_root(reference, settings))
