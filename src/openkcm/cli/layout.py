@@ -1,0 +1,316 @@
+"""What lies where in a one-command stack's state directory, and on which ports. Writes files; starts nothing.
+
+Idempotent: keys, seeds and certificates that exist are kept, configurations are written anew at every start.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from openkcm.cli import orbital, pki
+from openkcm.cli.orbital import HUB, ServerPorts
+from openkcm.contract.fleet import RegionConfiguration, parse_region
+from openkcm.contract.resources import ROOT
+from openkcm.contract.seal import Signer
+
+__all__ = ["ACCOUNTS", "HOST", "TENANTS", "Account", "Layout", "Ports", "Tenant"]
+
+HOST: Final = "127.0.0.1"
+AUDIENCE: Final = "openkcm"
+MOST_NODES: Final = 24  # the map of ports has room for so many
+DEFAULT_PORT_BASE: Final = 5690  # the first node then listens on KMIP's own port, 5696
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A demo account: what the tenant lets it do, and whether it holds a key to sign approvals with."""
+
+    roles: tuple[str, ...]
+    approves: bool = False
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A demo tenant: where it lives and which systems it has; each has one workload of its own name."""
+
+    regions: tuple[str, ...]
+    systems: tuple[str, ...]
+
+
+_ADMIN: Final = ("tenant-admin", "key-admin", "kill-switch")
+ACCOUNTS: Final[dict[str, Account]] = {
+    "acme/admin": Account(_ADMIN, approves=True),
+    "acme/approver": Account(("approver",), approves=True),
+    "acme/auditor": Account(("auditor",)),
+    "bolt/admin": Account(_ADMIN, approves=True),
+    "bolt/approver": Account(("approver",), approves=True),
+    "provider/operator": Account(("provider-operator",)),
+}
+TENANTS: Final[dict[str, Tenant]] = {
+    "acme": Tenant(("eu-frankfurt", "us-virginia"), ("payments", "archive")),
+    "bolt": Tenant(("us-virginia",), ("orders",)),
+}
+
+
+class Ports:
+    """The fixed map of ports from one base, loopback only."""
+
+    def __init__(self, base: int) -> None:
+        self.portal, self.idp = base, base + 1
+        self.hub = ServerPorts(client=base + 2, monitor=base + 3, leaf=base + 4)
+        self.ministack = base + 5
+        self._base = base
+
+    def kmip(self, index: int) -> int:
+        """Where the workers of the fleet's `index`-th node listen."""
+        return self._base + 6 + index
+
+    def metrics(self, index: int) -> int:
+        """Where that node's metrics are."""
+        return self._base + 6 + MOST_NODES + index
+
+    def leaf(self, index: int) -> ServerPorts:
+        """Where the `index`-th region's NATS server listens."""
+        first = self._base + 6 + 2 * MOST_NODES + 2 * index
+        return ServerPorts(client=first, monitor=first + 1)
+
+
+class Layout:
+    """One state directory. The properties name paths; `write` makes what they name.
+
+    Args:
+        state: The directory; made 0700.
+        nodes_per_region: At least 1; nodes after the first are named `<region>-2`, `-3` ...
+        workers: KMIP workers a node; 0 leaves it to the region's configuration.
+        aws: Roots are keys of the local KMS at this address instead of key files.
+
+    Raises:
+        ValueError: More nodes than there are ports for.
+    """
+
+    def __init__(
+        self, state: Path, *, port_base: int = DEFAULT_PORT_BASE, nodes_per_region: int = 1, workers: int = 0,
+        aws: bool = False,
+    ) -> None:  # fmt: skip
+        self.state = state.resolve()
+        self.ports = Ports(port_base)
+        self.workers = workers
+        self.aws = aws
+        self.regions = tuple(self._region(path, nodes_per_region) for path in sorted(ROOT.glob("nodes/*/node.toml")))
+        if len(self.nodes) > MOST_NODES:
+            raise ValueError(f"{len(self.nodes)} nodes; the map of ports has room for {MOST_NODES}")
+
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> tuple[tuple[str, str], ...]:
+        """(node, region) of the whole fleet, in the order of their ports."""
+        return tuple((node, region.region) for region in self.regions for node in region.nodes)
+
+    @property
+    def server_ports(self) -> dict[str, ServerPorts]:
+        """The NATS servers' ports, by name."""
+        return {HUB: self.ports.hub, **{r.region: self.ports.leaf(i) for i, r in enumerate(self.regions)}}
+
+    @property
+    def portal_url(self) -> str:
+        """Portal and API."""
+        return f"http://{HOST}:{self.ports.portal}"
+
+    @property
+    def issuer(self) -> str:
+        """The identity provider."""
+        return f"http://{HOST}:{self.ports.idp}"
+
+    @property
+    def logs(self) -> Path:
+        """Where every process writes its log."""
+        return self.state / "logs"
+
+    def log(self, name: str) -> Path:
+        """The log of one process."""
+        return self.logs / f"{name}.log"
+
+    def ready_file(self, name: str) -> Path:
+        """What a process writes when it serves."""
+        return self.state / "run" / f"{name}.json"
+
+    def configuration(self, name: str) -> Path:
+        """The configuration of `cmk`, `idp` or a node."""
+        return self.state / name / f"{name}.json" if name in {"cmk", "idp"} else self.node_dir(name) / "node.json"
+
+    def node_dir(self, node: str) -> Path:
+        """Where a node keeps its own."""
+        return self.state / "nodes" / node
+
+    def approval_key(self, account: str) -> Path:
+        """The seed that a demo person signs approvals with."""
+        return self.state / "people" / f"{account.replace('/', '-')}.seed"
+
+    def root_file(self, tenant: str, region: str) -> Path:
+        """The customer's own key file: its L1 of a residence when roots are files."""
+        return self.state / "roots" / f"{tenant}-{region}.keys"
+
+    def signer(self, path: Path) -> Signer:
+        """Return the signer whose seed lies in `path`, made at the first call."""
+        if not path.exists():
+            pki.write_private(path, os.urandom(32))
+        return Signer(path.read_bytes())
+
+    @property
+    def trust_root(self) -> Signer:
+        """The offline key. In production it is no file beside the stack; here the whole stack is one laptop."""
+        return self.signer(self.state / "trust" / "root.seed")
+
+    @property
+    def governance_signer(self) -> Signer:
+        """What the CMK seals with."""
+        return self.signer(self.state / "cmk" / "signing.seed")
+
+    def node_signer(self, node: str) -> Signer:
+        """What a node seals with."""
+        return self.signer(self.node_dir(node) / "seal.seed")
+
+    def subjects(self) -> dict[str, str]:
+        """Return the opaque OIDC subject of each demo account, made at the first call."""
+        path = self.state / "idp" / "subjects.json"
+        known: dict[str, str] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        missing = {name: uuid.uuid4().hex for name in ACCOUNTS if name not in known}
+        if missing:
+            pki.write_private(path, msgspec.json.encode(known | missing))
+        return known | missing
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Write everything that the stack's processes read.
+
+        Raises:
+            OSError: The directory cannot be written.
+        """
+        for directory in (self.state, self.logs, self.state / "run", self.state / "roots"):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        authority = pki.authority(self.state)
+        pki.write_private(self.state / "trust" / "root.pub", base64.b64encode(self.trust_root.public_key) + b"\n")
+        for region in self.regions:
+            pki.write_private(self._region_file(region.region), toml(msgspec.to_builtins(region)).encode())
+        for name, account in ACCOUNTS.items():
+            if account.approves:
+                self.signer(self.approval_key(name))
+        for tenant, demo in TENANTS.items():
+            for system in demo.systems:
+                authority.issue_workload(tenant, system)
+        orbital.lay_out(self.state, self.regions, self.server_ports)
+        self._write_json(self.configuration("idp"), self._idp())
+        self._write_json(self.configuration("cmk"), self._cmk())
+        for index, (node, region) in enumerate(self.nodes):
+            self._write_json(self.configuration(node), self._node(index, node, region, authority))
+
+    def make_root_file(self, tenant: str, region: str) -> Path:
+        """Return a residence's key file with a first version in it, made if missing: the customer's doing, not ours."""
+        path = self.root_file(tenant, region)
+        if not path.exists():
+            pki.write_private(path, f"v1:{base64.b64encode(os.urandom(32)).decode()}\n".encode())
+        return path
+
+    def _region_file(self, region: str) -> Path:
+        return self.state / "nodes-regions" / region / "node.toml"
+
+    def _region(self, path: Path, nodes_per_region: int) -> RegionConfiguration:
+        shipped = parse_region(path.read_bytes())
+        more = tuple(f"{shipped.region}-{n}" for n in range(len(shipped.nodes) + 1, nodes_per_region + 1))
+        endpoints = {}
+        credentials: dict[str, dict[str, str]] = {}
+        if self.aws:
+            from openkcm.cli import ministack
+
+            url = f"http://{HOST}:{self.ports.ministack}"
+            endpoints = {f"aws:{cloud}": url for cloud in shipped.root_regions.get("aws", ())}
+            credentials = {ministack.CREDENTIAL: ministack.credential_settings(self.state)}
+        roots = replace(
+            shipped.roots,
+            directories=(str(self.state / "roots"),),
+            endpoints=shipped.roots.endpoints | endpoints,
+            credentials=shipped.roots.credentials | credentials,
+        )
+        trust = base64.b64encode(self.trust_root.public_key).decode()
+        return replace(shipped, nodes=shipped.nodes[:nodes_per_region] + more, roots=roots, trust_root=trust)
+
+    def _access(self, user: str, server: str) -> Any:
+        return msgspec.to_builtins(orbital.access(self.state, user, self.server_ports[server]))
+
+    def _idp(self) -> dict[str, Any]:
+        return {
+            "issuer": self.issuer,
+            "audience": AUDIENCE,
+            "listen": {"host": HOST, "port": self.ports.idp},
+            "key": str(self.state / "idp" / "signing.pem"),
+            "accounts": [{"name": name, "subject": subject} for name, subject in self.subjects().items()],
+        }
+
+    def _cmk(self) -> dict[str, Any]:
+        home = self.state / "cmk"
+        self.governance_signer  # noqa: B018 -- made here, so that the CMK finds it
+        return {
+            "listen": {"host": HOST, "port": self.ports.portal},
+            "tls": None,
+            "nats": self._access("cmk", HUB),
+            "signing_seed": str(home / "signing.seed"),
+            "registry": str(home / "registry.sqlite"),
+            "spool": str(home / "spool"),
+            "directory": str(home / "directory.sqlite"),
+            "oidc": {"issuer": self.issuer, "audience": AUDIENCE, "jwks_uri": None, "ca": None},
+            "regions": str(self.state / "nodes-regions"),
+            "trust_root": base64.b64encode(self.trust_root.public_key).decode(),
+            "operators": [self.subjects()["provider/operator"]],
+        }
+
+    def _node(self, index: int, node: str, region: str, authority: pki.Authority) -> dict[str, Any]:
+        home = self.node_dir(node)
+        self.node_signer(node)
+        # Workers hold no NATS credential: what they show to KMIP clients is a certificate of its own.
+        certificate, key = authority.issue(f"kmip-{node}")
+        return {
+            "node": node,
+            "region": region,
+            "region_config": str(self._region_file(region)),
+            "nats": self._access(node, region),
+            "seal_seed": str(home / "seal.seed"),
+            "database": str(home / "node.sqlite"),
+            "kmip": {
+                "host": HOST, "port": self.ports.kmip(index), "cert": str(certificate), "key": str(key),
+                "client_ca": str(authority.ca),
+            },
+            "metrics": {"host": HOST, "port": self.ports.metrics(index)},
+            "workers": self.workers,
+        }  # fmt: skip
+
+    @staticmethod
+    def _write_json(path: Path, value: Any) -> None:
+        pki.write_private(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def toml(value: Mapping[str, Any], prefix: str = "") -> str:
+    """Return a mapping of strings, numbers, booleans, lists of those, and mappings as TOML; None is left out."""
+    tables = {key: inner for key, inner in value.items() if isinstance(inner, Mapping)}
+    lines = [
+        f"{_quoted(key)} = {msgspec.json.encode(inner).decode()}"  # of these types JSON and TOML agree
+        for key, inner in value.items()
+        if key not in tables and inner is not None
+    ]
+    text = "\n".join(lines) + ("\n" if lines else "")
+    for key, inner in tables.items():
+        name = f"{prefix}{_quoted(key)}"
+        text += f"\n[{name}]\n{toml(inner, name + '.')}"
+    return text
+
+
+def _quoted(key: str) -> str:
+    return msgspec.json.encode(key).decode()
