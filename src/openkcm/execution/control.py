@@ -1,7 +1,7 @@
 """What custodian and workers say to each other, over a socketpair. Pure: frames and values; opens no socket.
 
-A worker asks for what it cannot do itself (who is this certificate, where is that key, store this record) and holds no
-credential of its own. Frames: 4 bytes big-endian length, then msgpack. `n` pairs an answer with its question; 0 is news.
+A worker asks for what it cannot do itself (who is this certificate, where is that key, store this record): it holds no
+credential. Frames: 4 bytes big-endian length, then msgpack. `n` pairs an answer with its question; 0 is news.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Frames:
     """Bytes in, messages out, of one direction (`FromWorker` or `FromCustodian`)."""
 
     def __init__(self, direction: type) -> None:
-        self._decoder = msgspec.msgpack.Decoder(direction)
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(direction)
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final, Protocol
 
@@ -24,28 +24,35 @@ import msgspec
 from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
 from openkcm.execution.desired import BroughtAbout, Input, step
-from openkcm.execution.residence_state import CLOSED, Effect, State, verdict
+from openkcm.execution.residence_state import CLOSED, Effect, Row, Rows, State, Value, verdict
 
 __all__ = ["Custodian", "Gatekeeper", "Keys", "Rows"]
 
 _log: Final = logging.getLogger("openkcm.custodian")
-Rows = Iterable[tuple[str, Mapping[str, object]]]
 RETRY_S: Final = 0.5
 
 
 class Gatekeeper(Protocol):
     """Steps (1) to (3), and the lease words. Synchronous: nothing of it awaits."""
 
-    def close(self, tenant: str, state: Verdict) -> None: ...
-    def cut(self, tenant: str, enrolments: tuple[str, ...]) -> None: ...
-    def set_lease(self, tenant: str, until_boottime_ns: int) -> None: ...
+    def close(self, tenant: str, state: Verdict) -> None:
+        """Close the residence's gates, zeroize its keys, drain the workers."""
+
+    def cut(self, tenant: str, enrolments: tuple[str, ...]) -> None:
+        """Close these workloads' gates, drain the workers, end the sessions."""
+
+    def set_lease(self, tenant: str, until_boottime_ns: int) -> None:
+        """Write the lease's deadline beside the residence's keys."""
 
 
 class Keys(Protocol):
     """The residence's keys: brought to the desired state through the customer's root; the fence record in the vault."""
 
-    async def provision(self, tenant: str) -> tuple[str | None, tuple[str, ...]]: ...
-    async def write_fence(self, tenant: str) -> None: ...
+    async def provision(self, tenant: str) -> tuple[str | None, tuple[str, ...]]:
+        """Bring the keys to the desired state; return why not, and the rotations that are done."""
+
+    async def write_fence(self, tenant: str) -> None:
+        """Have the residence's revocations in the vault's fence record."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -117,8 +124,15 @@ class Custodian:
                     done.set_result(None)
             self._follow_up([e for effects, _ in batch for e in effects])
 
+    async def committed(self) -> None:
+        """Wait until everything taken so far is on disk."""
+        done = asyncio.get_running_loop().create_future()
+        self._queue.append(([], done))
+        self._wake.set()
+        await done
+
     async def _on_disk(self, effects: list[Effect]) -> None:
-        rows: dict[tuple[str, object], Mapping[str, object]] = {}
+        rows: dict[tuple[str, Value], Row] = {}
         for effect in effects:
             for name, row in effect.rows:
                 rows[name, row.get("tenant")] = row  # later rows of the same thing replace earlier ones
@@ -137,8 +151,8 @@ class Custodian:
     def _follow_up(self, effects: list[Effect]) -> None:
         wanted: dict[str, set[str]] = {}
         for effect in effects:
-            what = f"ack-{effect.detail}" if effect.kind == "ack" else effect.kind
-            wanted.setdefault(effect.tenant, set()).add(what)
+            name = f"ack-{effect.detail}" if effect.kind == "ack" else effect.kind
+            wanted.setdefault(effect.tenant, set()).add(name)
         if "lease" in wanted.pop("", set()):
             self.renew_leases()
         for tenant, what in wanted.items():
@@ -222,4 +236,4 @@ class Custodian:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task  # type: ignore[return-value]  # a coroutine becomes a Task
+        return task

@@ -12,7 +12,19 @@ import msgspec
 from openkcm.contract.decrees import DEFAULT_LEASE_S, HandOut, RootReference
 from openkcm.contract.reports import Verdict
 
-__all__ = ["CLOSED", "Effect", "Mark", "Residence", "Revocation", "State", "Workload", "verdict"]
+__all__ = [
+    "CLOSED",
+    "Effect",
+    "Mark",
+    "Residence",
+    "Revocation",
+    "Row",
+    "Rows",
+    "State",
+    "Value",
+    "Workload",
+    "verdict",
+]
 
 #: Verdicts under which nothing of a residence works; a suspended one still reads.
 CLOSED: Final = frozenset({"unlinked", "linked", "revoked", "locked", "expired", "frozen", "destroyed"})
@@ -172,13 +184,18 @@ EffectKind = Literal[
 ]
 
 
+Value = str | int | float | bytes | None
+Row = dict[str, Value]
+Rows = list[tuple[str, Row]]
+
+
 class Effect(msgspec.Struct, frozen=True):
     """One thing for the custodian to do, in the order given."""
 
     kind: EffectKind
     tenant: str = ""
     detail: str = ""
-    rows: tuple[tuple[str, dict[str, object]], ...] = ()
+    rows: tuple[tuple[str, Row], ...] = ()
     names: tuple[str, ...] = ()
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.structs import replace
 
-from openkcm.execution.residence_state import Effect, Mark, Residence, State, verdict
+from openkcm.execution.residence_state import Effect, Mark, Residence, Row, State, verdict
 
 __all__ = ["committed", "load", "node_row", "residence_row"]
 
-Row = tuple[str, dict[str, object]]
+Named = tuple[str, Row]
 _RESIDENCE = msgspec.json.Decoder(Residence)
 
 
@@ -31,7 +31,7 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
 _NODE = msgspec.json.Decoder(_Node)
 
 
-def node_row(state: State) -> Row:
+def node_row(state: State) -> Named:
     """Return the node's own row: cursors, keys, chain, newest honoured nonce."""
     body = _Node(**{f: getattr(state, f) for f in _Node.__struct_fields__})
     return "node", {
@@ -41,7 +41,7 @@ def node_row(state: State) -> Row:
     }
 
 
-def residence_row(residence: Residence) -> Row:
+def residence_row(residence: Residence) -> Named:
     """Return a residence's row: the figures an operator asks for, and the whole of it."""
     r = residence
     return "residence", {

@@ -1,0 +1,123 @@
+"""The objects of the region's tenants: from the vault into SQLite, from workers into the vault. Sees wrapped keys only.
+
+The vault is the truth (compare-and-set); SQLite is this node's copy, which workers read. Whatever changes a record
+raises its epoch word, so that no worker goes on with an older one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final
+
+import msgspec
+
+from openkcm.bus.connection import Stored
+from openkcm.bus.errors import Conflict
+from openkcm.contract import subjects
+from openkcm.contract.errors import ContractError
+from openkcm.execution.records import ObjectRecord
+from openkcm.execution.residence_state import Row, Rows, State
+from openkcm.execution.safe import Planted, Safe
+
+__all__ = ["Catalogue", "PutRefused"]
+
+_log: Final = logging.getLogger("openkcm.catalogue")
+#: Records of these kinds are the keychain's: a change by another node may need a look.
+KEY_KINDS: Final = frozenset({"ring", "l2", "l3", "fence"})
+
+
+class PutRefused(Exception):
+    """A record that is not stored. `code` goes to the worker."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Catalogue:
+    """All objects of one node."""
+
+    def __init__(
+        self,
+        safe: Safe,
+        state: Callable[[], State],
+        commit: Callable[[Rows], None],
+        bump: Callable[[str, str], None],
+        disk: Executor,
+    ) -> None:
+        self._safe, self._state, self._commit, self._bump, self._disk = safe, state, commit, bump, disk
+        self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
+        self.planted = 0
+
+    async def take(self, batch: list[Stored]) -> None:
+        """Bring what the vault's consumer delivered into SQLite, in one transaction with the cursor."""
+        rows: Rows = []
+        changed: list[tuple[str, str]] = []
+        for stored in batch:
+            try:
+                found = self._safe.open(stored, self._state())
+                if found.subject.kind == "object":
+                    record = self._safe.read(found, ObjectRecord)
+                    rows += _rows(found.subject.tenant, found.sequence, record, found.data)
+                    changed.append((found.subject.tenant, record.uid))
+                elif found.subject.kind in KEY_KINDS:
+                    self.on_key_record(found.subject.tenant, found.subject.kind)
+            except (Planted, ContractError) as bad:
+                self.planted += 1
+                _log.error("vault record refused: %s", bad)
+        rows.append(("vault_cursor", {"sequence": batch[-1].sequence}))
+        await self._store(rows, changed)
+
+    async def fetch(self, tenant: str, uid: str) -> tuple[int, ObjectRecord] | None:
+        """Read one object through to the vault, keep it, and return it; None where there is none."""
+        try:
+            where = self._safe.subject(tenant, "object", uid)
+            subjects.parse_vault(str(where))
+        except ContractError:
+            return None
+        found = await self._safe.get(where, ObjectRecord, self._state())
+        if found is not None:
+            await self._keep(tenant, *found)
+        return found
+
+    async def put(self, tenant: str, record: ObjectRecord, *, expect: tuple[str, int] | None, own: int) -> int:
+        """Store a worker's record; return its sequence once the vault and our SQLite have it.
+
+        Args:
+            expect: For a new object: the record of the key that wraps it. None for an update.
+            own: For an update: the object's own sequence.
+
+        Raises:
+            PutRefused: `conflict` (somebody was first), `invalid`.
+        """
+        where = self._safe.subject(tenant, "object", record.uid)
+        try:
+            subjects.parse_vault(str(where))
+        except ContractError as bad:
+            raise PutRefused("invalid", str(bad)) from bad
+        epoch = self._state().epoch
+        try:
+            sequence, _ = await self._safe.put(
+                where, record, expect=expect or (str(where), own), epoch=epoch, replaces=own
+            )
+        except Conflict as lost:
+            raise PutRefused("conflict", str(lost)) from lost
+        await self._keep(tenant, sequence, record)
+        return sequence
+
+    async def _keep(self, tenant: str, sequence: int, record: ObjectRecord) -> None:
+        await self._store(_rows(tenant, sequence, record, msgspec.json.encode(record)), [(tenant, record.uid)])
+
+    async def _store(self, rows: Rows, changed: list[tuple[str, str]]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._commit, rows)
+        for tenant, uid in changed:
+            self._bump(tenant, uid)
+
+
+def _rows(tenant: str, sequence: int, record: ObjectRecord, data: bytes) -> Rows:
+    key: Row = {"tenant": tenant, "registration": record.registration, "uid": record.uid}
+    row: Row = {**key, "sequence": sequence, "state": record.state, "object_type": record.object_type, "record": data}
+    return [("object", row), *(("object_name", {**key, "name": name}) for name in record.names)]

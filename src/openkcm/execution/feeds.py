@@ -1,0 +1,113 @@
+"""How the bus reaches the custodian: two lanes, lane0, the beat, the vault. Moves messages; `desired` judges them.
+
+The place of a lane is the node's own cursor (S4): at each start the readers are reset to what our SQLite has committed,
+whatever the server believes we have acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.errors import BusError
+from openkcm.bus.lanes import LaneReader, mirror_head
+from openkcm.contract.ids import Lane
+from openkcm.execution.clock import boottime_ns
+from openkcm.execution.custodian import Custodian
+from openkcm.execution.desired import Arrived, BeatArrived, MirrorMeasured
+
+__all__ = ["STREAM_OF", "Feeds"]
+
+_log: Final = logging.getLogger("openkcm.feeds")
+STREAM_OF: Final[dict[Lane, str]] = {"routine": "LEDGER", "critical": "LEDGER-CRITICAL"}
+BATCH: Final = 64
+WAIT_S: Final = 5.0
+RETRY_S: Final = 0.2
+#: How long a routine decree waits for the announcement of its key on the critical lane: tries x RETRY_S.
+KEY_TRIES: Final = 25
+
+
+class Feeds:
+    """The node's ears."""
+
+    def __init__(self, connection: Connection, custodian: Custodian, node: str) -> None:
+        self._connection, self._custodian = connection, custodian
+        self._readers = {lane: LaneReader(connection, stream, f"{node}-{lane}") for lane, stream in STREAM_OF.items()}
+        self._vault = LaneReader(connection, "VAULT", f"{node}-vault")
+        self.at_head = asyncio.Event()
+
+    async def start(self) -> None:
+        """Measure the mirrors against our mark and put the readers at our own cursor."""
+        state = self._custodian.state
+        frozen = [r.frozen_at for r in state.residences.values() if r.frozen_at is not None]
+        await self.measure()
+        await self._readers["critical"].reset(state.cursor_critical)
+        await self._readers["routine"].reset(min([state.cursor_routine, *(at - 1 for at in frozen)]))
+
+    async def measure(self) -> None:
+        """Compare the mirrors with our cursors (S8)."""
+        routine = await mirror_head(self._connection, STREAM_OF["routine"])
+        critical = await mirror_head(self._connection, STREAM_OF["critical"])
+        self._custodian.take(MirrorMeasured(routine, critical))
+
+    async def lane(self, lane: Lane) -> None:
+        """Feed one lane, for ever."""
+        reader = self._readers[lane]
+        while True:
+            try:
+                if lane == "critical" and not self.at_head.is_set():
+                    await self._check_head()
+                batch = await reader.fetch(BATCH, WAIT_S if self.at_head.is_set() else RETRY_S)
+                for stored in batch:
+                    await self._give(lane, stored)
+                    if lane == "routine":
+                        await asyncio.sleep(0)  # whatever lane0 brought meanwhile goes first
+                if batch:
+                    await self._custodian.committed()
+                    await reader.ack(batch)
+            except BusError as away:
+                _log.warning("%s lane: %s", lane, away)
+                await asyncio.sleep(RETRY_S)
+
+    async def _give(self, lane: Lane, stored: Stored) -> None:
+        for attempt in range(KEY_TRIES + 1):
+            given = Arrived(
+                lane, stored.sequence, stored.subject, stored.body, boottime_ns(), final=attempt == KEY_TRIES
+            )
+            if not self._custodian.take(given).deferred:
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _check_head(self) -> None:
+        """The listener opens only at the critical mirror's head, judged by our own cursor."""
+        await self.measure()
+        head = await mirror_head(self._connection, STREAM_OF["critical"])
+        if self._custodian.state.cursor_critical >= head and not self._custodian.state.behind_mark:
+            await self._custodian.committed()
+            self.at_head.set()
+
+    async def on_lane0(self, stored: Stored) -> None:
+        """Take a critical decree from the fast lane."""
+        self._custodian.take(Arrived("lane0", stored.sequence, stored.subject, stored.body, boottime_ns()))
+
+    async def on_beat(self, stored: Stored) -> None:
+        """Take governance's sign of life."""
+        self._custodian.take(BeatArrived(stored.subject, stored.body))
+
+    async def vault(self, cursor: int, take: Callable[[list[Stored]], Awaitable[None]]) -> None:
+        """Feed the vault's changes into the catalogue, for ever."""
+        while True:
+            try:
+                await self._vault.reset(cursor)
+                while True:
+                    batch = await self._vault.fetch(256, WAIT_S)
+                    if batch:
+                        await take(batch)
+                        cursor = batch[-1].sequence
+                        await self._vault.ack(batch)
+            except BusError as away:
+                _log.warning("vault: %s", away)
+                await asyncio.sleep(RETRY_S)

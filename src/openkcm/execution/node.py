@@ -1,0 +1,240 @@
+"""One crypto node: builds the custodian and its rooms, and runs them until SIGTERM. Decides nothing.
+
+Start, in this order: harden the process; exec the unsealers before there is any key or credential; read the own
+database; connect; measure the mirrors; go to the critical head; only then open the listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from openkcm.bus import beat, declare, lanes, reports
+from openkcm.bus.connection import connect
+from openkcm.bus.vault import Vault
+from openkcm.contract import resources
+from openkcm.contract.envelope import Envelope, encode
+from openkcm.contract.fleet import RegionConfiguration
+from openkcm.contract.seal import Signer
+from openkcm.execution import configuration, control, metrics, rows, secretmem
+from openkcm.execution.arena import RegionArena
+from openkcm.execution.catalogue import Catalogue
+from openkcm.execution.cells import KeyArena
+from openkcm.execution.clock import BOOT_ID, boottime_ns
+from openkcm.execution.crew import Crew
+from openkcm.execution.custodian import Custodian
+from openkcm.execution.desk import Desk
+from openkcm.execution.feeds import Feeds
+from openkcm.execution.gates import Gates
+from openkcm.execution.keychain import Keychain
+from openkcm.execution.reporter import Reporter
+from openkcm.execution.residence_state import State
+from openkcm.execution.rootwatch import RootWatch
+from openkcm.execution.safe import Safe
+from openkcm.execution.unseal import Prober, Unsealer
+from openkcm.execution.voice import Voice
+from openkcm.projector import open_writer
+
+__all__ = ["run"]
+
+_log: Final = logging.getLogger("openkcm.node")
+ALIVE_S: Final = 2.0
+ALIVE_EVERY_S: Final = 0.5
+
+
+def run(config_path: Path, ready_path: Path | None = None) -> None:
+    """Run the node until SIGTERM or SIGINT.
+
+    Raises:
+        ContractError: The configuration does not fit.
+        SecretMemoryError: The kernel or its limits do not let keys be kept as required.
+    """
+    secretmem.bind_now()
+    secretmem.harden_process()
+    node, region, trust_root = configuration.load(config_path)
+    import uvloop
+
+    uvloop.run(Node(node, region, trust_root, ready_path).run())
+
+
+class Node:
+    """The rooms of one node, wired."""
+
+    def __init__(
+        self,
+        node: configuration.NodeConfiguration,
+        region: RegionConfiguration,
+        trust_root: bytes,
+        ready_path: Path | None,
+    ) -> None:
+        self._node, self._region, self._ready_path = node, region, ready_path
+        self._trust_root = trust_root
+        self._metrics_port = node.metrics.port
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start everything, serve, stop everything."""
+        node, region = self._node, self._region
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        unsealer, prober = Unsealer(region.roots), Prober(region.roots)  # before any key or credential is here
+        await unsealer.start()
+        await prober.start()
+        seed = Path(node.seal_seed).read_bytes()
+        voice = Voice(node.node, node.region, Signer(seed))
+        database = open_writer(Path(node.database), resources.ROOT / "projections" / "node")
+        fresh = State(node=node.node, region=node.region, boot_id=BOOT_ID, trust_root=self._trust_root)
+        kept = database.rows("SELECT cursor_routine, cursor_critical, body FROM node")
+        state = rows.load(fresh, kept[0] if kept else None, [b for (b,) in database.rows("SELECT body FROM residence")])
+        vault_cursor = (database.rows("SELECT sequence FROM vault_cursor") or [(0,)])[0][0]
+
+        main = await connect(node.nats, name=node.node)
+        fast = await connect(node.nats, name=f"{node.node}-lane0")  # no backlog is ever ahead of the signal
+        await declare.check(main, declare.declared("region", [region], node=node.node), skip_refused=True)
+
+        slots = region.limits.key_slots
+        arena = RegionArena(slots=slots, workloads=slots, require_secretmem=region.require_secretmem)
+        cells = KeyArena(cells=slots, require_secretmem=region.require_secretmem)
+        count = node.workers or region.workers or max(1, (os.cpu_count() or 2) - 1)
+        crew = Crew(count, arena, node.kmip, region.limits, node.database, require_secretmem=region.require_secretmem)
+        gates = Gates(arena, cells, crew.drain, unsealer.cancel, lambda enrolment: crew.tell(control.Cut(enrolment)))
+        disk = ThreadPoolExecutor(1, "disk")
+
+        async def send(e: Envelope) -> None:
+            await reports.send(main, e.subject, encode(e), id=e.id, tag=e.tag)
+
+        async def send_health(e: Envelope) -> None:
+            await beat.send_health(main, e.subject, encode(e), id=e.id)
+
+        reporter = Reporter(voice, gates, send, send_health)
+        safe = Safe(Vault(main, node.region), voice, node.region)
+        keychain = Keychain(node.region, lambda: custodian.state, gates, safe, unsealer)
+        custodian = Custodian(state, gates, keychain, database.apply, reporter.acknowledge, disk)
+        reporter.custodian = custodian
+        reporter.memory = (arena.mode, False)
+        catalogue = Catalogue(safe, lambda: custodian.state, database.apply, arena.bump_epoch, disk)
+        desk = Desk(custodian, gates, keychain, catalogue, reporter.handed_out)
+        crew.handler = desk.answer
+
+        def announce_keys(tenant: str) -> None:
+            for registration in {r for r, _ in gates.slots(tenant)}:
+                crew.tell(desk.keys(tenant, registration))
+
+        keychain.on_keys = announce_keys
+        feeds = Feeds(main, custodian, node.node)
+        watch = RootWatch(custodian, keychain, prober, reporter)
+
+        def changed() -> None:
+            reporter.workers = lambda: len(crew.pids)
+            reporter.memory = (arena.mode, crew.sealed)
+            self._write_ready(crew, serving=feeds.at_head.is_set() and crew.ready)
+
+        crew.on_change = changed
+        arena.set_alive(boottime_ns() + int(ALIVE_S * 1e9))
+        crew.start()
+        await feeds.start()
+        await lanes.subscribe_lane0(fast, node.region, feeds.on_lane0)
+        await beat.subscribe_beats(main, node.region, feeds.on_beat)
+        server, self._metrics_port = await metrics.serve(
+            node.metrics, lambda: feeds.at_head.is_set() and crew.ready, lambda: _figures(custodian, crew, catalogue)
+        )
+
+        async def open_at_head() -> None:
+            await feeds.at_head.wait()
+            for tenant in custodian.state.residences:
+                custodian.settle(tenant)
+            crew.serve()
+            changed()
+
+        def key_record(tenant: str, kind: str) -> None:
+            if kind in ("ring", "fence") and tenant in custodian.state.residences:
+                custodian.settle(tenant)
+
+        catalogue.on_key_record = key_record
+        await self._until_stopped(
+            custodian.run(),
+            self._alive(arena),
+            feeds.lane("critical"),
+            feeds.lane("routine"),
+            feeds.vault(vault_cursor, catalogue.take),
+            reporter.health(),
+            watch.run(),
+            open_at_head(),
+        )
+        for tenant in custodian.state.residences:
+            gates.close(tenant, "expired")
+        await crew.stop()
+        server.close()
+        await prober.stop()
+        await unsealer.stop()
+        for connection in (fast, main):
+            await connection.close()
+        disk.shutdown()
+        database.close()
+
+    async def _until_stopped(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Run until told to stop; a task that fails takes the node down (its keys with it), never half of it."""
+        tasks = [asyncio.ensure_future(w) for w in work]
+        stop = asyncio.ensure_future(self._stop.wait())
+        failed = asyncio.ensure_future(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
+        await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
+        broken = [t for t in tasks if t.done() and not t.cancelled() and t.exception() is not None]
+        for task in (*tasks, stop, failed):
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+        if broken:
+            raise RuntimeError("a part of the node failed; it stops as a whole") from broken[0].exception()
+
+    @staticmethod
+    async def _alive(arena: RegionArena) -> None:
+        while True:
+            arena.set_alive(boottime_ns() + int(ALIVE_S * 1e9))
+            await asyncio.sleep(ALIVE_EVERY_S)
+
+    def _write_ready(self, crew: Crew, *, serving: bool) -> None:
+        if self._ready_path is None or not serving:
+            return
+        node = self._node
+        facts = {
+            "pid": os.getpid(),
+            "custodian_pid": os.getpid(),
+            "worker_pids": crew.pids,
+            "kmip": {"host": node.kmip.host, "port": node.kmip.port},
+            "metrics": f"http://{node.metrics.host}:{self._metrics_port}/metrics",
+        }
+        temporary = self._ready_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(facts))
+        temporary.replace(self._ready_path)
+
+
+def _figures(custodian: Custodian, crew: Crew, catalogue: Catalogue) -> dict[str, float]:
+    from openkcm.execution.reporter import shown
+
+    state, now = custodian.state, boottime_ns()
+    out: dict[str, float] = {
+        "openkcm_cursor_routine": state.cursor_routine,
+        "openkcm_cursor_critical": state.cursor_critical,
+        "openkcm_workers": len(crew.pids),
+        "openkcm_vault_records_refused_total": catalogue.planted,
+    }
+    for reason, count in state.dropped.items():
+        out[f'openkcm_messages_dropped_total{{reason="{reason}"}}'] = count
+    for alarm, count in custodian.alarms.items():
+        out[f'openkcm_alarms_total{{alarm="{alarm}"}}'] = count
+    for tenant, residence in state.residences.items():
+        labels = f'tenant="{tenant}",state="{shown(state, residence, now)}"'
+        out[f"openkcm_residence{{{labels}}}"] = 1
+        left = max(0, state.lease_until(residence) - now) / 1e9
+        out[f'openkcm_lease_left_seconds{{tenant="{tenant}"}}'] = left
+    return out

@@ -1,0 +1,137 @@
+"""What a node tells governance: SyncAcks, HealthChecks, root states, rotations. Builds and seals; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from openkcm.bus.errors import BusError
+from openkcm.contract import decrees, reports
+from openkcm.contract.envelope import Envelope
+from openkcm.contract.ids import Lane
+from openkcm.contract.reports import Verdict
+from openkcm.execution.clock import BOOT_ID, boottime_ns
+from openkcm.execution.custodian import Custodian
+from openkcm.execution.desired import NonceSent
+from openkcm.execution.gates import Gates
+from openkcm.execution.residence_state import CLOSED, Mark, Residence, State, verdict
+from openkcm.execution.voice import Voice
+
+__all__ = ["Reporter", "shown"]
+
+_log: Final = logging.getLogger("openkcm.reporter")
+HEALTH_INTERVAL_S: Final = 2.0
+RETRY_S: Final = 0.5
+KNOWN_TAGS: Final = tuple(sorted(decrees.DECREES))
+Send = Callable[[Envelope], Awaitable[None]]
+
+
+def shown(state: State, residence: Residence, now_ns: int) -> Verdict:
+    """Return what the node does with a residence now: its verdict, or `expired` past the lease."""
+    said = verdict(residence)
+    return "expired" if said not in CLOSED and state.lease_until(residence) <= now_ns else said
+
+
+class Reporter:
+    """The node's mouth. `custodian` is set once it exists: the two know each other."""
+
+    custodian: Custodian
+
+    def __init__(self, voice: Voice, gates: Gates, send: Send, send_health: Send) -> None:
+        self._voice, self._gates, self._send, self._send_health = voice, gates, send, send_health
+        self.workers: Callable[[], int] = lambda: 0
+        self.memory: tuple[str, bool] = ("mlock", False)
+
+    async def acknowledge(self, tenant: str, lane: Lane) -> None:
+        """Send the cumulative SyncAck of one lane, until the region's own server has it."""
+        while True:
+            try:
+                await self._send(self._voice.report(tenant, self.sync_ack(tenant, lane), epoch=self._state.epoch))
+            except BusError as away:
+                _log.warning("SyncAck of %s waits: %s", tenant, away)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    @property
+    def _state(self) -> State:
+        return self.custodian.state
+
+    def sync_ack(self, tenant: str, lane: Lane) -> reports.SyncAck:
+        """Return what we have committed and obey of one lane, as of now."""
+        state = self._state
+        r = state.residences[tenant]
+        mark = (r.critical if lane == "critical" else r.routine).get(state.epoch, Mark())
+        return reports.SyncAck(
+            tenant=tenant,
+            lane=lane,
+            ledger_epoch=state.epoch,
+            floor=mark.floor,
+            above=tuple(sorted(mark.above)),
+            head=(r.head_critical[-1:] or (None,))[0] if lane == "critical" else r.head_routine,
+            obeyed=r.head_critical if lane == "critical" else (),
+            state=shown(state, r, boottime_ns()),
+            boot_id=BOOT_ID,
+            closed_boottime_ns=self._gates.closed_boottime_ns.get(tenant),
+            lease_s=r.lease_s,
+            failure=(r.refusal or r.failure) if lane == "routine" else None,
+        )
+
+    async def rotated(self, tenant: str, rotation: reports.RotationComplete) -> None:
+        """Report a finished rotation."""
+        await self._send(self._voice.report(tenant, rotation, epoch=self._state.epoch))
+
+    async def root_state(self, tenant: str, observed: reports.RootStateObserved) -> None:
+        """Report what the customer's root answers."""
+        await self._send(self._voice.report(tenant, observed, epoch=self._state.epoch))
+
+    async def handed_out(self, tenant: str, what: reports.HandedOut) -> None:
+        """Report that a key left the node by KMIP Get."""
+        await self._send(self._voice.report(tenant, what, epoch=self._state.epoch))
+
+    async def health(self) -> None:
+        """Every 2 s, for ever: a nonce and what an operator needs to know."""
+        while True:
+            nonce = secrets.token_hex(16)
+            now = boottime_ns()
+            self.custodian.take(NonceSent(nonce, now))  # (1) before it leaves: the lease counts from here
+            try:
+                await self._send_health(
+                    self._voice.report(None, self.health_check(nonce, now), epoch=self._state.epoch)
+                )
+            except BusError as away:
+                _log.info("no HealthCheck: %s", away)
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+
+    def health_check(self, nonce: str, now_ns: int) -> reports.HealthCheck:
+        """Return the node's condition."""
+        state = self._state
+        memory, sealed = self.memory
+        return reports.HealthCheck(
+            node=state.node,
+            region=state.region,
+            nonce=nonce,
+            boot_id=BOOT_ID,
+            sent_boottime_ns=now_ns,
+            ledger_epoch=state.epoch,
+            cursor=(state.cursor_routine, state.cursor_critical),
+            known_tags=KNOWN_TAGS,
+            workers=self.workers(),
+            memory="memfd_secret" if memory == "memfd_secret" else "mlock",
+            sealed_mappings=sealed,
+            dropped=sum(state.dropped.values()),
+            alarms=tuple(sorted(self.custodian.alarms)),
+            residences=tuple(
+                reports.Mark(
+                    tenant=t,
+                    generation=r.routine.get(state.epoch, Mark()).floor,
+                    fence=r.critical.get(state.epoch, Mark()).floor,
+                    state=shown(state, r, now_ns),
+                    lease_left_s=max(0, state.lease_until(r) - now_ns) // 1_000_000_000,
+                )
+                for t, r in sorted(state.residences.items())
+            ),
+        )

@@ -1,0 +1,121 @@
+"""Watches the customers' roots: locks a residence when its root says no, opens it at the first good unwrap, follows a
+root that was rotated. Asks by the prober's process only; decides by `desired`.
+
+A denial counts when it comes twice: a policy on its way through a cloud answers both for some seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from openkcm.bus.errors import BusError
+from openkcm.contract import reports
+from openkcm.contract.decrees import RootReference
+from openkcm.execution.custodian import Custodian
+from openkcm.execution.desired import LOCKING, RootObserved
+from openkcm.execution.keychain import Keychain
+from openkcm.execution.reporter import Reporter
+from openkcm.execution.residence_state import verdict
+from openkcm.execution.roots.base import RootError
+from openkcm.execution.safe import Planted
+from openkcm.execution.unseal import Observation, Prober
+
+__all__ = ["RootWatch"]
+
+_log: Final = logging.getLogger("openkcm.rootwatch")
+#: Answers that must come twice in a row before they lock.
+TWICE: Final = frozenset({"AccessDenied", "WrongContext"})
+SWEEP_S: Final = 0.5
+RETRY_S: Final = 4.0
+
+
+class RootWatch:
+    """One watch for all residences of the node."""
+
+    def __init__(self, custodian: Custodian, keychain: Keychain, prober: Prober, reporter: Reporter) -> None:
+        self._custodian, self._keychain, self._prober, self._reporter = custodian, keychain, prober, reporter
+        self._denied: dict[str, str] = {}
+        self._said: dict[str, tuple[str, str | None]] = {}
+        self._watched: dict[str, tuple[RootReference, bytes]] = {}
+        self._rewrapping: set[str] = set()
+        self._next_try: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Keep the prober's list as the keychain has it, for ever."""
+        while True:
+            for tenant in self._custodian.state.residences:
+                self._follow(tenant)
+                if self._custodian.serving(tenant) and not self._keychain.is_open(tenant):
+                    self._again(tenant)
+            await asyncio.sleep(SWEEP_S)
+
+    def _again(self, tenant: str) -> None:
+        """A residence that should serve and does not (its root was away): try again, spread over time."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_try.get(tenant, 0.0):
+            self._next_try[tenant] = now + RETRY_S * (0.5 + random.random())  # noqa: S311 -- jitter, no secret
+            self._custodian.settle(tenant)
+
+    def _follow(self, tenant: str) -> None:
+        found = self._keychain.probe_of(tenant)
+        if found is None:
+            return
+        root, canary, context = found
+        if self._watched.get(tenant) == (root, canary.ciphertext):
+            return
+        self._watched[tenant] = (root, canary.ciphertext)
+        self._prober.watch(tenant, root, canary, context, self.observe)
+
+    def observe(self, tenant: str, seen: Observation) -> None:
+        """Take one answer of the prober's."""
+        if seen.state in TWICE and self._denied.get(tenant) != seen.state:
+            self._denied[tenant] = seen.state
+            return
+        self._denied.pop(tenant, None)
+        self._spawn(self._report(tenant, seen))
+        locked = self._custodian.state.residences[tenant].root_refusal
+        if seen.state in LOCKING or (seen.state == "ok" and locked is not None):
+            self._custodian.take(RootObserved(tenant, seen.state))
+        if seen.state == "ok" and seen.version is not None and tenant not in self._rewrapping:
+            self._spawn(self._rewrap(tenant, seen.version))
+
+    async def _report(self, tenant: str, seen: Observation) -> None:
+        news = (seen.state, seen.version)
+        if self._said.get(tenant) == news:
+            return
+        self._said[tenant] = news
+        report = reports.RootStateObserved(
+            tenant=tenant, state=seen.state, detail=seen.detail, root_version=seen.version
+        )
+        try:
+            await self._reporter.root_state(tenant, report)
+        except BusError as away:
+            self._said.pop(tenant, None)
+            _log.warning("root state of %s not reported: %s", tenant, away)
+
+    async def _rewrap(self, tenant: str, version: str) -> None:
+        residence = self._custodian.state.residences[tenant]
+        if self._keychain.root_version(tenant) in (None, version) or verdict(residence) not in ("active", "suspended"):
+            return
+        self._rewrapping.add(tenant)
+        try:
+            if await self._keychain.rewrap(tenant, version):
+                done = reports.RotationComplete(
+                    tenant=tenant, level="L1", version=self._keychain.version(tenant), root_version=version
+                )
+                await self._reporter.rotated(tenant, done)
+                _log.info("L2 of %s is wrapped by %s", tenant, version)
+        except (BusError, RootError, Planted) as bad:  # the next probe tries again
+            _log.warning("rewrap of %s: %s", tenant, bad)
+        finally:
+            self._rewrapping.discard(tenant)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
