@@ -108,6 +108,7 @@ class Identity(Message, frozen=True):
 
     n: N
     tenant: str
+    region: str
     registration: str
     system: str
     workload: str

@@ -56,6 +56,7 @@ class Desk:
         return control.Identity(
             n=q.n,
             tenant=tenant,
+            region=self._custodian.state.region,
             registration=workload.registration,
             system=workload.system,
             workload=workload.workload,
