@@ -26,6 +26,7 @@ __all__ = ["ACCOUNTS", "HOST", "TENANTS", "Account", "Layout", "Ports", "Tenant"
 HOST: Final = "127.0.0.1"
 AUDIENCE: Final = "openkcm"
 MOST_NODES: Final = 24  # the map of ports has room for so many
+LOCAL_PROBE_S: Final = 1.0  # a cloud's calls cost money and are made every 30 s; the local KMS's do not
 DEFAULT_PORT_BASE: Final = 5690  # the first node then listens on KMIP's own port, 5696
 
 
@@ -157,6 +158,15 @@ class Layout:
         """The customer's own key file: its L1 of a residence when roots are files."""
         return self.state / "roots" / f"{tenant}-{region}.keys"
 
+    @property
+    def aws_credentials(self) -> Path:
+        """The credential that nodes show to the local KMS."""
+        return self.state / "aws" / "credentials"
+
+    def cloud_region(self, region: str) -> str:
+        """The AWS region in which a residence's L1 lies."""
+        return next(r for r in self.regions if r.region == region).root_regions["aws"][0]
+
     def signer(self, path: Path) -> Signer:
         """Return the signer whose seed lies in `path`, made at the first call."""
         if not path.exists():
@@ -210,15 +220,8 @@ class Layout:
         orbital.lay_out(self.state, self.regions, self.server_ports)
         self._write_json(self.configuration("idp"), self._idp())
         self._write_json(self.configuration("cmk"), self._cmk())
-        for index, (node, region) in enumerate(self.nodes):
-            self._write_json(self.configuration(node), self._node(index, node, region, authority))
-
-    def make_root_file(self, tenant: str, region: str) -> Path:
-        """Return a residence's key file with a first version in it, made if missing: the customer's doing, not ours."""
-        path = self.root_file(tenant, region)
-        if not path.exists():
-            pki.write_private(path, f"v1:{base64.b64encode(os.urandom(32)).decode()}\n".encode())
-        return path
+        for index, (node, home) in enumerate(self.nodes):
+            self._write_json(self.configuration(node), self._node(index, node, home, authority))
 
     def _region_file(self, region: str) -> Path:
         return self.state / "nodes-regions" / region / "node.toml"
@@ -226,20 +229,15 @@ class Layout:
     def _region(self, path: Path, nodes_per_region: int) -> RegionConfiguration:
         shipped = parse_region(path.read_bytes())
         more = tuple(f"{shipped.region}-{n}" for n in range(len(shipped.nodes) + 1, nodes_per_region + 1))
-        endpoints = {}
-        credentials: dict[str, dict[str, str]] = {}
+        roots = replace(shipped.roots, directories=(str(self.state / "roots"),))
         if self.aws:
-            from openkcm.cli import ministack
-
             url = f"http://{HOST}:{self.ports.ministack}"
-            endpoints = {f"aws:{cloud}": url for cloud in shipped.root_regions.get("aws", ())}
-            credentials = {ministack.CREDENTIAL: ministack.credential_settings(self.state)}
-        roots = replace(
-            shipped.roots,
-            directories=(str(self.state / "roots"),),
-            endpoints=shipped.roots.endpoints | endpoints,
-            credentials=shipped.roots.credentials | credentials,
-        )
+            roots = replace(
+                roots,
+                endpoints={f"aws:{cloud}": url for cloud in shipped.root_regions.get("aws", ())},
+                credentials={"aws": {"profile": "default", "credentials_file": str(self.aws_credentials)}},
+                probe_s={"aws": LOCAL_PROBE_S},
+            )
         trust = base64.b64encode(self.trust_root.public_key).decode()
         return replace(shipped, nodes=shipped.nodes[:nodes_per_region] + more, roots=roots, trust_root=trust)
 

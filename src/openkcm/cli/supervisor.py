@@ -148,8 +148,16 @@ class Supervisor:
             ChildFailed: One died, and this supervisor is strict.
         """
         while not self._stop.wait(LOOK_S):
-            for child in self.children.values():
-                self._look_after(child)
+            self.watch_once()
+
+    def watch_once(self) -> None:
+        """Look after every child once.
+
+        Raises:
+            ChildFailed: One died, and this supervisor is strict.
+        """
+        for child in self.children.values():
+            self._look_after(child)
 
     def stop_all(self) -> None:
         """Stop the children in the reverse order of their start, each in order, and kill what does not listen."""

@@ -1,0 +1,123 @@
+"""What a customer does in its own KMS: makes its L1, rotates it, takes it away, gives it back. No part of our planes.
+
+Two kinds of KMS in the one-command stack: a key file the customer owns, and the local AWS.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from openkcm.cli import pki
+from openkcm.cli.endpoints import Root
+from openkcm.cli.layout import HOST, Layout
+
+__all__ = ["AwsCustomer", "Customer", "FileCustomer", "customer_of"]
+
+
+class Customer(Protocol):
+    """One residence's L1, from its owner's side."""
+
+    def make(self) -> Root:
+        """Make the key, if there is none yet, and return how it is linked."""
+
+    def rotate(self) -> str:
+        """Have new material wrap from now on; return what was done, in words."""
+
+    def take_away(self) -> str:
+        """Make the key unusable; return what was done, in words."""
+
+    def give_back(self) -> str:
+        """Undo `take_away`; return what was done, in words."""
+
+
+class FileCustomer:
+    """L1 in a key file: a line per version, the last one wraps."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._away = path.with_name(path.name + ".taken-away")
+
+    def make(self) -> Root:
+        """Make the file with a first version."""
+        if not self._path.exists() and not self._away.exists():
+            self._write([])
+        return Root(provider="file", ref=str(self._path))
+
+    def rotate(self) -> str:
+        """Add a line."""
+        lines = self._path.read_text().splitlines()
+        self._write(lines)
+        return f"added version {len(lines) + 1} to the key file"
+
+    def take_away(self) -> str:
+        """Move the file out of its place."""
+        self._path.rename(self._away)
+        return "took the key file away"
+
+    def give_back(self) -> str:
+        """Move it back."""
+        self._away.rename(self._path)
+        return "put the key file back"
+
+    def _write(self, lines: list[str]) -> None:
+        new = f"v{len(lines) + 1}:{base64.b64encode(os.urandom(32)).decode()}"
+        pki.write_private(self._path, "".join(f"{line}\n" for line in [*lines, new]).encode())
+
+
+class AwsCustomer:
+    """L1 behind an alias in the local AWS KMS: rotation moves the alias to a new key, the cut is DisableKey."""
+
+    def __init__(self, url: str, name: str, region: str) -> None:
+        self._url, self._alias, self._region = url, f"alias/{name}", region
+
+    def make(self) -> Root:
+        """Make a key and its alias."""
+        kms = self._kms()
+        known = {a["AliasName"]: a["AliasArn"] for a in kms.list_aliases()["Aliases"]}
+        if self._alias not in known:
+            arn = self._new_key()
+            kms.create_alias(AliasName=self._alias, TargetKeyId=arn)
+            known[self._alias] = arn.rpartition(":")[0] + f":{self._alias}"
+        return Root(provider="aws", ref=known[self._alias])
+
+    def rotate(self) -> str:
+        """Move the alias to a new key."""
+        self._kms().update_alias(AliasName=self._alias, TargetKeyId=self._new_key())
+        return f"moved {self._alias} to a new key"
+
+    def take_away(self) -> str:
+        """Disable the key behind the alias."""
+        self._kms().disable_key(KeyId=self._target())
+        return "disabled the key"
+
+    def give_back(self) -> str:
+        """Enable it again."""
+        self._kms().enable_key(KeyId=self._target())
+        return "enabled the key"
+
+    def _new_key(self) -> str:
+        return str(self._kms().create_key(Description=f"L1 of {self._alias}")["KeyMetadata"]["Arn"])
+
+    def _target(self) -> str:
+        return str(self._kms().describe_key(KeyId=self._alias)["KeyMetadata"]["KeyId"])
+
+    def _kms(self) -> Any:
+        import boto3
+
+        from openkcm.cli.ministack import ADMIN_KEY, ADMIN_SECRET
+
+        return boto3.client(
+            "kms", endpoint_url=self._url, region_name=self._region, aws_access_key_id=ADMIN_KEY,
+            aws_secret_access_key=ADMIN_SECRET,
+        )  # fmt: skip
+
+
+def customer_of(layout: Layout, tenant: str, region: str) -> Customer:
+    """Return the owner of a residence's L1, in the KMS that this stack uses."""
+    if layout.aws:
+        url = f"http://{HOST}:{layout.ports.ministack}"
+        return AwsCustomer(url, f"{tenant}-{region}", layout.cloud_region(region))
+    return FileCustomer(layout.root_file(tenant, region))

@@ -1,0 +1,178 @@
+"""The command `openkcm`: one line a command. Imports a plane only when its command runs, so that planes stay apart."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["main"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+DEFAULT_STATE = Path(".openkcm")
+
+
+def state_option(function: _F) -> _F:
+    """Add `--state DIR`."""
+    return click.option(
+        "--state", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STATE, show_default=True,
+        help="Directory of the one-command stack.",
+    )(function)  # fmt: skip
+
+
+def process_options(function: _F) -> _F:
+    """Add `--config FILE` and `--ready FILE`."""
+    function = click.option(
+        "--ready", type=click.Path(dir_okay=False, path_type=Path), help="Written when the process serves."
+    )(function)
+    return click.option(
+        "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="Its JSON file."
+    )(function)
+
+
+def json_option(function: _F) -> _F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="openkcm")
+def main() -> None:
+    """Sovereign key management: governance without keys, regional KMIP nodes, one ledger between them."""
+
+
+# --- the one-command stack ------------------------------------------------------------------------------------------
+
+
+@main.command()
+@state_option
+@click.option("--detach", is_flag=True, help="Return when all is ready; the stack stays.")
+@click.option("--stop", is_flag=True, help="Stop the stack that runs on this state directory.")
+@click.option("--port-base", type=click.IntRange(1024, 65000), default=None, help="First of 80 ports; default 5690.")
+@click.option("--aws", is_flag=True, help="Roots in a local AWS KMS instead of key files.")
+@click.option("--nodes-per-region", type=click.IntRange(1, 12), default=1, show_default=True)
+@click.option("--workers", type=click.IntRange(0, 64), default=0, help="KMIP workers a node; 0: cores less one.")
+@click.option("--strict", is_flag=True, help="A process that dies stops everything instead of being restarted.")
+@click.option("--empty", is_flag=True, help="Do not onboard the demo tenants on an empty ledger.")
+@click.option("--demo", is_flag=True, help="Play the demo, then stop; the exit status is the demo's.")
+@json_option
+def up(**options: Any) -> None:
+    """Start hub, regions, nodes, CMK and identity provider, and keep them alive until Ctrl-C."""
+    from openkcm.cli import up as stack
+
+    sys.exit(stack.run(stack.Options(**options)))
+
+
+@main.command()
+@state_option
+@json_option
+@click.option("--backlog", type=click.IntRange(0, 100_000), default=10_000, show_default=True,
+              help="Routine events queued when the kill switch is pulled.")  # fmt: skip
+def demo(state: Path, as_json: bool, backlog: int) -> None:
+    """Play the main job on a running stack: onboard, encrypt, rotate, revoke, restore, cut, audit."""
+    from openkcm.cli import demo as play
+
+    sys.exit(play.run(state, as_json=as_json, backlog=backlog))
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@process_options
+def cmk(config: Path, ready: Path | None) -> None:
+    """Run governance: API, portal, registry."""
+    from openkcm.cli import cmk as process
+
+    process.run(config, ready)
+
+
+@main.command()
+@process_options
+def node(config: Path, ready: Path | None) -> None:
+    """Run a crypto node: custodian and KMIP workers."""
+    from openkcm.execution import node as process
+
+    process.run(config, ready)
+
+
+@main.command()
+@process_options
+def idp(config: Path, ready: Path | None) -> None:
+    """Run the demo's identity provider. Never for production: it asks for no password."""
+    from openkcm.cli import idp as process
+
+    process.run(config, ready)
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def streams() -> None:
+    """Compare or create the declared streams and consumers on a stack's running servers."""
+
+
+@streams.command()
+@state_option
+@click.option("--update", is_flag=True, help="Also bring what exists to what is declared. Can drop what it held.")
+def apply(state: Path, update: bool) -> None:
+    """Create what streams/ declares and is missing."""
+    from openkcm.cli import up as stack
+
+    sys.exit(stack.apply_streams(state, update=update))
+
+
+@streams.command()
+@state_option
+def diff(state: Path) -> None:
+    """Name every difference between live and declared; exit status 1 when there is one."""
+    from openkcm.cli import up as stack
+
+    sys.exit(stack.diff_streams(state))
+
+
+# --- audit ----------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def audit() -> None:
+    """Read the ledger's mirror with the auditor's own key, and check it."""
+
+
+@audit.command()
+@state_option
+@json_option
+def verify(state: Path, as_json: bool) -> None:
+    """Seals, counters, gaps, approvals, acks. Names the first bad event; exit status 1 then, 2 for findings."""
+    from openkcm.cli import audit as auditor
+
+    sys.exit(auditor.verify(state, as_json=as_json))
+
+
+@audit.command()
+@state_option
+@json_option
+def replay(state: Path, as_json: bool) -> None:
+    """Fold the ledger anew and compare with governance's tables row for row."""
+    from openkcm.cli import audit as auditor
+
+    sys.exit(auditor.replay(state, as_json=as_json))
+
+
+@audit.command()
+@state_option
+@json_option
+@click.option("--tenant", help="Only this tenant's orders.")
+def account(state: Path, as_json: bool, tenant: str | None) -> None:
+    """Who ordered what, who approved, which node obeyed after how many milliseconds."""
+    from openkcm.cli import audit as auditor
+
+    sys.exit(auditor.account(state, as_json=as_json, tenant=tenant))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Brings the demo's tenants aboard, through the API and as their own people would. Idempotent; measures each change."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from openkcm.cli.customer import customer_of
+from openkcm.cli.endpoints import Endpoints, Workload
+from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
+from openkcm.cli.portal import Answer, Portal, Problem, SyncTimeout
+from openkcm.contract.seal import Signer
+
+__all__ = ["Change", "onboard", "portal_of"]
+
+VISIBLE_S = 10.0
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that was ordered and obeyed: milliseconds from the API's 202 to the last node's SyncAck seen there."""
+
+    what: str
+    residence: str
+    sync_ms: float
+
+
+def portal_of(endpoints: Endpoints, account: str) -> Portal:
+    """Return the API as one of the demo's people."""
+    return Portal(endpoints.cmk.url, endpoints.people[account].token, ca=endpoints.cmk.ca)
+
+
+def onboard(layout: Layout, endpoints: Endpoints) -> Iterator[Change]:
+    """Register what is missing of the demo's tenants, and yield each change once every node obeys it.
+
+    Raises:
+        Problem: The API refused.
+        SyncTimeout: A node did not acknowledge.
+    """
+    subjects = layout.subjects()
+    with portal_of(endpoints, "provider/operator") as operator:
+        aboard = {tenant["id"] for tenant in operator.get("/tenants")["value"]}
+        for tenant, demo in TENANTS.items():
+            if tenant not in aboard:
+                people = [
+                    {"person": subjects[name], "roles": account.roles, **_approval_key(layout, name)}
+                    for name, account in ACCOUNTS.items()
+                    if name.startswith(f"{tenant}/")
+                ]
+                answer = operator.post("/tenants", {"id": tenant, "regions": demo.regions, "people": people})
+                for region in demo.regions:
+                    yield _settled(operator, f"register {tenant}", tenant, region, answer)
+    for tenant, demo in TENANTS.items():
+        with portal_of(endpoints, f"{tenant}/admin") as admin:
+            for region in demo.regions:
+                yield from _residence(layout, endpoints, admin, tenant, region)
+
+
+def _approval_key(layout: Layout, account: str) -> dict[str, str]:
+    if not ACCOUNTS[account].approves:
+        return {}
+    signer = Signer(layout.approval_key(account).read_bytes())
+    return {"approval_key": base64.b64encode(signer.public_key).decode()}
+
+
+def _residence(layout: Layout, endpoints: Endpoints, admin: Portal, tenant: str, region: str) -> Iterator[Change]:
+    """L1, then systems, then workloads: each needs the one before."""
+    path = f"/tenants/{tenant}/regions/{region}"
+    now = _visible(admin, path)
+    if not now.get("root"):
+        root = customer_of(layout, tenant, region).make()
+        answer = admin.put(f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
+        yield _settled(admin, "link L1", tenant, region, answer)
+    systems = {system["system"] for system in now.get("systems", ())}
+    workloads = {workload["workload"] for workload in now.get("workloads", ())}
+    for system in TENANTS[tenant].systems:
+        if system not in systems:
+            answer = admin.post(f"{path}/systems", {"system": system})
+            yield _settled(admin, f"register system {system}", tenant, region, answer)
+        if system not in workloads:
+            certificate = Path(_workload(endpoints, tenant, system).cert).read_text()
+            body = {"workload": system, "system": system, "certificate": certificate}
+            answer = admin.post(f"{path}/workloads", body)
+            yield _settled(admin, f"enrol workload {system}", tenant, region, answer)
+
+
+def _workload(endpoints: Endpoints, tenant: str, system: str) -> Workload:
+    return endpoints.workloads[f"{tenant}/{system}"]
+
+
+def _visible(admin: Portal, path: str) -> Answer:
+    """Read a residence that has just been ordered: the read model takes it in a moment later."""
+    deadline = time.monotonic() + VISIBLE_S
+    while True:
+        try:
+            return admin.get(path)
+        except Problem as problem:
+            if problem.status not in {403, 404} or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def _settled(portal: Portal, what: str, tenant: str, region: str, answer: Answer) -> Change:
+    path = f"/tenants/{tenant}/regions/{region}"
+    _visible(portal, path)
+    generation = int(answer.get("generation") or 0)
+    try:
+        portal.wait_in_sync(path, "routine", generation)
+    except SyncTimeout as late:
+        raise SyncTimeout(f"{what}: {late}") from late
+    took_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - answer.at_ns
+    return Change(what=what, residence=f"{tenant}/{region}", sync_ms=took_ns / 1e6)

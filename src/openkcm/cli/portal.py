@@ -1,0 +1,146 @@
+"""The API's client for the one-command stack: one person's token, JSON in and out. Retries nothing by itself."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+
+__all__ = ["Answer", "Portal", "Problem", "SyncTimeout"]
+
+API: Final = "/cmk/v1"
+LOOK_S: Final = 0.01
+SYNC_S: Final = 20.0
+
+
+class Problem(Exception):
+    """An answer that is no success: application/problem+json, or nothing understandable."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{status} {code}: {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class SyncTimeout(Exception):
+    """The nodes did not acknowledge in time."""
+
+
+class Answer(dict[str, Any]):
+    """A JSON answer. `status`: HTTP's. `at_ns`: when its last byte was here, CLOCK_BOOTTIME, as nodes count."""
+
+    status: int
+    at_ns: int
+    etag: str | None
+
+
+class Portal:
+    """The API with one person's token.
+
+    Args:
+        url: Of the CMK; `ca`: PEM file, None for plain HTTP on loopback.
+    """
+
+    def __init__(self, url: str, token: str, *, ca: str | None = None, timeout_s: float = 15.0) -> None:
+        self._client = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            verify=ca if ca is not None else True,
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: str | int) -> Answer:
+        """Read.
+
+        Raises:
+            Problem: The API says no.
+        """
+        return self._ask("GET", path, params=query)
+
+    def post(self, path: str, body: object, **query: str | int) -> Answer:
+        """Order something; the answer 202 says it is recorded.
+
+        Raises:
+            Problem: The API says no; nothing was recorded.
+        """
+        return self._ask("POST", path, body=body, params=query)
+
+    def put(self, path: str, body: object) -> Answer:
+        """As `post`.
+
+        Raises:
+            Problem: The API says no.
+        """
+        return self._ask("PUT", path, body=body)
+
+    def patch(self, path: str, body: object) -> Answer:
+        """As `post`, with a merge-patch.
+
+        Raises:
+            Problem: The API says no.
+        """
+        return self._ask("PATCH", path, body=body, content_type="application/merge-patch+json")
+
+    def delete(self, path: str) -> Answer:
+        """As `post`.
+
+        Raises:
+            Problem: The API says no.
+        """
+        return self._ask("DELETE", path)
+
+    def wait_in_sync(self, path: str, lane: str, counter: int, *, timeout_s: float = SYNC_S) -> Answer:
+        """Return the residence's sync once every node has acknowledged `counter` on `lane`.
+
+        Raises:
+            SyncTimeout: Not within `timeout_s`; the message has the last answer.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = self.get(f"{path}/sync")
+            of_lane = answer[lane]
+            if of_lane["counter"] >= counter and of_lane["status"] in {"InSync", "Revoked"}:
+                return answer
+            if of_lane["status"] == "Failed":
+                raise SyncTimeout(f"{path}: {lane} {counter} failed: {dict(answer)}")
+            if time.monotonic() > deadline:
+                raise SyncTimeout(f"{path}: {lane} {counter} is not in sync after {timeout_s} s: {dict(answer)}")
+            time.sleep(LOOK_S)
+
+    def _ask(
+        self, method: str, path: str, *, body: object = None, params: dict[str, str | int] | None = None,
+        content_type: str = "application/json",
+    ) -> Answer:  # fmt: skip
+        headers = {} if method == "GET" else {"Idempotency-Key": str(uuid.uuid4())}
+        content = None
+        if body is not None:
+            content, headers["Content-Type"] = msgspec.json.encode(body), content_type
+        try:
+            response = self._client.request(method, API + path, content=content, params=params, headers=headers)
+        except httpx.HTTPError as bad:
+            raise Problem(0, "unreachable", f"{method} {path}: {bad or type(bad).__name__}") from bad
+        at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        try:
+            decoded = msgspec.json.decode(response.content) if response.content else {}
+        except msgspec.DecodeError:
+            decoded = {"detail": response.text[:500]}
+        if response.status_code >= httpx.codes.BAD_REQUEST:
+            detail = f"{method} {path}: {decoded.get('detail') or decoded.get('title') or decoded}"
+            raise Problem(response.status_code, str(decoded.get("code", "")), detail)
+        answer = Answer(decoded if isinstance(decoded, dict) else {"value": decoded})
+        answer.status, answer.at_ns, answer.etag = response.status_code, at_ns, response.headers.get("ETag")
+        return answer
