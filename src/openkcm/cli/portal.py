@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
@@ -58,9 +57,7 @@ class Portal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def get(self, path: str, **query: str | int) -> Answer:

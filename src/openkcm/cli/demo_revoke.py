@@ -1,0 +1,150 @@
+"""Step 4 of the demo: the kill switch is pulled while KMIP load runs and routine events wait behind a held lane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any, Final
+
+from openkcm.cli import rogue
+from openkcm.cli.audit import audited, read_mirror, trust_root
+from openkcm.cli.layout import TENANTS
+from openkcm.cli.load import Load, Record
+from openkcm.cli.stage import LOOK_S, Stage
+from openkcm.contract import decrees as d
+from openkcm.contract import envelope, reports
+
+__all__ = ["revoke"]
+
+ACME: Final = "acme"
+REGIONS: Final = TENANTS[ACME].regions
+REVOKED_S: Final = 20.0
+BACKLOG_S: Final = 300.0
+
+
+def revoke(stage: Stage) -> None:
+    """4: per node the ms from the API's answer to the gate's closing and to the SyncAck; nothing served after it."""
+    admin = stage.portal("acme/admin")
+    dry = admin.post(f"/tenants/{ACME}/revocations", {"reason": "demo"}, dryRun="true")
+    stage.must(dry.status < 300, f"the dry run answered {dry.status}")
+    before = {region: admin.get(f"/tenants/{ACME}/regions/{region}") for region in REGIONS}
+    stage.must(all(r["state"] == "Active" for r in before.values()), "a dry run changed something")
+    stage.fact("the dry run showed what would be cut, and cut nothing")
+    stage.say(f"holding the routine lanes and queuing {stage.backlog} events behind them")
+    rogue.pause_routine(stage.layout)
+    try:
+        queued = rogue.queue_backlog(stage.layout, [(ACME, region) for region in REGIONS], stage.backlog)
+        with contextlib.ExitStack() as running:
+            loads = {
+                region: running.enter_context(stage.load(region, stage.kept["ciphertexts"][region]["uid"]))
+                for region in REGIONS
+            }
+            time.sleep(0.5)  # some load before
+            waiting = _waiting(stage)
+            stage.figure("routine events waiting at the nodes at the pull", waiting)
+            stage.must(waiting >= queued, f"{waiting} routine events wait, not the {queued} that were queued")
+            _pull(stage, loads, before)
+    finally:
+        rogue.resume_routine(stage.layout)
+    stage.say("letting the backlog through")
+    start = time.monotonic()
+    for region in REGIONS:
+        path = f"/tenants/{ACME}/regions/{region}"
+        admin.wait_in_sync(path, "routine", int(admin.get(path)["generation"]), timeout_s=BACKLOG_S)
+    stage.figure("backlog applied afterwards in (s)", time.monotonic() - start)
+
+
+def _waiting(stage: Stage) -> int:
+    """How many routine events are in acme's residences and not yet acknowledged by their slowest node."""
+    admin, total = stage.portal("acme/admin"), 0
+    for region in REGIONS:
+        path = f"/tenants/{ACME}/regions/{region}"
+
+        def caught_up(path: str = path, region: str = region) -> Any:
+            now = admin.get(f"{path}/sync")
+            floors = [n["routine"] for n in now["nodes"] if n["node"].startswith(region)]
+            return (now["routine"]["counter"], min(_floor(f) for f in floors))
+
+        known = caught_up()
+        while (newer := caught_up()) != known:  # governance's tables take the backlog in
+            known = newer
+            time.sleep(5 * LOOK_S)
+        total += known[0] - known[1]
+    return total
+
+
+def _floor(routine: Any) -> int:
+    return int(routine["floor"] if isinstance(routine, dict) else routine or 0)
+
+
+def _pull(stage: Stage, loads: dict[str, Load], before: dict[str, Any]) -> None:
+    admin = stage.portal("acme/admin")
+    stage.say("pulling the kill switch")
+    answer = admin.post(f"/tenants/{ACME}/revocations", {"reason": "demo"}, dryRun="false")
+    stage.must(answer.status == 202, f"the revocation answered {answer.status}")
+    ordered = {r["region"]: r for r in answer["revocations"]}
+    stage.must(set(ordered) == set(REGIONS), f"revoked in {sorted(ordered)}, not in {sorted(REGIONS)}")
+    stage.kept["revocations"] = {r["event"] for r in ordered.values()}
+    said_revoked: dict[str, int] = {}
+
+    def all_revoked() -> bool:
+        for region in REGIONS:
+            if region not in said_revoked:
+                critical = admin.get(f"/tenants/{ACME}/regions/{region}/sync")["critical"]
+                stage.must(critical["status"] != "RevokedByLease", f"{region}: revoked by lease, not by acks")
+                if critical["status"] == "Revoked" and critical["counter"] > before[region]["fence"]:
+                    said_revoked[region] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return len(said_revoked) == len(REGIONS)
+
+    stage.wait(all_revoked, "the portal says Revoked", timeout_s=REVOKED_S)
+    time.sleep(0.5)  # load goes on against closed gates
+    records = {region: load.end() for region, load in loads.items()}
+    for region in REGIONS:
+        refused = stage.decrypts(region)
+        stage.must("refused" in refused, f"{region}: revoked, and yet: {dict(refused)}")
+        for ack in _confirmed(stage, region, ordered[region]["event"]):
+            _judge(stage, region, ack, records[region], answer.at_ns, said_revoked[region])
+    stage.fact("the portal said Revoked only after every node's ack; the sealed acks are in the ledger")
+
+
+def _confirmed(stage: Stage, region: str, event: str) -> list[tuple[str, reports.SyncAck, int]]:
+    """Return (node, ack, its time in ms) as RevocationConfirmed embeds them in the ledger, once the auditor has it."""
+
+    def found() -> list[tuple[str, reports.SyncAck, int]]:
+        whole = audited(asyncio.run(read_mirror(stage.layout.state)), trust_root(stage.layout.state))
+        for one in whole.events:
+            if isinstance(one.decree, d.RevocationConfirmed) and one.decree.revocation == event:
+                stage.must(one.decree.outcome == "acked", f"{region}: confirmed by {one.decree.outcome}")
+                sealed = [envelope.decode(bytes(raw)) for raw in one.decree.acks]
+                acks = [(s.actor.subject, reports.read(s.tag, s.data), s.at_ms) for s in sealed]
+                return [(node, ack, at_ms) for node, ack, at_ms in acks if isinstance(ack, reports.SyncAck)]
+        return []
+
+    acks: list[tuple[str, reports.SyncAck, int]] = stage.wait(found, f"{region}: RevocationConfirmed in the ledger")
+    return acks
+
+
+def _judge(
+    stage: Stage, region: str, acked: tuple[str, reports.SyncAck, int], records: list[Record], answered_ns: int,
+    said_ns: int,
+) -> None:  # fmt: skip
+    """One node: when its gate closed, when it acknowledged, and that it served nothing that was asked later."""
+    node, ack, at_ms = acked
+    closed_ns = ack.closed_boottime_ns
+    stage.must(closed_ns is not None, f"{node}: an ack without the gate's closing")
+    assert closed_ns is not None
+    to_boottime_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.time_ns()) / 1e6
+    acked_ms = at_ms + to_boottime_ms - answered_ns / 1e6
+    stage.figure(f"API's answer to gate closed, {node} (ms)", (closed_ns - answered_ns) / 1e6)
+    stage.figure(f"API's answer to SyncAck, {node} (ms)", acked_ms)
+    stage.must(said_ns / 1e6 + 1 >= at_ms + to_boottime_ms, f"{node}: the portal said Revoked before the ack")
+    served = [r for r in records if r.outcome == "served"]
+    late = [r for r in served if r.sent_ns > closed_ns]
+    wrong = [r for r in records if r.outcome == "wrong"]
+    refused = [r for r in records if r.outcome == "refused"]
+    stage.must(any(r.sent_ns < closed_ns for r in served), f"{node}: no load was served before the closing")
+    stage.must(refused, f"{node}: no load was refused after the closing")
+    stage.must(not late, f"{node}: {len(late)} operations asked after the gate's closing were served")
+    stage.must(not wrong, f"{node}: {len(wrong)} wrong answers")
+    stage.figure(f"served before / refused after / served after, {region}", f"{len(served)} / {len(refused)} / 0")
