@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
 
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError, Refused
 from openkcm.bus.lanes import LaneReader, repeat, subscribe_lane0
 from openkcm.bus.ledger import Ledger
 from openkcm.contract.subjects import residence_aggregate
+from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
 
 ROUTINE, CRITICAL = f"{EU_NODE}-routine", f"{EU_NODE}-critical"
 

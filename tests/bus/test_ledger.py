@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from orbital_fixture import EU, EU_NODE, US_NODE, Orbital, running_orbital
 
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import Conflict, Refused, SameIdOtherMessage, TooLarge, Unavailable
 from openkcm.bus.lanes import mirror_head, subscribe_lane0
 from openkcm.bus.ledger import Ledger
 from openkcm.contract.subjects import residence_aggregate
+from orbital_fixture import EU, EU_NODE, US_NODE, Orbital, running_orbital
 
 
 def new_id() -> str:
@@ -152,7 +152,7 @@ async def test_a_critical_decree_reaches_lane0_of_its_region_alone_and_both_mirr
             assert await region.get() == Stored(of_all.sequence, for_all, b"key", id_of_all)
         for node in (eu, us):
             for stream in ("LEDGER", "LEDGER-CRITICAL"):
-                while await mirror_head(node, stream) < of_all.sequence:
+                while await mirror_head(node, stream) < of_all.sequence:  # noqa: ASYNC110 -- on the server
                     await asyncio.sleep(0.01)
     await eu.close()
     await us.close()
@@ -164,7 +164,7 @@ async def test_the_auditors_mirror_has_everything_and_takes_nothing(orbital: Orb
     auditor = await orbital.connect("auditor")
     theirs = Ledger(auditor)
     async with asyncio.timeout(15):
-        while (await theirs.info()).last < done.sequence:
+        while (await theirs.info()).last < done.sequence:  # noqa: ASYNC110 -- it happens on the server
             await asyncio.sleep(0.05)
     assert [s async for s in theirs.read_all()] == [s async for s in ledger.read_all()]
     with pytest.raises(Refused):
@@ -181,7 +181,7 @@ async def test_follow_goes_on_without_gap_or_duplicate_over_a_hub_killed_and_res
 
         async def reading(filters: list[str] | None, into: list[Stored]) -> None:
             async for stored in Ledger(reader).follow(after=0, filters=filters):
-                into.append(stored)
+                into.append(stored)  # noqa: PERF401 -- it never ends
 
         filtered: list[Stored] = []
         tasks = [
@@ -206,7 +206,7 @@ async def test_follow_goes_on_without_gap_or_duplicate_over_a_hub_killed_and_res
                         await asyncio.sleep(0.05)
             sent.append((on, b"%d" % number, id_))
         async with asyncio.timeout(20):
-            while len(seen) < 60 or len(filtered) < 6:
+            while len(seen) < 60 or len(filtered) < 6:  # noqa: ASYNC110 -- two readers fill them
                 await asyncio.sleep(0.02)
         for task in tasks:
             task.cancel()

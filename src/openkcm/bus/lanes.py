@@ -28,7 +28,10 @@ __all__ = ["LaneReader", "mirror_head", "repeat", "subscribe_lane0"]
 log = logging.getLogger(__name__)
 PULL_S: Final = 10.0  # a long poll; the server ends it with a status message
 PULL_GRACE_S: Final = 2.0  # beyond it the pull counts as lost
-AGAIN_S: Final = 0.003  # between two resets, while older pulls still take a share
+AGAIN_S: Final = 0.003  # between two resets, while older deliveries are still on their way
+NEXT: Final = "$JS.API.CONSUMER.MSG.NEXT"
+FENCE: Final = "fence"
+FENCE_S: Final = 2.0
 _DELETED: Final = "Consumer Deleted"
 
 
@@ -41,7 +44,8 @@ class LaneReader:
         self._arrived: deque[Stored] = deque()
         self._news = asyncio.Event()
         self._replies: dict[int, str] = {}
-        self._inbox = ""
+        self._inbox = connection.own_inbox(self._name)
+        self._fenced = asyncio.Event()
         self._end: Callable[[], Awaitable[None]] | None = None
         self._cursor: int | None = None
         self._heard = 0
@@ -56,40 +60,47 @@ class LaneReader:
     async def reset(self, sequence: int) -> None:
         """Go on behind `sequence` (0: from the beginning), exactly; what was fetched and not acknowledged comes again.
 
-        A pull cannot be taken back: what it may still bring of before the reset is told by its delivery number, which
-        starts again at 1; anything else than the next number makes the reader start over behind its cursor. (A server
-        with leaf nodes also serves the pulls of a process that died, for two seconds: the same remedy.)
+        A pull cannot be taken back, not even that of a process that was killed: a server with leaf nodes fills it
+        for two seconds more. So (1) the inbox is the same over restarts, and nothing is delivered past this reader;
+        (2) where an older delivery could be taken for the first of this reset, all of them are awaited first;
+        (3) anything but the next delivery number, which a reset starts again at 1, makes the reader start over.
 
         Raises:
             Unavailable, Refused: As they say; the reader is as unusable as before, call again.
         """
-        backwards = self._left > 0 and self._delivered == 0 and sequence < self._heard
-        if self._end is None or backwards:  # only here could an old number 1 be taken for a new one: a new inbox
-            await self._listen()
+        ambiguous = self._end is None or (self._left > 0 and self._delivered == 0 and sequence < self._heard)
+        self._stale = True
+        if self._end is None:  # (1)
+            self._end = await self._connection.subscribe(f"{self._inbox}.*", self._hear)
+        if ambiguous:  # (2)
+            await self._reset_consumer(sequence)
+            await self._fence()
         self._arrived.clear()
         self._replies.clear()
         self._cursor = self._heard = sequence
-        self._delivered = 0
+        self._delivered = 0  # (3)
         self._failed = None
         self._stale = False  # from here on what comes counts: the first may be here before the answer is
-        done = False
         try:
-            answer = await api(self._connection, f"$JS.API.CONSUMER.RESET.{self._name}", {"seq": sequence + 1})
-            done = "error" not in answer
-        finally:
-            if not done:
-                self._stale = True
-                self._arrived.clear()
-        if not done:
+            await self._reset_consumer(sequence)
+        except BaseException:
+            self._stale = True
+            self._arrived.clear()
+            raise
+
+    async def _reset_consumer(self, sequence: int) -> None:
+        answer = await api(self._connection, f"$JS.API.CONSUMER.RESET.{self._name}", {"seq": sequence + 1})
+        if "error" in answer:
             raise Unavailable(f"{self._name} is not reset: {answer['error'].get('description')}")
 
-    async def _listen(self) -> None:
-        if self._end is not None:
-            await self._end()
-            self._end = None
-        self._left = 0
-        self._inbox = self._connection.inbox()
-        self._end = await self._connection.subscribe(f"{self._inbox}.*", self._hear)
+    async def _fence(self) -> None:
+        """Return when all that the consumer sent before is here: a malformed pull is refused in the same queue."""
+        self._fenced.clear()
+        await self._connection.publish_checked(f"{NEXT}.{self._name}", b"{", reply=f"{self._inbox}.{FENCE}")
+        try:
+            await asyncio.wait_for(self._fenced.wait(), FENCE_S)
+        except TimeoutError as late:
+            raise Unavailable(f"{self._name}: no answer within {FENCE_S} s") from late
 
     async def fetch(self, batch: int, wait_s: float) -> list[Stored]:
         """Return up to `batch` messages as soon as there is one, in order; none when none came within `wait_s`.
@@ -152,9 +163,8 @@ class LaneReader:
         body = msgspec.json.encode({"batch": batch, "expires": int(PULL_S * 1e9)})
         self._left = batch
         self._pull_ends_at = _now() + PULL_S + PULL_GRACE_S
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._name}"
         try:
-            await self._connection.publish_checked(subject, body, reply=f"{self._inbox}.{self._pulls}")
+            await self._connection.publish_checked(f"{NEXT}.{self._name}", body, reply=f"{self._inbox}.{self._pulls}")
         except BusError:
             self._left = 0
             raise
@@ -163,6 +173,8 @@ class LaneReader:
         status = message.headers.get("Status")
         if not message.subject.startswith(self._inbox):
             self._hear_stored(message)
+        elif message.subject == f"{self._inbox}.{FENCE}":
+            self._fenced.set()
         elif status is not None and message.subject == f"{self._inbox}.{self._pulls}":
             self._hear_status(status, message.headers.get("Description", ""))
         self._news.set()
@@ -178,7 +190,7 @@ class LaneReader:
 
     def _hear_stored(self, message: Message) -> None:
         try:
-            sequence, delivery = _place(message.reply)
+            sequence, delivery = _place(message.reply, self._name)
         except ValueError:
             log.warning("%s: dropped a message that is not from its consumer", self._name)
             return
@@ -203,13 +215,16 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _place(reply: str) -> tuple[int, int]:
-    """Return (stream sequence, delivery sequence) from `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<n>...`."""
+def _place(reply: str, consumer: str) -> tuple[int, int]:
+    """Return (stream sequence, delivery number) from `$JS.ACK.<stream>.<consumer>.<times>.<sequence>.<number>...`.
+
+    Raises:
+        ValueError: Not from that consumer: somebody made the server answer onto this inbox.
+    """
     tokens = reply.split(".")
-    if tokens[:2] != ["$JS", "ACK"] or len(tokens) < 9:
+    if tokens[:2] != ["$JS", "ACK"] or ".".join(tokens[2:4]) != consumer or len(tokens) < 9:
         raise ValueError(reply)
-    shift = 2 if len(tokens) > 9 else 0
-    return int(tokens[5 + shift]), int(tokens[6 + shift])
+    return int(tokens[5]), int(tokens[6])
 
 
 async def subscribe_lane0(

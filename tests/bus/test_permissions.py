@@ -1,0 +1,226 @@
+"""The running servers permit what the table says, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+import uuid
+
+import nats.errors
+import pytest
+
+from openkcm.bus.connection import Connection
+from openkcm.bus.errors import BusError, Refused, Unavailable
+from openkcm.bus.feed import matches
+from openkcm.bus.ledger import Ledger
+from openkcm.bus.permissions import (
+    ACCOUNT_OF,
+    RULES,
+    account_of_region,
+    allowed,
+    hub_includes,
+    users_of_hub,
+    users_of_leaf,
+)
+from openkcm.bus.publish import api
+from openkcm.cli.orbital import _binary
+from orbital_fixture import EU, EU_NODE, US_NODE, Orbital, shipped_regions
+
+EU_RECORD = f"kcm.decree.{EU}.acme.routine.residence.acme"
+
+
+def roles_of(user: str, region: str) -> tuple[str, str, str]:
+    """(role, region, node) of a user."""
+    if user in ACCOUNT_OF:
+        return user, "", ""
+    return ("{region}-admin", region, "") if user == f"{region}-admin" else ("{node}", region, user)
+
+
+def concrete(subject: str) -> str:
+    return subject.replace("*", "x").replace(">", "x.y")
+
+
+def every_subject() -> list[tuple[str, str]]:
+    """Each verb and subject that anybody is allowed anywhere, as one that can be sent, and some that nobody is."""
+    found = {
+        (rule.verb, concrete(rule.subject.replace("{region}", region).replace("{node}", f"{region}-{number}")))
+        for rule in RULES
+        for region in ("eu-frankfurt", "us-virginia")
+        for number in (1, 2)
+    }
+    for nobodys in (
+        "kcm.upstream.eu-frankfurt",
+        "kcm.mirror.eu-frankfurt",
+        "$SYS.REQ.SERVER.PING",
+        "kcm.x",
+        "_INBOX.x",
+    ):
+        found |= {("publish", nobodys), ("subscribe", nobodys)}
+    return sorted(found)
+
+
+def users(orbital: Orbital) -> list[tuple[str, str]]:
+    hub = [(user, "") for user in users_of_hub(orbital.regions) if not user.startswith("leaf-")]
+    return hub + [(user, region.region) for region in orbital.regions for user in users_of_leaf(region)]
+
+
+async def test_every_user_can_publish_and_subscribe_what_the_table_says_and_nothing_else(orbital: Orbital) -> None:
+    for user, home in users(orbital):
+        role, region, node = roles_of(user, home)
+        connection = await orbital.connect(user)
+        for verb, subject in every_subject():
+            says = any(matches(pattern, subject) for pattern in allowed(role, verb, region=region, node=node))
+            try:
+                if verb == "publish":
+                    await connection.publish_checked(subject, b"")
+                else:
+                    await (await connection.subscribe(subject, ignore))()
+                did = True
+            except Refused:
+                did = False
+            assert did is says, f"{user} {verb} {subject}"
+        await connection.close()
+
+
+async def ignore(_: object) -> None: ...
+
+
+async def test_a_region_reads_nothing_of_another_and_makes_no_consumer_and_reports_for_nobody_else(
+    orbital: Orbital,
+) -> None:
+    cmk, node = await orbital.connect("cmk"), await orbital.connect(US_NODE)
+    await Ledger(cmk).append(EU_RECORD, b"eu only", id=str(uuid.uuid4()), tag="X.1", expected_last=None)
+    for subject, body in (
+        ("$JS.API.CONSUMER.CREATE.LEDGER.mine", b'{"stream_name":"LEDGER","config":{"filter_subject":"kcm.>"}}'),
+        ("$JS.API.CONSUMER.DURABLE.CREATE.LEDGER.mine", b"{}"),
+        ("$JS.API.CONSUMER.RESET.LEDGER.eu-frankfurt-1-routine", b'{"seq":1}'),
+        ("$JS.API.CONSUMER.RESET.LEDGER.us-virginia-2-routine", b'{"seq":1}'),
+        ("$JS.API.CONSUMER.RESET.REPORTS-OUT.hub-us-virginia", b'{"seq":1}'),
+        ("$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-us-virginia", b'{"seq":1}'),
+        ("$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-eu-frankfurt", b'{"seq":1}'),
+        ("$JS.ledger.API.STREAM.INFO.LEDGER", b""),
+        ("$JS.hub.API.STREAM.INFO.LEDGER", b""),
+        ("$JS.eu-frankfurt.API.STREAM.INFO.LEDGER", b""),
+        ("$JS.API.STREAM.MSG.GET.LEDGER", b'{"seq":1}'),
+        ("$JS.API.DIRECT.GET.LEDGER", b'{"seq":1}'),
+        ("$JS.API.STREAM.PURGE.VAULT", b""),
+        ("kcm.vault.eu-frankfurt.acme.key.1", b"x"),
+        ("kcm.report.eu-frankfurt.eu-frankfurt-1.acme.sync-ack", b"x"),
+        ("kcm.report.us-virginia.us-virginia-2.acme.sync-ack", b"x"),
+        (EU_RECORD, b"x"),
+    ):
+        with pytest.raises(Refused):
+            await node.request(subject, body)
+    for subject in ("kcm.lane0.eu-frankfurt.>", "kcm.beat.eu-frankfurt", "kcm.>", ">", "_INBOX.>", "kcm.vault.>"):
+        with pytest.raises(Refused):
+            await node.subscribe(subject, ignore)
+    admin = await orbital.connect("us-virginia-admin")
+    info = await api(admin, "$JS.API.STREAM.INFO.LEDGER", {"subjects_filter": ">"})
+    assert not [s for s in info["state"].get("subjects") or {} if EU in s]
+    for connection in (cmk, node, admin):
+        await connection.close()
+
+
+async def test_a_reply_subject_makes_no_server_write_into_the_ledger(orbital: Orbital) -> None:
+    cmk, node = await orbital.connect("cmk"), await orbital.connect(EU_NODE)
+    before = await Ledger(cmk).info()
+    target = f"kcm.decree.{EU}.acme.critical.residence.acme"
+    control = b"NATS/1.0 100 FlowControl Request\r\nNats-Consumer-Stalled: " + target.encode()
+    for subject, body in (
+        ("$JS.API.STREAM.INFO.LEDGER", b""),
+        (f"$JS.API.CONSUMER.RESET.LEDGER.{EU_NODE}-routine", b'{"seq":1}'),
+        (f"$JS.API.CONSUMER.MSG.NEXT.LEDGER.{EU_NODE}-routine", b'{"batch":1,"no_wait":true}'),
+        (f"kcm.report.{EU}.{EU_NODE}.acme.sync-ack", b"x"),
+        (f"kcm.report.{EU}.{EU_NODE}._.health-check", b"x"),
+        (f"kcm.report.{EU}.{EU_NODE}._.health-check", control),
+        (f"kcm.vault.{EU}.acme.key.1", b"x"),
+        ("$JS.API.STREAM.MSG.GET.VAULT", b'{"seq":1}'),
+    ):
+        for reply in (target, f"kcm.upstream.{EU}", f"$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-{EU}"):
+            await node.publish(subject, body, reply=reply)
+    await node.flush()
+    # Behind all of it on the same path: one honest health check that the hub has heard.
+    heard: list[bytes] = []
+
+    async def hear(message: object) -> None:
+        heard.append(message.body)
+
+    await cmk.subscribe("kcm.report.*.*._.health-check", hear)
+    while b"last" not in heard:
+        await node.publish(f"kcm.report.{EU}.{EU_NODE}._.health-check", b"last")
+        await cmk.flush()
+    assert await Ledger(cmk).info() == before
+    await cmk.close()
+    await node.close()
+
+
+async def test_a_leafs_key_opens_no_client_connection_and_a_client_needs_a_certificate(orbital: Orbital) -> None:
+    with pytest.raises((Refused, Unavailable)):
+        await connect_as(orbital, f"leaf-{EU}")
+    with pytest.raises((Refused, Unavailable)):
+        await connect_as(orbital, US_NODE, server=EU)
+    import ssl
+
+    from nats.aio.client import Client
+
+    bare = ssl.create_default_context(cafile=orbital.access("cmk").ca)
+    with pytest.raises((OSError, nats.errors.Error, TimeoutError)):
+        await Client().connect(
+            orbital.access("cmk").url, tls=bare, nkeys_seed=orbital.access("cmk").nkey, allow_reconnect=False
+        )
+
+
+async def connect_as(orbital: Orbital, user: str, server: str = "hub") -> Connection:
+    from openkcm.bus.connection import connect
+    from openkcm.cli import orbital as servers
+
+    return await connect(servers.access(orbital.state_dir, user, orbital.ports[server]), name=user, timeout_s=1.5)
+
+
+def test_every_running_server_syncs_always_listens_on_loopback_and_verifies_clients(orbital: Orbital) -> None:
+    for name, ports in orbital.ports.items():
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports.monitor}/varz") as answer:
+            varz = json.load(answer)
+        assert varz["jetstream"]["config"]["sync_always"] is True, name
+        assert varz["jetstream"]["config"]["domain"] == name
+        assert varz["host"] == varz["http_host"] == "127.0.0.1"
+        assert varz["auth_required"]
+        assert varz["tls_required"]
+        assert varz["tls_verify"]
+        assert varz["leaf"].get("host", "127.0.0.1") == "127.0.0.1"
+
+
+def test_the_shipped_configurations_parse_with_their_includes(orbital: Orbital) -> None:
+    for name in orbital.ports:
+        directory = orbital.state_dir / "nats" / name
+        configuration = "nats.conf" if name == "hub" else "leaf.conf"
+        done = subprocess.run([_binary(), "-t", "-c", configuration], cwd=directory, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_region_with_one_of_the_buss_own_names_is_refused() -> None:
+    for name in ("hub", "ledger", "reports", "audit", "global", "critical-x"):
+        with pytest.raises(ValueError, match="cannot be called"):
+            account_of_region(name)
+
+
+def test_no_account_crossing_leads_into_the_ledger_but_health() -> None:
+    regions = shipped_regions()
+    text = hub_includes(regions, dict.fromkeys(users_of_hub(regions), "U"))["ledger.conf"]
+    imports = text[text.index("imports:") :]
+    streams = [line for line in imports.splitlines() if "{ stream:" in line]
+    assert len(streams) == 3  # each region's health, and what REPORTS republishes
+    assert all("health-check" in line or "kcm.reported" in line for line in streams)
+
+
+async def test_a_connection_with_unreadable_files_or_nobody_there_says_so(orbital: Orbital) -> None:
+    import msgspec
+
+    from openkcm.bus.connection import connect
+
+    good = orbital.access("cmk")
+    with pytest.raises(BusError, match="access files"):
+        await connect(msgspec.structs.replace(good, nkey="/nowhere"), name="x")
+    with pytest.raises(Unavailable):
+        await connect(msgspec.structs.replace(good, url="tls://127.0.0.1:1"), name="x", timeout_s=0.5)
