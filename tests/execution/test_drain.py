@@ -34,7 +34,8 @@ class Process:
         )  # fmt: skip
 
     def say(self, word: str, *, answer: bool = True) -> None:
-        assert self.child.stdin and self.child.stdout
+        assert self.child.stdin
+        assert self.child.stdout
         print(word, file=self.child.stdin, flush=True)
         if answer:
             self.child.stdout.readline()

@@ -49,7 +49,8 @@ sys.stdin.read()
 
 def _serve(where: str, pattern: bytes) -> int:
     child = subprocess.Popen([sys.executable, "-c", SERVING, where], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdin and child.stdout
+    assert child.stdin
+    assert child.stdout
     child.stdin.write(bytes(b ^ 0x5A for b in pattern))
     child.stdin.flush()
     try:
