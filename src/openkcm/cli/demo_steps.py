@@ -165,6 +165,7 @@ def restore(stage: Stage) -> None:
         took_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - granted.at_ns) / 1e6
         stage.figure(f"second signature to decrypting again, {region} (ms)", took_ms)
         stage.must(base64.b64decode(opened) == PLAINTEXT, "the old ciphertext gave something else")
+        stage.wait(partial(_has_state, stage, path, "Active"), f"{region}: the portal says Active again")
     stage.fact(
         f"the old ciphertext decrypts again; {subjects['acme/admin'][:8]} asked, {subjects['acme/approver'][:8]} signed"
     )
