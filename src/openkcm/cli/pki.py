@@ -5,7 +5,7 @@ Idempotent: what exists, fits and has time left is kept.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["Authority", "authority", "write_private"]
 CA_DAYS: Final = 3650
 DAYS: Final = 397
 RENEW_DAYS: Final = 7
-_BACKDATED: Final = datetime.timedelta(minutes=5)  # clocks of clients
+_BACKDATED: Final = dt.timedelta(minutes=5)  # clocks of clients
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -134,7 +134,7 @@ def authority(state_dir: Path) -> Authority:
 
 
 def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -142,7 +142,7 @@ def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days:
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + datetime.timedelta(days=days))
+        .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
@@ -168,5 +168,5 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _has_time_left(certificate: x509.Certificate) -> bool:
-    now = datetime.datetime.now(datetime.UTC)
-    return certificate.not_valid_after_utc - now > datetime.timedelta(days=RENEW_DAYS)
+    now = dt.datetime.now(dt.UTC)
+    return certificate.not_valid_after_utc - now > dt.timedelta(days=RENEW_DAYS)
