@@ -77,6 +77,8 @@ class Connection:
         self._inbox = inbox
         self._secret = secret
         self._closing = False
+        #: Done when the connection breaks: what was asked over it is never answered, for the server has let it go.
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refusals: dict[str, set[asyncio.Future[None]]] = {}
         self._calls_on_reconnect: list[Callable[[], None]] = []
         self.name = name
@@ -110,17 +112,21 @@ class Connection:
             TooLarge: Larger than the server takes.
         """
         self._check_connected()
+        lost = self._lost
         asked: asyncio.Future[Msg] = asyncio.ensure_future(self._ask(subject, body, timeout_s, headers))
         with self._watched(subject) as refused:
             try:
-                both: list[asyncio.Future[Any]] = [asked, refused]
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                ways: list[asyncio.Future[Any]] = [asked, refused, lost]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 if not asked.done():
                     asked.cancel()
             if refused.done():
                 await asyncio.gather(asked, return_exceptions=True)
                 raise Refused(f"{self.name} may not publish on {subject}")
+        if asked.cancelled() or not asked.done():
+            await asyncio.gather(asked, return_exceptions=True)
+            raise Unavailable(f"the connection broke before {subject} answered")
         return message_of(asked.result())
 
     async def request_batch(self, subject: str, body: bytes, *, timeout_s: float = 5.0) -> list[Message]:
@@ -131,6 +137,7 @@ class Connection:
             Refused: The server does not permit it.
         """
         self._check_connected()
+        lost = self._lost
         answers: list[Message] = []
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -147,8 +154,8 @@ class Connection:
         try:
             with self._watched(subject) as refused:
                 await self._publish(subject, body, reply=inbox)
-                both: list[asyncio.Future[Any]] = [ended, refused]
-                await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                ways: list[asyncio.Future[Any]] = [ended, refused, lost]
+                await asyncio.wait(ways, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if refused.done():
                     raise Refused(f"{self.name} may not publish on {subject}")
         finally:
@@ -303,6 +310,11 @@ class Connection:
             if not watcher.done():
                 watcher.set_result(None)
 
+    async def _on_disconnect(self) -> None:
+        lost, self._lost = self._lost, asyncio.get_running_loop().create_future()
+        if not lost.done():
+            lost.set_result(None)
+
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
         for call in list(self._calls_on_reconnect):
@@ -352,6 +364,7 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
             nkeys_seed_str=seed,
             inbox_prefix=access.inbox,
             error_cb=connection._on_error,  # noqa: SLF001 -- the callbacks of our own class, made in one piece with it
+            disconnected_cb=connection._on_disconnect,  # noqa: SLF001
             reconnected_cb=connection._on_reconnect,  # noqa: SLF001
             closed_cb=connection._on_closed,  # noqa: SLF001
             max_reconnect_attempts=-1,
