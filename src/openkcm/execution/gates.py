@@ -119,10 +119,19 @@ class Gates:
         return self._slots.get(tenant, {})
 
     def open(self, tenant: str, gates: dict[tuple[str, int], Gate]) -> None:
-        """Open the named slots, whose keys are in place."""
+        """Open the named slots, whose keys are in place; drain where that narrows what was allowed."""
         self._states.pop(tenant, None)
+        narrowed: dict[Gate, list[int]] = {}
         for key, gate in gates.items():
-            self.arena.set_gate(self._slots[tenant][key], gate)
+            slot = self._slots[tenant][key]
+            if gate is Gate.OPEN:
+                self.arena.open_gate(slot, self.arena.generation(slot))  # the key is visible before the gate is
+            elif gate is not self.arena.gate(slot):
+                narrowed.setdefault(gate, []).append(slot)
+        for gate, slots in narrowed.items():
+            self.arena.close_gates(slots, gate)
+        if narrowed:
+            self._drain()
 
     def drop_version(self, tenant: str, registration: str, version: int) -> None:
         """Release the slot of a version that is no more: closed, zeroized, drained, then free for others."""
@@ -151,6 +160,16 @@ class Gates:
         if old is not None:
             self.cells.release(old)
         self._cells[tenant][version] = cell
+
+    def keeps(self, cell: int) -> bool:
+        """Whether the cell is some tenant's L2."""
+        return any(cell in versions.values() for versions in self._cells.values())
+
+    def forget(self, tenant: str, version: int) -> None:
+        """Wipe and give back the cell of an L2 version that is no more."""
+        cell = self._cells.get(tenant, {}).pop(version, None)
+        if cell is not None:
+            self.cells.release(cell)
 
     def set_lease(self, tenant: str, until_boottime_ns: int) -> None:
         """Write the deadline beside every key of the residence."""

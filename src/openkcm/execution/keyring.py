@@ -114,6 +114,7 @@ class RingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         approvers_hash: SHA-256 (hex) of the residence's first approvers; part of L2's context.
         l2: version -> id of its L2Record. The highest is current.
         l3: registration -> version -> id of its L3Record. The highest is current.
+        rotations: Ids of the rotations that are done, newest last: none is done twice.
         destroyed: The residence is gone for good.
     """
 
@@ -122,6 +123,7 @@ class RingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     approvers_hash: Sha256Hex
     l2: dict[Version, RecordId] = {}
     l3: dict[str, dict[Version, RecordId]] = {}
+    rotations: tuple[str, ...] = ()
     destroyed: bool = False
 
 

@@ -37,9 +37,11 @@ from openkcm.execution.gates import Gates
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import State
+from openkcm.execution.roots.base import RootSettings
 from openkcm.execution.rootwatch import RootWatch
 from openkcm.execution.safe import Safe
-from openkcm.execution.unseal import Prober, Unsealer
+from openkcm.execution.unseal import Unsealer
+from openkcm.execution.unseal_probe import Prober
 from openkcm.execution.voice import Voice
 from openkcm.projector import open_writer
 
@@ -86,9 +88,10 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        unsealer, prober = Unsealer(region.roots), Prober(region.roots)  # before any key or credential is here
-        await unsealer.start()
-        await prober.start()
+        settings = RootSettings(policy=region.roots, regions=region.root_regions)
+        unsealer, prober = Unsealer(settings), Prober(settings, lambda seen: watch.observe(seen))
+        unsealer.start()  # before any key or credential is here
+        prober.start()
         seed = Path(node.seal_seed).read_bytes()
         voice = Voice(node.node, node.region, Signer(seed))
         database = open_writer(Path(node.database), resources.ROOT / "projections" / "node")
@@ -130,6 +133,7 @@ class Node:
                 crew.tell(desk.keys(tenant, registration))
 
         keychain.on_keys = announce_keys
+        keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
         watch = RootWatch(custodian, keychain, prober, reporter)
 
@@ -174,8 +178,8 @@ class Node:
             gates.close(tenant, "expired")
         await crew.stop()
         server.close()
-        await prober.stop()
-        await unsealer.stop()
+        prober.close()
+        unsealer.close()
         for connection in (fast, main):
             await connection.close()
         disk.shutdown()

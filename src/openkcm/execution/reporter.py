@@ -42,6 +42,7 @@ class Reporter:
 
     def __init__(self, voice: Voice, gates: Gates, send: Send, send_health: Send) -> None:
         self._voice, self._gates, self._send, self._send_health = voice, gates, send, send_health
+        self._tasks: set[asyncio.Task[None]] = set()
         self.workers: Callable[[], int] = lambda: 0
         self.memory: tuple[str, bool] = ("mlock", False)
 
@@ -83,6 +84,19 @@ class Reporter:
     async def rotated(self, tenant: str, rotation: reports.RotationComplete) -> None:
         """Report a finished rotation."""
         await self._send(self._voice.report(tenant, rotation, epoch=self._state.epoch))
+
+    def on_rotation(self, tenant: str, level: str, registration: str | None, rotation: str, version: int) -> None:
+        """Report an ordered rotation that this node has carried out, as soon as the bus takes it."""
+        done = reports.RotationComplete(
+            tenant=tenant,
+            level="L2" if level == "L2" else "L3",
+            registration=registration,
+            rotation=rotation,
+            version=version,
+        )
+        task = asyncio.ensure_future(self.rotated(tenant, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def root_state(self, tenant: str, observed: reports.RootStateObserved) -> None:
         """Report what the customer's root answers."""

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from openkcm.bus.errors import BusError
 from openkcm.contract import reports
-from openkcm.contract.decrees import RootReference
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.desired import LOCKING, RootObserved
 from openkcm.execution.keychain import Keychain
@@ -22,7 +21,7 @@ from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import verdict
 from openkcm.execution.roots.base import RootError
 from openkcm.execution.safe import Planted
-from openkcm.execution.unseal import Observation, Prober
+from openkcm.execution.unseal_probe import Observation, Prober
 
 __all__ = ["RootWatch"]
 
@@ -40,7 +39,6 @@ class RootWatch:
         self._custodian, self._keychain, self._prober, self._reporter = custodian, keychain, prober, reporter
         self._denied: dict[str, str] = {}
         self._said: dict[str, tuple[str, str | None]] = {}
-        self._watched: dict[str, tuple[RootReference, bytes]] = {}
         self._rewrapping: set[str] = set()
         self._next_try: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,31 +64,32 @@ class RootWatch:
         if found is None:
             return
         root, canary, context = found
-        if self._watched.get(tenant) == (root, canary.ciphertext):
-            return
-        self._watched[tenant] = (root, canary.ciphertext)
-        self._prober.watch(tenant, root, canary, context, self.observe)
+        self._prober.watch(tenant, root, context, canary)
 
-    def observe(self, tenant: str, seen: Observation) -> None:
+    def observe(self, seen: Observation) -> None:
         """Take one answer of the prober's."""
-        if seen.state in TWICE and self._denied.get(tenant) != seen.state:
-            self._denied[tenant] = seen.state
+        tenant = seen.tenant
+        if seen.code in TWICE and self._denied.get(tenant) != seen.code:
+            self._denied[tenant] = seen.code
             return
         self._denied.pop(tenant, None)
         self._spawn(self._report(tenant, seen))
         locked = self._custodian.state.residences[tenant].root_refusal
-        if seen.state in LOCKING or (seen.state == "ok" and locked is not None):
-            self._custodian.take(RootObserved(tenant, seen.state))
-        if seen.state == "ok" and seen.version is not None and tenant not in self._rewrapping:
-            self._spawn(self._rewrap(tenant, seen.version))
+        if seen.code in LOCKING or (seen.code == "ok" and locked is not None):
+            self._custodian.take(RootObserved(tenant, seen.code))
+        if seen.code == "ok" and seen.root_version is not None and tenant not in self._rewrapping:
+            self._spawn(self._rewrap(tenant, seen.root_version))
 
     async def _report(self, tenant: str, seen: Observation) -> None:
-        news = (seen.state, seen.version)
+        news = (seen.code, seen.root_version)
         if self._said.get(tenant) == news:
             return
         self._said[tenant] = news
         report = reports.RootStateObserved(
-            tenant=tenant, state=seen.state, detail=seen.detail, root_version=seen.version
+            tenant=tenant,
+            state=seen.code,  # type: ignore[arg-type]  # a key of the same table
+            detail=seen.detail,
+            root_version=seen.root_version,
         )
         try:
             await self._reporter.root_state(tenant, report)
@@ -104,7 +103,7 @@ class RootWatch:
             return
         self._rewrapping.add(tenant)
         try:
-            if await self._keychain.rewrap(tenant, version):
+            if await self._keychain.rewrap(tenant):
                 done = reports.RotationComplete(
                     tenant=tenant, level="L1", version=self._keychain.version(tenant), root_version=version
                 )

@@ -1,0 +1,277 @@
+"""The records of one residence's keys: read, made, rotated, rewrapped. Keys themselves stay in arena views.
+
+Who wins a race is decided by the ring (the residence's pointer record): a key counts from the moment the ring names it,
+and every change of the ring is compare-and-set. A record that lost is overwritten; it was never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from openkcm.bus.errors import Conflict
+from openkcm.contract.subjects import VaultSubject
+from openkcm.execution import keyring
+from openkcm.execution.gates import Gates
+from openkcm.execution.keyring import KeyContext, L2Record, L3Record, RingRecord
+from openkcm.execution.residence_state import Residence, State
+from openkcm.execution.roots.base import RootError
+from openkcm.execution.safe import Safe
+from openkcm.execution.unseal import Unsealer
+
+__all__ = ["KeyRecords", "Loaded", "Overtaken"]
+
+ROTATIONS_KEPT: Final = 64
+_R = TypeVar("_R", L2Record, L3Record)
+
+
+class Overtaken(Exception):
+    """The residence was closed while its keys were on their way: they were thrown away."""
+
+
+class Loaded:
+    """What is known of one residence's key records. `ticket`: of the gates, when this attempt began."""
+
+    def __init__(self, ticket: int) -> None:
+        self.ticket = ticket
+        self.open = False
+        self.ring: tuple[int, RingRecord] | None = None
+        self.l2: dict[int, tuple[int, L2Record]] = {}
+        self.l3: dict[str, dict[int, tuple[int, L3Record]]] = {}
+
+    @property
+    def current(self) -> tuple[int, L2Record] | None:
+        """The newest L2: (sequence, record)."""
+        return self.l2[max(self.l2)] if self.l2 else None
+
+
+class KeyRecords:
+    """Works on a `Loaded`; whoever calls holds the residence's turn."""
+
+    def __init__(self, region: str, state: Callable[[], State], gates: Gates, safe: Safe, unsealer: Unsealer) -> None:
+        self._region, self._state, self._gates, self._safe, self._unsealer = region, state, gates, safe, unsealer
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def read(self, residence: Residence, loaded: Loaded) -> None:
+        """Read ring, L2 and L3 records; make the ring when there is none.
+
+        Raises:
+            RootError: `WrongContext` (bound to other approvers), `VaultRecordLost`, `Destroyed`.
+        """
+        tenant, state = residence.tenant, self._state()
+        where = self._safe.subject(tenant, "ring", tenant)
+        found = await self._safe.get(where, RingRecord, state)
+        if found is None:
+            ring = RingRecord(tenant=tenant, region=self._region, approvers_hash=residence.first_approvers_hash or "")
+            sequence, _ = await self._safe.put(where, ring, expect=(str(where), 0), epoch=state.epoch)
+            found = sequence, ring
+        if found[1].destroyed:
+            raise RootError("Destroyed", "the residence's ring is tombstoned")
+        if found[1].approvers_hash != residence.first_approvers_hash:
+            raise RootError("WrongContext", "the ring is bound to other approvers")
+        loaded.ring = found
+        loaded.l2 = {v: await self._record(tenant, "l2", i, L2Record) for v, i in found[1].l2.items()}
+        loaded.l3 = {
+            registration: {v: await self._record(tenant, "l3", i, L3Record) for v, i in versions.items()}
+            for registration, versions in found[1].l3.items()
+        }
+
+    async def _record(self, tenant: str, kind: str, record_id: str, of: type[_R]) -> tuple[int, _R]:
+        found = await self._safe.get(self._safe.subject(tenant, kind, record_id), of, self._state())
+        if found is None:
+            raise RootError("VaultRecordLost", f"{kind} record {record_id} of {tenant} is not in the vault")
+        return found
+
+    # --- L2 ---------------------------------------------------------------------------------------------------------
+
+    async def unseal_l2(self, residence: Residence, loaded: Loaded) -> None:
+        """Have every L2 version in a cell of the custodian's own arena, through the customer's root."""
+        for version, (_, record) in loaded.l2.items():
+            if self._gates.cell(residence.tenant, version) is None:
+                await self._unseal(residence, record, loaded.ticket)
+
+    async def _unseal(self, residence: Residence, record: L2Record, ticket: int) -> None:
+        tenant, context = residence.tenant, self.l2_context(residence, record)
+        with self._cells(2) as (cell, kek):
+            cells = self._gates.cells
+            await self._unsealer.unwrap(tenant, record.root, record.wrapped, context, cells.view(kek))
+            if self._gates.ticket(tenant) != ticket:  # closed meanwhile: the key is thrown away (S11)
+                raise Overtaken
+            keyring.unseal_l2(record, cells.view(kek), context, cells.view(cell))
+            self._keep(tenant, record.version, cell)
+
+    async def make_l2(self, residence: Residence, loaded: Loaded, rotation: str | None = None) -> None:
+        """Make the next version of L2, its KEK wrapped by the root as it is linked now."""
+        assert loaded.ring is not None
+        assert residence.root is not None
+        tenant, ring = residence.tenant, loaded.ring[1]
+        version, record_id = max(ring.l2, default=0) + 1, secrets.token_hex(16)
+        context = keyring.l2_context(tenant, self._region, version, record_id, residence.root, ring.approvers_hash)
+        with self._cells(2) as (cell, kek):
+            cells = self._gates.cells
+            wrapped = await self._unsealer.wrap_new_kek(tenant, residence.root, context, cells.view(kek))
+            if self._gates.ticket(tenant) != loaded.ticket:
+                raise Overtaken
+            keyring.generate(cells.view(cell))
+            record = keyring.seal_l2(
+                cells.view(cell),
+                cells.view(kek),
+                context,
+                residence.root,
+                wrapped,
+                version=version,
+                record_id=record_id,
+            )
+            where, place = self._safe.subject(tenant, "l2", record_id), self._ring_place(loaded)
+            sequence, _ = await self._safe.put(where, record, expect=place, epoch=self._state().epoch)
+            named = replace(ring, l2={**ring.l2, version: record_id}, rotations=_noted(ring, rotation))
+            await self._name(loaded, named, where, sequence)
+            if self._gates.ticket(tenant) != loaded.ticket:
+                raise Overtaken
+            loaded.l2[version] = sequence, record
+            self._keep(tenant, version, cell)
+
+    # --- L3 ---------------------------------------------------------------------------------------------------------
+
+    async def make_l3(self, tenant: str, loaded: Loaded, registration: str, rotation: str | None = None) -> None:
+        """Make the next version of a system's L3 under the newest L2."""
+        assert loaded.ring is not None
+        assert loaded.current is not None
+        ring = loaded.ring[1]
+        versions = ring.l3.get(registration, {})
+        version, record_id = max(versions, default=0) + 1, secrets.token_hex(16)
+        l2_sequence, l2 = loaded.current
+        with self._cells(1) as (cell,):
+            keyring.generate(self._gates.cells.view(cell))
+            record = keyring.seal_l3(
+                self._gates.cells.view(cell),
+                self.l2_view(tenant, l2.version),
+                self.l3_context(tenant, registration, version, record_id),
+                registration=registration,
+                version=version,
+                record_id=record_id,
+                l2_version=l2.version,
+            )
+        where = self._safe.subject(tenant, "l3", record_id)
+        place = str(self._safe.subject(tenant, "l2", l2.id)), l2_sequence
+        sequence, _ = await self._safe.put(where, record, expect=place, epoch=self._state().epoch)
+        named = {**ring.l3, registration: {**versions, version: record_id}}
+        await self._name(loaded, replace(ring, l3=named, rotations=_noted(ring, rotation)), where, sequence)
+        loaded.l3.setdefault(registration, {})[version] = sequence, record
+
+    async def retire_l2(self, tenant: str, loaded: Loaded) -> None:
+        """Rewrap every L3 under the newest L2, then drop the older ones. Resumable after a crash at any step."""
+        assert loaded.ring is not None
+        if len(loaded.l2) < 2 or loaded.current is None:
+            return
+        newest = loaded.current[1].version
+        for versions in loaded.l3.values():
+            for version, (sequence, record) in list(versions.items()):
+                if record.l2_version != newest:
+                    versions[version] = await self._rewrap_l3(tenant, sequence, record, newest)
+        ring, old = loaded.ring[1], [v for v in loaded.l2 if v != newest]
+        await self._update_ring(loaded, replace(ring, l2={newest: ring.l2[newest]}))
+        for version in old:  # no child is left under it: its record goes, and its cell
+            sequence, dropped = loaded.l2.pop(version)
+            await self._safe.discard(self._safe.subject(tenant, "l2", dropped.id), sequence)
+            self._gates.forget(tenant, version)
+
+    async def _rewrap_l3(self, tenant: str, sequence: int, record: L3Record, newest: int) -> tuple[int, L3Record]:
+        context = self.l3_context(tenant, record.registration, record.version, record.id)
+        with self._cells(1) as (cell,):
+            view = self._gates.cells.view(cell)
+            keyring.unseal_l3(record, self.l2_view(tenant, record.l2_version), context, view)
+            renewed = keyring.seal_l3(
+                view,
+                self.l2_view(tenant, newest),
+                context,
+                registration=record.registration,
+                version=record.version,
+                record_id=record.id,
+                l2_version=newest,
+            )
+        where = self._safe.subject(tenant, "l3", record.id)
+        stored, _ = await self._safe.put(
+            where, renewed, expect=(str(where), sequence), epoch=self._state().epoch, replaces=sequence
+        )
+        return stored, renewed
+
+    # --- L1, rotated by the customer --------------------------------------------------------------------------------
+
+    async def rewrap_l2(self, residence: Residence, sequence: int, record: L2Record) -> tuple[int, L2Record]:
+        """Wrap L2's KEK by the root's present version, inside the unsealer: the KEK never comes here.
+
+        Raises:
+            Conflict: Another node was first.
+        """
+        context = self.l2_context(residence, record)
+        wrapped = await self._unsealer.rewrap(residence.tenant, record.root, record.wrapped, context)
+        renewed = replace(record, wrapped=wrapped)
+        where = self._safe.subject(residence.tenant, "l2", record.id)
+        stored, _ = await self._safe.put(
+            where, renewed, expect=(str(where), sequence), epoch=self._state().epoch, replaces=sequence
+        )
+        return stored, renewed
+
+    # --- contexts and places ----------------------------------------------------------------------------------------
+
+    def l2_context(self, residence: Residence, record: L2Record) -> KeyContext:
+        """Return what an L2 record's key is for."""
+        first = residence.first_approvers_hash or ""
+        return keyring.l2_context(residence.tenant, self._region, record.version, record.id, record.root, first)
+
+    def l3_context(self, tenant: str, registration: str, version: int, record_id: str) -> KeyContext:
+        """Return what an L3 record's key is for."""
+        return keyring.l3_context(tenant, self._region, registration, version, record_id)
+
+    def l2_view(self, tenant: str, version: int) -> memoryview:
+        """Return the cell of an unsealed L2.
+
+        Raises:
+            Overtaken: It is not unsealed any more.
+        """
+        cell = self._gates.cell(tenant, version)
+        if cell is None:
+            raise Overtaken
+        return self._gates.cells.view(cell)
+
+    def _ring_place(self, loaded: Loaded) -> tuple[str, int]:
+        assert loaded.ring is not None
+        sequence, ring = loaded.ring
+        return str(self._safe.subject(ring.tenant, "ring", ring.tenant)), sequence
+
+    async def _update_ring(self, loaded: Loaded, ring: RingRecord) -> None:
+        place, old = self._ring_place(loaded)
+        where = self._safe.subject(ring.tenant, "ring", ring.tenant)
+        sequence, _ = await self._safe.put(where, ring, expect=(place, old), epoch=self._state().epoch, replaces=old)
+        loaded.ring = sequence, ring
+
+    async def _name(self, loaded: Loaded, ring: RingRecord, where: VaultSubject, sequence: int) -> None:
+        try:
+            await self._update_ring(loaded, ring)
+        except Conflict:  # another node was first: its key is the one, ours was never used
+            await self._safe.discard(where, sequence)
+            raise
+
+    @contextlib.contextmanager
+    def _cells(self, count: int) -> Iterator[list[int]]:
+        """Lend cells; what is not kept is wiped and given back."""
+        lent = [self._gates.cells.allocate() for _ in range(count)]
+        try:
+            yield lent
+        finally:
+            for cell in lent:
+                if not self._gates.keeps(cell):
+                    self._gates.cells.release(cell)
+
+    def _keep(self, tenant: str, version: int, cell: int) -> None:
+        self._gates.keep(tenant, version, cell)
+
+
+def _noted(ring: RingRecord, rotation: str | None) -> tuple[str, ...]:
+    return ring.rotations if rotation is None else (*ring.rotations, rotation)[-ROTATIONS_KEPT:]
