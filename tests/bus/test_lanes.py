@@ -139,3 +139,20 @@ async def test_a_reader_goes_on_where_it_was_after_its_leaf_was_killed(tmp_path:
         assert found == second
         await cmk.close()
         await node.close()
+
+
+async def test_a_reader_after_a_killed_one_gets_everything_in_order_though_the_dead_ones_pull_is_open(
+    orbital: Orbital, cmk: Connection, node: Connection
+) -> None:
+    start = (await Ledger(cmk).info()).last
+    dead = LaneReader(node, "LEDGER", ROUTINE)
+    await dead.reset(start)
+    assert await dead.fetch(500, 0.05) == []  # its pull stays open on the server
+    await node.close()
+    stored = await fill(cmk, 30)
+    successor = await orbital.connect(EU_NODE)
+    reader = LaneReader(successor, "LEDGER", ROUTINE)
+    for cursor, want in ((start, stored), (stored[9].sequence, stored[10:]), (start, stored)):
+        await reader.reset(cursor)
+        assert await drain(reader, len(want)) == want
+    await successor.close()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import ssl
 import subprocess
 import urllib.request
 import uuid
+from pathlib import Path
 
+import msgspec
 import nats.errors
 import pytest
+from nats.aio.client import Client
 
-from openkcm.bus.connection import Connection
+from openkcm.bus.connection import Connection, Message, connect
 from openkcm.bus.errors import BusError, Refused, Unavailable
 from openkcm.bus.feed import matches
 from openkcm.bus.ledger import Ledger
@@ -24,6 +29,10 @@ from openkcm.bus.permissions import (
     users_of_leaf,
 )
 from openkcm.bus.publish import api
+from openkcm.bus.users import new_seed, public_key
+from openkcm.bus.vault import Vault
+from openkcm.cli import orbital as servers
+from openkcm.cli import pki
 from openkcm.cli.orbital import _binary
 from orbital_fixture import EU, EU_NODE, US_NODE, Orbital, shipped_regions
 
@@ -160,10 +169,6 @@ async def test_a_leafs_key_opens_no_client_connection_and_a_client_needs_a_certi
         await connect_as(orbital, f"leaf-{EU}")
     with pytest.raises((Refused, Unavailable)):
         await connect_as(orbital, US_NODE, server=EU)
-    import ssl
-
-    from nats.aio.client import Client
-
     bare = ssl.create_default_context(cafile=orbital.access("cmk").ca)
     with pytest.raises((OSError, nats.errors.Error, TimeoutError)):
         await Client().connect(
@@ -172,8 +177,6 @@ async def test_a_leafs_key_opens_no_client_connection_and_a_client_needs_a_certi
 
 
 async def connect_as(orbital: Orbital, user: str, server: str = "hub") -> Connection:
-    from openkcm.bus.connection import connect
-    from openkcm.cli import orbital as servers
 
     return await connect(servers.access(orbital.state_dir, user, orbital.ports[server]), name=user, timeout_s=1.5)
 
@@ -215,12 +218,54 @@ def test_no_account_crossing_leads_into_the_ledger_but_health() -> None:
 
 
 async def test_a_connection_with_unreadable_files_or_nobody_there_says_so(orbital: Orbital) -> None:
-    import msgspec
-
-    from openkcm.bus.connection import connect
 
     good = orbital.access("cmk")
     with pytest.raises(BusError, match="access files"):
         await connect(msgspec.structs.replace(good, nkey="/nowhere"), name="x")
     with pytest.raises(Unavailable):
         await connect(msgspec.structs.replace(good, url="tls://127.0.0.1:1"), name="x", timeout_s=0.5)
+
+
+async def test_whoever_runs_the_hub_neither_hears_a_regions_vault_nor_runs_its_streams(tmp_path: Path) -> None:
+    regions = shipped_regions()
+    rogue = Orbital(tmp_path, regions)
+    servers.lay_out(tmp_path, regions, rogue.ports)
+    seed = new_seed()
+    pki.write_private(tmp_path / "nats" / "users" / "rogue.nk", seed)
+    accounts = tmp_path / "nats" / "hub" / "regions.conf"
+    text = accounts.read_text()
+    accounts.write_text(text.replace("users: [", f'users: [ {{ nkey: "{public_key(seed)}" }}', 1))
+    try:
+        for name in rogue.ports:
+            rogue.start(name)
+        await servers.apply_streams(tmp_path, regions, rogue.ports)
+        hub, node, cmk = [await rogue.connect(user) for user in ("rogue", EU_NODE, "cmk")]
+        heard: list[str] = []
+
+        async def hear(message: Message) -> None:
+            heard.append(message.subject)
+
+        await hub.subscribe("kcm.>", hear)
+        vault, subject = Vault(node, EU), f"kcm.vault.{EU}.acme.key.1"
+        at = await vault.put(subject, b"sealed", id=str(uuid.uuid4()), expect=(subject, 0))
+        async with asyncio.timeout(20):
+            while not any("health-check" in one for one in heard):  # behind the record, on the same path
+                await node.publish_checked(f"kcm.report.{EU}.{EU_NODE}._.health-check", b"x")
+        assert not [one for one in heard if "vault" in one]
+        for what, body in (
+            ("STREAM.INFO.VAULT", b""),
+            ("STREAM.MSG.GET.VAULT", b'{"seq":1}'),
+            ("STREAM.MSG.DELETE.VAULT", b'{"seq":1}'),
+            ("STREAM.DELETE.VAULT", b""),
+            ("CONSUMER.CREATE.VAULT.x", b'{"stream_name":"VAULT","config":{"ack_policy":"none"}}'),
+            (f"CONSUMER.RESET.LEDGER.{EU_NODE}-routine", b'{"seq":1}'),
+            (f"CONSUMER.PAUSE.LEDGER-CRITICAL.{EU_NODE}-critical", b'{"pause_until":"2099-01-01T00:00:00Z"}'),
+        ):
+            with pytest.raises(Unavailable):
+                await hub.request(f"$JS.{EU}.API.{what}", body, timeout_s=0.3)
+        await hub.publish_checked(subject, b"forged")
+        assert (await vault.get(subject)).sequence == at
+        for connection in (hub, node, cmk):
+            await connection.close()
+    finally:
+        rogue.stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from openkcm.bus.users import new_seed, public_key
 from openkcm.cli import pki
@@ -37,9 +38,7 @@ def test_a_workloads_certificate_is_a_clients_only_and_can_carry_a_spiffe_id(tmp
     names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://acme.local/payments"]
     usages = list(loaded.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    assert (
-        usages == [x509.ExtendedKeyUsageOID.CLIENT_AUTH] if hasattr(x509, "ExtendedKeyUsageOID") else len(usages) == 1
-    )
+    assert usages == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
 def test_a_ca_whose_halves_do_not_belong_together_stops_the_start(tmp_path: Path) -> None:
