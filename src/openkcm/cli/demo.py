@@ -17,10 +17,10 @@ from rich.table import Table
 
 from openkcm.bus.errors import BusError
 from openkcm.cli import endpoints as ends
+from openkcm.cli.background import saved_layout
 from openkcm.cli.demo_steps import STEPS
 from openkcm.cli.portal import Problem, SyncTimeout
 from openkcm.cli.stage import NotSo, Stage
-from openkcm.cli.up import saved_layout
 
 __all__ = ["Played", "run"]
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import http.client
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from openkcm.cli import orbital
+from openkcm.cli.background import COMMAND
 from openkcm.cli.layout import ACCOUNTS, HOST, Layout
 from openkcm.cli.supervisor import Program
 
-__all__ = ["COMMAND", "before_governance", "cmk", "mint", "node", "servers"]
-
-COMMAND: Final = (sys.executable, "-m", "openkcm.cli.main")
+__all__ = ["before_governance", "cmk", "mint", "node", "servers"]
 
 
 def servers(layout: Layout) -> list[Program]:

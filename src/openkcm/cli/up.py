@@ -8,15 +8,12 @@ the demo's tenants, through the API.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,19 +23,17 @@ from rich.console import Console
 from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
+from openkcm.cli import background, orbital, pki, programs, show
 from openkcm.cli import endpoints as ends
-from openkcm.cli import orbital, pki, programs, show
 from openkcm.cli.layout import ACCOUNTS, DEFAULT_PORT_BASE, TENANTS, Layout
 from openkcm.cli.onboarding import onboard
 from openkcm.cli.portal import Problem, SyncTimeout
-from openkcm.cli.supervisor import Child, ChildFailed, Supervisor, end_leftover, start_time
+from openkcm.cli.supervisor import Child, ChildFailed, Supervisor, start_time
 
-__all__ = ["Options", "apply_streams", "diff_streams", "run", "saved_layout"]
+__all__ = ["Options", "apply_streams", "diff_streams", "run"]
 
 log = logging.getLogger("openkcm.up")
-STOP_S: Final = 60.0
 FAILED: Final = 1
-READY_FD: Final = "OPENKCM_READY_FD"  # set by --detach for its child
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,32 +52,26 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool = False
 
 
-class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """What a second start on the same directory goes on with: residences are linked to these roots."""
-
-    port_base: int
-    aws: bool
-    nodes_per_region: int
-
-
-class AlreadyRunning(Exception):
-    """Another stack holds the directory."""
-
-
 def run(options: Options) -> int:
     """Do what the command line says; return the exit status."""
     if options.stop:
-        return stop(options.state)
+        return background.stop(options.state)
     if options.detach:
-        return detach(options)
+        return background.detach(options.state, _flags(options))
     console = Console(stderr=options.as_json)
-    _log_to(options.state)
+    background.log_to(options.state)
     try:
-        with _held(options.state):
+        with background.held(options.state):
             return Stack(options, console).run()
-    except (AlreadyRunning, ValueError) as bad:
+    except (background.AlreadyRunning, ValueError) as bad:
         console.print(f"[red]{bad}[/]")
     return FAILED
+
+
+def _flags(options: Options) -> list[str]:
+    flags = ["--nodes-per-region", str(options.nodes_per_region), "--workers", str(options.workers)]
+    flags += [f"--port-base={options.port_base}"] if options.port_base is not None else []
+    return flags + [f"--{name}" for name in ("aws", "strict", "empty") if getattr(options, name)]
 
 
 class Stack:
@@ -90,7 +79,7 @@ class Stack:
 
     def __init__(self, options: Options, console: Console) -> None:
         self._options, self._console = options, console
-        saved = _saved(options.state)
+        saved = background.saved(options.state)
         if saved is not None and options.aws and not saved.aws:
             raise ValueError("this ledger's roots are key files; --aws needs a state directory of its own")
         self.layout = Layout(
@@ -127,9 +116,11 @@ class Stack:
     def _start(self) -> None:
         layout, say = self.layout, self._console.status
         with say("laying out certificates, keys, configurations") as status:
-            _end_leftovers(layout.state)
+            background.end_leftovers(layout.state)
             layout.write()  # (1)
-            saved = Saved(port_base=layout.ports.portal, aws=layout.aws, nodes_per_region=len(layout.regions[0].nodes))
+            saved = background.Saved(
+                port_base=layout.ports.portal, aws=layout.aws, nodes_per_region=len(layout.regions[0].nodes)
+            )
             pki.write_private(layout.state / "up.json", msgspec.json.encode(saved))
             status.update("starting the hub and the regions' NATS servers")
             self._supervisor.bring_up(programs.servers(layout))  # (2)
@@ -168,10 +159,10 @@ class Stack:
 
     def _serve(self) -> int:
         if not self._options.demo:
-            _announce_ready()
+            background.announce_ready()
             self._supervisor.watch()
             return 0
-        command = [*programs.COMMAND, "demo", "--state", str(self.layout.state)]
+        command = [*background.COMMAND, "demo", "--state", str(self.layout.state)]
         demo = subprocess.Popen([*command, "--json"] if self._options.as_json else command)
         while (status := demo.poll()) is None:
             self._supervisor.watch_once()
@@ -251,137 +242,12 @@ class Stack:
         }
 
 
-# --- the running stack of a directory -------------------------------------------------------------------------------
-
-
-def saved_layout(state: Path) -> Layout:
-    """Return the layout of the last start on a directory.
-
-    Raises:
-        FileNotFoundError: No stack was ever started there.
-    """
-    saved = _saved(state)
-    if saved is None:
-        raise FileNotFoundError(f"{state}: no stack was started with this directory")
-    return Layout(state, port_base=saved.port_base, aws=saved.aws, nodes_per_region=saved.nodes_per_region)
-
-
-def _saved(state: Path) -> Saved | None:
-    path = state / "up.json"
-    return msgspec.json.decode(path.read_bytes(), type=Saved) if path.exists() else None
-
-
-def stop(state: Path) -> int:
-    """Stop the stack that runs on `state`, and wait until it has stopped."""
-    running = _running(state)
-    if running is None:
-        print(f"no stack runs on {state}")
-        return 0
-    os.kill(running, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_S
-    while start_time(running) is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if start_time(running) is not None:
-        print(f"the stack on {state} (pid {running}) did not stop within {STOP_S:.0f} s", file=sys.stderr)
-        return FAILED
-    print(f"stopped the stack on {state}")
-    return 0
-
-
-def detach(options: Options) -> int:
-    """Start the stack in a session of its own; return when it is ready or has failed."""
-    read_end, write_end = os.pipe()
-    flags = ["--state", str(options.state), "--nodes-per-region", str(options.nodes_per_region)]
-    flags += ["--workers", str(options.workers)]
-    flags += [f"--port-base={options.port_base}"] if options.port_base is not None else []
-    flags += [f"--{name}" for name in ("aws", "strict", "empty") if getattr(options, name)]
-    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (options.state / "logs").mkdir(exist_ok=True, mode=0o700)
-    output = options.state / "logs" / "console.log"
-    with output.open("wb") as console:
-        child = subprocess.Popen(
-            [*programs.COMMAND, "up", *flags],
-            env={**os.environ, READY_FD: str(write_end)},
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            pass_fds=(write_end,),
-            start_new_session=True,
-        )
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as ready:
-        told = ready.read()  # ends when the child says so, or dies
-    if told:
-        print(output.read_text(), end="")
-        print(f"running in the background, pid {child.pid}; stop it with: scripts/up --stop --state {options.state}")
-        return 0
-    child.wait()
-    print(output.read_text(), end="", file=sys.stderr)
-    return FAILED
-
-
-def _announce_ready() -> None:
-    inherited = os.environ.pop(READY_FD, None)
-    if inherited is not None:
-        os.write(int(inherited), b"ready")
-        os.close(int(inherited))
-
-
-def _running(state: Path) -> int | None:
-    """The pid of the stack that holds the directory, None when none does."""
-    lock = state / "run" / "up.lock"
-    if not lock.exists():
-        return None
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return int(lock.read_text() or 0) or None
-    return None
-
-
-@contextlib.contextmanager
-def _held(state: Path) -> Iterator[None]:
-    """Hold the directory: one stack at a time. The kernel lets go with the process, however it ends."""
-    (state / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state / "run" / "up.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as bad:
-            raise AlreadyRunning(f"a stack runs on {state} already: scripts/up --stop --state {state}") from bad
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def _end_leftovers(state: Path) -> None:
-    """End the children of a supervisor that was itself killed; the lock says that it is gone."""
-    path = state / "run" / "up.json"
-    if not path.exists():
-        return
-    for name, (pid, started) in msgspec.json.decode(path.read_bytes()).get("children", {}).items():
-        if started is not None and end_leftover(pid, started):
-            log.warning("ended %s (pid %d), left over from a stack that was killed", name, pid)
-
-
-def _log_to(state: Path) -> None:
-    logs = state / "logs"
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handler = logging.FileHandler(logs / "up.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    screen = logging.StreamHandler(sys.stderr)
-    screen.setLevel(logging.WARNING)
-    screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler, screen])
-
-
 # --- streams --------------------------------------------------------------------------------------------------------
 
 
 def apply_streams(state: Path, *, update: bool) -> int:
     """Create what is declared and missing on the running servers; return the exit status."""
-    layout = saved_layout(state)
+    layout = background.saved_layout(state)
     try:
         done = asyncio.run(orbital.apply_streams(layout.state, layout.regions, layout.server_ports, update=update))
     except BusError as bad:
@@ -393,7 +259,7 @@ def apply_streams(state: Path, *, update: bool) -> int:
 
 def diff_streams(state: Path) -> int:
     """Print every difference between live and declared; return the exit status."""
-    layout = saved_layout(state)
+    layout = background.saved_layout(state)
     try:
         found = asyncio.run(orbital.diff_streams(layout.state, layout.regions, layout.server_ports))
     except BusError as bad:
