@@ -89,7 +89,7 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         settings = RootSettings(policy=region.roots, regions=region.root_regions)
-        unsealer, prober = Unsealer(settings), Prober(settings, lambda seen: watch.observe(seen))
+        unsealer, prober = Unsealer(settings), Prober(settings, lambda seen: watch.observe(seen))  # noqa: PLW0108 -- `watch` is made further down
         unsealer.start()  # before any key or credential is here
         prober.start()
         seed = Path(node.seal_seed).read_bytes()

@@ -24,6 +24,7 @@ __all__ = ["Reporter", "shown"]
 
 _log: Final = logging.getLogger("openkcm.reporter")
 HEALTH_INTERVAL_S: Final = 2.0
+UNHEARD_INTERVAL_S: Final = 0.25  # while no beat answers: a node that starts serves nobody until one does
 RETRY_S: Final = 0.5
 KNOWN_TAGS: Final = tuple(sorted(decrees.DECREES))
 Send = Callable[[Envelope], Awaitable[None]]
@@ -107,7 +108,7 @@ class Reporter:
         await self._send(self._voice.report(tenant, what, epoch=self._state.epoch))
 
     async def health(self) -> None:
-        """Every 2 s, for ever: a nonce and what an operator needs to know."""
+        """Every 2 s (more often while unheard), for ever: a nonce and what an operator needs to know."""
         while True:
             nonce = secrets.token_hex(16)
             now = boottime_ns()
@@ -118,7 +119,11 @@ class Reporter:
                 )
             except BusError as away:
                 _log.info("no HealthCheck: %s", away)
-            await asyncio.sleep(HEALTH_INTERVAL_S)
+            await asyncio.sleep(HEALTH_INTERVAL_S if self._heard_of_late(now) else UNHEARD_INTERVAL_S)
+
+    def _heard_of_late(self, now_ns: int) -> bool:
+        beat = self._state.beat
+        return beat is not None and beat[0] == BOOT_ID and now_ns - beat[1] < 2 * HEALTH_INTERVAL_S * 1e9
 
     def health_check(self, nonce: str, now_ns: int) -> reports.HealthCheck:
         """Return the node's condition."""
