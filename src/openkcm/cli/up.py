@@ -90,6 +90,7 @@ class Stack:
             aws=options.aws or bool(saved and saved.aws),
         )
         self._tokens: dict[str, str] = {}
+        self._roots: dict[str, ends.Root] = {}
         self._complete = False
         self._supervisor = Supervisor(strict=options.strict, changed=self._changed)
 
@@ -130,7 +131,7 @@ class Stack:
             asyncio.run(self._open_ledger())  # (4)
             status.update("starting the identity provider" + (" and the local KMS" if layout.aws else ""))
             self._supervisor.bring_up(programs.before_governance(layout))  # (5)
-            self._tokens = programs.mint(layout)
+            self._tokens, self._roots = programs.mint(layout), self._make_roots()
             status.update("starting the CMK")
             self._supervisor.bring_up([programs.cmk(layout)])  # (6)
             status.update("starting the crypto nodes")
@@ -212,7 +213,7 @@ class Stack:
             },
             nodes=tuple(self._node(index, *node) for index, node in enumerate(layout.nodes)),
             workloads=workloads,
-            roots=self._roots(),
+            roots=self._roots,
             log_dir=str(layout.logs),
         )
 
@@ -230,10 +231,11 @@ class Stack:
             metrics=facts.get("metrics", f"http://{orbital.HOST}:{ports.metrics(index)}/metrics"),
         )
 
-    def _roots(self) -> dict[str, ends.Root]:
+    def _make_roots(self) -> dict[str, ends.Root]:
+        """Have the customers make their keys, once; a KMS that is away later says nothing about the stack."""
         from openkcm.cli.customer import customer_of
 
-        if self._options.empty and not self.layout.aws and not any((self.layout.state / "roots").iterdir()):
+        if self._options.empty:
             return {}
         return {
             f"{tenant}/{region}": customer_of(self.layout, tenant, region).make()
