@@ -87,7 +87,14 @@ class Projection:
     @property
     def signing_keys(self) -> Mapping[str, bytes]:
         """Governance's keys in force, by their names."""
-        return self._keys
+        return {key: public for key, (public, retired_at) in self._history.items() if retired_at is None}
+
+    def keys_at(self, sequence: int) -> Mapping[str, bytes]:
+        """Return governance's keys that could seal what has this sequence: a retired one holds for what came before."""
+        return {
+            key: public for key, (public, retired_at) in self._history.items()
+            if retired_at is None or sequence < retired_at
+        }  # fmt: skip
 
     def apply(self, messages: Sequence[Message]) -> list[Applied]:
         """Take messages in, in the order of their sequences, in one transaction with the cursor.
@@ -118,13 +125,11 @@ class Projection:
     def _reload(self) -> None:
         rows = self._writer.rows
         self._cursor, self._epoch = rows("SELECT sequence, epoch FROM cursor")[0]
-        retired = {key for (key,) in rows("SELECT key FROM signing_key_retired")}
-        self._retired: set[str] = retired
-        self._keys: dict[str, bytes] = {
-            key: _unbase64(public)
-            for key, public in rows("SELECT key, public_key FROM signing_key")
-            if key not in retired
+        known = "SELECT k.key, k.public_key, r.sequence FROM signing_key k LEFT JOIN signing_key_retired r USING (key)"
+        self._history: dict[str, tuple[bytes, int | None]] = {
+            key: (_unbase64(public), retired_at) for key, public, retired_at in rows(known)
         }
+        self._retired: set[str] = {key for (key,) in rows("SELECT key FROM signing_key_retired")}
         self._marks: dict[tuple[str, int], int] = {
             (subject, epoch): counter
             for lane in ("routine", "critical")
@@ -140,7 +145,7 @@ class Projection:
         kind = d.DECREES.get(e.tag)
         by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
         try:  # (2)
-            env.verify(e, message.subject, self._trust if by_root else self._keys)
+            env.verify(e, message.subject, self._trust if by_root else self.signing_keys)
         except ContractError:
             return Applied(message.sequence, message.subject, where, fault="bad-seal")
         if kind is None:  # (5)
@@ -157,7 +162,7 @@ class Projection:
             decree = d.read(e.tag, e.data)
         except EnvelopeError:
             return self._marked(message, where, e, fault="unreadable")
-        self._learn(decree)
+        self._learn(decree, message.sequence)
         return self._marked(message, where, e, decree)
 
     def _marked(
@@ -172,14 +177,16 @@ class Projection:
         self._marks[message.subject, e.epoch] = max(mark, e.counter)
         return Applied(message.sequence, message.subject, where, e, decree, fault)
 
-    def _learn(self, decree: d.Decree) -> None:
+    def _learn(self, decree: d.Decree, sequence: int) -> None:
         if isinstance(decree, d.LedgerOpened):
             self._epoch = max(self._epoch, decree.epoch)
         elif isinstance(decree, d.SigningKeyRotated):
             self._retired |= set(decree.retires)
-            self._keys = {k: v for k, v in self._keys.items() if k not in self._retired}
+            for key in set(decree.retires) & set(self._history):
+                public, retired_at = self._history[key]
+                self._history[key] = (public, sequence if retired_at is None else retired_at)
             if decree.key not in self._retired:
-                self._keys[decree.key] = decree.public_key
+                self._history.setdefault(decree.key, (decree.public_key, None))
 
     @staticmethod
     def _rows(outcome: Applied) -> list[_Row]:

@@ -1,0 +1,79 @@
+"""Nodes' reports on their way into the read model. Refuses what no enrolled node sealed for its own subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from openkcm.bus.connection import Stored
+from openkcm.contract import envelope as env
+from openkcm.contract import reports, subjects
+from openkcm.contract.errors import ContractError
+
+__all__ = ["Heard", "UnknownNode", "hear", "rows_of"]
+
+#: Reports that are only counted, and what each count is about.
+NOTES: Final[dict[type[reports.Report], Callable[[reports.Report], str]]] = {
+    reports.HandedOut: lambda r: f"{r.registration}/{r.workload}",  # type: ignore[attr-defined]  # each its own report
+    reports.WorkloadDenied: lambda r: f"{r.workload}/{r.reason}",  # type: ignore[attr-defined]
+    reports.KeyUsage: lambda r: f"{r.registration}/{r.workload}/{r.object_id}",  # type: ignore[attr-defined]
+}
+
+
+class UnknownNode(Exception):
+    """Sealed by a key nobody enrolled, as far as the ledger is read."""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """A genuine report."""
+
+    node: str
+    region: str
+    tenant: str
+    report: reports.Report
+    envelope: env.Envelope
+    body: bytes
+
+
+def hear(message: Stored, keys: Mapping[str, tuple[str, str, bytes]]) -> Heard:
+    """Return the report in a message.
+
+    (1) a report's subject and one envelope; (2) sealed for it by an enrolled node; (3) that node's own region and name,
+    and the same tenant in the subject as in the report.
+
+    Raises:
+        UnknownNode: No such node as far as we know.
+        ContractError: It is not genuine.
+    """
+    where = subjects.parse_report(message.subject)  # (1)
+    e = env.decode(message.body)
+    if e.key not in keys:
+        raise UnknownNode(e.key)
+    node, region, public = keys[e.key]
+    env.verify(e, message.subject, {e.key: public})  # (2)
+    report = reports.read(e.tag, e.data)
+    tenant = getattr(report, "tenant", "_")
+    named = (where.region, where.node, where.tenant, where.tag)
+    if named != (region, node, tenant, subjects.report_token(type(report).__name__)):  # (3)
+        raise ContractError(f"{node} does not report on {message.subject}")
+    return Heard(node, region, tenant, report, e, message.body)
+
+
+def rows_of(heard: Heard) -> list[tuple[str, Mapping[str, str | int | bytes | None]]]:
+    """Return what the report changes in the read model."""
+    parameters: dict[str, str | int | bytes | None] = {
+        "node": heard.node,
+        "region": heard.region,
+        "tenant": heard.tenant,
+        "at_ms": heard.envelope.at_ms,
+        "data": msgspec.json.encode(heard.report).decode(),
+        "body": heard.body,
+        "tag": heard.envelope.tag,
+    }
+    about = NOTES.get(type(heard.report))
+    if about is not None:
+        return [("note", {**parameters, "about": about(heard.report)})]
+    name = type(heard.report).__name__
+    return [(name, parameters)] if name in {"SyncAck", "RootStateObserved", "RotationComplete"} else []

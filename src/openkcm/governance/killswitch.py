@@ -1,0 +1,149 @@
+"""The kill switch's side of governance: a revocation, once answered, is never forgotten. Decides nothing about lifting.
+
+1. it is fsynced to the spool before anything is answered;
+2. one plain publish per region, each for itself, expecting only its own critical subject;
+3. in the ledger: taken out of the spool. No answer: "recorded, not yet in the ledger", and resent until it is in;
+4. before a resend its id is looked for in the whole critical subject: the server forgets ids after an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final, Literal
+
+import msgspec
+
+from openkcm.bus.spool import Spool, Spooled
+from openkcm.contract.decrees import ReasonCode
+from openkcm.contract.subjects import residence_aggregate
+from openkcm.governance.aggregate import Order
+from openkcm.governance.errors import GovernanceError, KeyReused, LedgerUnavailable
+from openkcm.governance.registry import Recorded, Registry
+from openkcm.governance.residence import Residence
+
+__all__ = ["KillSwitch", "Pulled"]
+
+log = logging.getLogger(__name__)
+RESEND_S: Final = 0.25
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """One region's revocation. `fence` is None while it is only in the spool."""
+
+    region: str
+    event: str
+    fence: int | None
+    recorded: Literal["ledger", "spool"]
+    sequence: int | None = None
+
+
+class _Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """What the spool keeps: the order itself, since counter and seal are only known when it goes in."""
+
+    region: str
+    reason: ReasonCode
+    order: Order
+
+
+class KillSwitch:
+    """Orders revocations for one CMK.
+
+    Args:
+        connected: Whether the ledger's server is there right now, as far as is known.
+        on_recorded: Told of each revocation the moment its PubAck is here: from then on T is counted.
+    """
+
+    def __init__(
+        self, registry: Registry, spool: Spool, *, connected: Callable[[], bool],
+        on_recorded: Callable[[Recorded], None],
+    ) -> None:  # fmt: skip
+        self._registry = registry
+        self._spool = spool
+        self._connected = connected
+        self._on_recorded = on_recorded
+        self._busy: set[str] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many revocations are not yet in the ledger."""
+        return len(self._spool)
+
+    async def pull(self, tenant: str, regions: Iterable[str], reason: str, order: Order) -> list[Pulled]:
+        """Revoke in each region.
+
+        Raises:
+            KeyReused: The idempotency key came with something else.
+            OSError: The spool cannot be written: nothing was promised.
+        """
+        names = sorted(set(regions))
+        intents = [_Intent(region=region, reason=reason, order=order) for region in names]
+        for intent in intents:
+            self._check_unused(tenant, intent)
+        for intent in intents:  # (1)
+            await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))
+        return list(await asyncio.gather(*(self._send(tenant, intent) for intent in intents)))  # (2)
+
+    async def resend(self) -> None:
+        """Bring what the spool holds into the ledger, for ever."""
+        while True:
+            for entry in self._spool.entries():
+                if entry.id in self._busy or not self._connected():
+                    continue
+                try:
+                    intent = msgspec.json.decode(entry.body, type=_Intent)
+                    pulled = await self._send(intent.order.tenant, intent)
+                    if pulled.recorded == "ledger":
+                        log.warning("revocation %s went from the spool into the ledger", entry.id)
+                except Exception:  # an entry that fails must not keep the others back; it stays in the spool
+                    log.exception("revocation %s stays in the spool", entry.id)
+            await asyncio.sleep(RESEND_S)
+
+    def _check_unused(self, tenant: str, intent: _Intent) -> None:
+        spooled = next((s for s in self._spool.entries() if s.id == self._id(tenant, intent)), None)
+        if spooled is not None:
+            waiting = msgspec.json.decode(spooled.body, type=_Intent)
+            if waiting.order.correlation != intent.order.correlation:
+                raise KeyReused("this idempotency key came with another request: use a new one")
+
+    def _id(self, tenant: str, intent: _Intent) -> str:
+        return intent.order.event_id(residence_aggregate(intent.region, tenant, "critical"), 0)
+
+    def _spooled(self, tenant: str, intent: _Intent) -> Spooled:
+        where = residence_aggregate(intent.region, tenant, "critical")
+        id_ = self._id(tenant, intent)
+        for kept in self._spool.entries():  # the same order once more keeps its first time
+            if kept.id == id_:
+                return kept
+        return Spooled(
+            id=id_,
+            subject=str(where),
+            tag="AccessRevoked.1",
+            body=msgspec.json.encode(intent),
+            at_ms=intent.order.at_ms,
+        )
+
+    async def _send(self, tenant: str, intent: _Intent) -> Pulled:
+        where = residence_aggregate(intent.region, tenant, "critical")
+        id_ = self._id(tenant, intent)
+        self._busy.add(id_)
+        try:
+            if not self._connected():
+                return Pulled(intent.region, id_, None, "spool")
+            recorded = (  # (4) execute reads the whole critical subject and finds the id if it is there
+                await self._registry.execute(where, Residence, intent.order, lambda r: r.revoke(intent.reason))
+            )[0]
+            await asyncio.to_thread(self._spool.remove, id_)  # (3)
+            self._on_recorded(recorded)
+            return Pulled(intent.region, recorded.event, recorded.counter, "ledger", recorded.sequence)
+        except KeyReused:
+            await asyncio.to_thread(self._spool.remove, id_)
+            raise
+        except LedgerUnavailable:
+            return Pulled(intent.region, id_, None, "spool")
+        except GovernanceError as bad:  # it is promised by then: say so, keep it, try on
+            log.error("revocation %s is not in the ledger yet: %s", id_, bad)  # noqa: TRY400 -- no stack of ours to show
+            return Pulled(intent.region, id_, None, "spool")
+        finally:
+            self._busy.discard(id_)

@@ -1,0 +1,276 @@
+"""The registry: aggregates out of the ledger, and decrees into it. The one file of governance that awaits the ledger.
+
+An aggregate is read by two exact subjects, one a lane, and only what is new behind the cached cursor. `execute`:
+
+1. the same order again (same id) is answered from the ledger; the same key for something else is refused;
+2. commands run on a copy; a refused one leaves nothing behind;
+3. each decree is sealed with its counter and appended expecting the last sequence of its own lane;
+4. somebody was faster: read again, decide again, a bounded number of times; the id stays the same;
+5. no answer: nothing is assumed. A retry with the same id finds what did arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from openkcm.bus.errors import BusError, Conflict, SameIdOtherMessage, Unavailable
+from openkcm.bus.ledger import Ledger, Stored
+from openkcm.contract import decrees as d
+from openkcm.contract import envelope as env
+from openkcm.contract import seal
+from openkcm.contract.errors import ContractError, EnvelopeError, SealError
+from openkcm.contract.ids import Lane
+from openkcm.contract.subjects import DecreeSubject
+from openkcm.governance.aggregate import Decreed, LedgerAggregate, Order
+from openkcm.governance.approval import Approval
+from openkcm.governance.errors import Conflicting, Inconsistent, KeyReused, LedgerUnavailable, Stale
+from openkcm.governance.ledger_events import LedgerEvents
+from openkcm.governance.residence import Residence
+from openkcm.governance.tenant import Tenant
+from openkcm.projector.ledger import Projection
+
+__all__ = ["Recorded", "Registry"]
+
+_A = TypeVar("_A", bound=LedgerAggregate)
+MAX_ATTEMPTS: Final = 8
+APPEND_TIMEOUT_S: Final = 2.0
+TIME_SOURCE: Final = "cmk-clock"
+KINDS: Final[dict[str, type[LedgerAggregate]]] = {
+    "tenant": Tenant,
+    "residence": Residence,
+    "approval": Approval,
+    "ledger": LedgerEvents,
+}
+LANES: Final[dict[str, tuple[Lane, ...]]] = {
+    "tenant": ("routine",),
+    "approval": ("routine",),
+    "residence": ("routine", "critical"),
+    "ledger": ("routine", "critical"),
+}
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A decree that is in the ledger."""
+
+    subject: str
+    event: str
+    epoch: int
+    counter: int
+    sequence: int
+    correlation: str
+    repeated: bool = False
+
+
+class _Cached(msgspec.Struct):
+    aggregate: LedgerAggregate
+    lanes: tuple[Lane, ...]
+    cursors: dict[Lane, int]
+    events: dict[str, Recorded]
+    marks: dict[tuple[Lane, int], int]
+    lock: asyncio.Lock
+
+
+class Registry:
+    """Reads and writes the ledger for one CMK.
+
+    Args:
+        projection: What of the ledger is read already: governance's keys, by sequence, and the epoch.
+    """
+
+    def __init__(
+        self, ledger: Ledger, signer: seal.Signer, trust_root: bytes, *,
+        projection: Projection, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._signer = signer
+        self._trust = {seal.key_id(trust_root): trust_root}
+        self._projection = projection
+        self._now_ms = now_ms
+        self._cache: dict[DecreeSubject, _Cached] = {}
+
+    @property
+    def now_ms(self) -> int:
+        """UTC in ms: for the record only."""
+        return self._now_ms()
+
+    async def load(self, where: DecreeSubject, kind: type[_A]) -> _A:
+        """Return the aggregate as the ledger has it now. Do not change it.
+
+        Raises:
+            LedgerUnavailable: No answer.
+            Inconsistent: It holds a decree this version cannot read.
+        """
+        cached = self._cached(where)
+        async with cached.lock:
+            await self._refresh(where, cached)
+        assert isinstance(cached.aggregate, kind)
+        return cached.aggregate
+
+    def known(self, where: DecreeSubject, kind: type[_A]) -> _A:
+        """Return the aggregate as far as this process has read it: nothing is asked."""
+        aggregate = self._cached(where).aggregate
+        assert isinstance(aggregate, kind)
+        return aggregate
+
+    async def execute(
+        self, where: DecreeSubject, kind: type[_A], order: Order, decide: Callable[[_A], Any], *,
+        if_match: int | None = None,
+    ) -> list[Recorded]:  # fmt: skip
+        """Load, decide, append.
+
+        Args:
+            where: The aggregate. Given on the critical lane, only that lane is read and waited for: a revocation never
+                queues behind routine work.
+            kind: The aggregate's class.
+            order: Who orders it; makes the ids.
+            decide: Gives commands to a copy of the aggregate.
+            if_match: The generation the caller has seen; None does not ask.
+
+        Returns:
+            What is in the ledger now, in order; nothing when the commands made no decree.
+
+        Raises:
+            GovernanceError: As the commands say; and Stale, KeyReused, Conflicting, LedgerUnavailable, Inconsistent.
+        """
+        cached = self._cached(where)
+        async with cached.lock:
+            for _ in range(MAX_ATTEMPTS):
+                await self._refresh(where, cached)
+                earlier = self._earlier(where, cached, order)  # (1)
+                if earlier:
+                    return earlier
+                fork: Any = cached.aggregate.under(order, self._projection.epoch)  # (2)
+                if if_match is not None and if_match != fork.counters.get(("routine", fork.epoch), 0):
+                    raise Stale(f"If-Match names generation {if_match}, which is not the present one: read it again")
+                assert isinstance(fork, kind)
+                decide(fork)
+                try:
+                    return [await self._append(where, cached, order, event) for event in fork.ordered()]  # (3)
+                except Conflict:  # (4)
+                    continue
+        raise Conflicting(f"others wrote to {where} at the same time, {MAX_ATTEMPTS} times over: try again")
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _cached(self, where: DecreeSubject) -> _Cached:
+        if where not in self._cache:
+            lanes: tuple[Lane, ...] = ("critical",) if where.lane == "critical" else LANES[where.kind]
+            self._cache[where] = _Cached(
+                aggregate=KINDS[where.kind].empty(where),
+                lanes=lanes,
+                cursors=dict.fromkeys(lanes, 0),
+                events={},
+                marks={},
+                lock=asyncio.Lock(),
+            )
+        return self._cache[where]
+
+    async def _refresh(self, where: DecreeSubject, cached: _Cached) -> None:
+        cached.aggregate.epoch = self._projection.epoch
+        lanes = cached.lanes
+        try:
+            found = await asyncio.gather(*(self._read(where.on(lane), cached.cursors[lane]) for lane in lanes))
+        except BusError as away:
+            raise LedgerUnavailable("the ledger does not answer: try again") from away
+        for lane, messages in zip(lanes, found, strict=True):
+            for message in messages:
+                self._take(where.on(lane), cached, message)
+
+    async def _read(self, where: DecreeSubject, after: int) -> list[Stored]:
+        messages: list[Stored] = []
+        while page := await self._ledger.read(str(where), after=after):
+            messages += page
+            after = page[-1].sequence
+            if len(page) < 1000:
+                break
+        return messages
+
+    def _take(self, where: DecreeSubject, cached: _Cached, message: Stored) -> None:
+        """Take a stored message in, by the rules nodes follow: what they drop, we drop."""
+        before = cached.cursors[where.lane]
+        cached.cursors[where.lane] = max(before, message.sequence)
+        try:
+            e = env.decode(message.body)
+            kind = d.DECREES.get(e.tag)
+            by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
+            keys = self._trust if by_root else self._projection.keys_at(message.sequence)
+            env.verify(e, str(where), keys)
+        except SealError as bad:
+            if message.sequence > self._projection.cursor and e.key not in keys:
+                cached.cursors[where.lane] = before  # its key may be announced in what is still to be read
+                raise LedgerUnavailable("the ledger is still being read: try again") from bad
+            return
+        except ContractError:
+            return
+        if kind is not None and (kind.aggregate, kind.lane) != (where.kind, where.lane):
+            return
+        mark = cached.marks.get((where.lane, e.epoch), 0)
+        if e.counter <= mark or (where.lane == "routine" and e.counter != mark + 1):
+            return
+        try:
+            decree = d.read(e.tag, e.data)
+        except EnvelopeError as bad:
+            cached.cursors[where.lane] = before
+            raise Inconsistent(f"{where} holds at {message.sequence} what this version cannot read: {e.tag}") from bad
+        cached.marks[where.lane, e.epoch] = e.counter
+        cached.aggregate.happened(decree, event=e.id, epoch=e.epoch, counter=e.counter)
+        cached.events[e.id] = Recorded(str(where), e.id, e.epoch, e.counter, message.sequence, e.correlation)
+
+    def _earlier(self, where: DecreeSubject, cached: _Cached, order: Order) -> list[Recorded]:
+        found: list[Recorded] = []
+        for lane in cached.lanes:
+            for index in range(4):  # no order makes more decrees of one aggregate
+                recorded = cached.events.get(order.event_id(where.on(lane), index))
+                if recorded is None:
+                    continue
+                if recorded.correlation != order.correlation:
+                    raise KeyReused("this idempotency key came with another request: use a new one")
+                found.append(msgspec.structs.replace(recorded, repeated=True))
+        return sorted(found, key=lambda r: r.sequence)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def seal(self, where: DecreeSubject, order: Order, event: Decreed) -> env.Envelope:
+        """Return the decree's envelope, sealed."""
+        lane = d.lane_of(event.decree)
+        unsealed = env.Envelope(
+            id=event.event,
+            tag=d.tag_of(event.decree),
+            subject=str(where.on(lane)),
+            counter=event.counter,
+            epoch=event.epoch,
+            actor=order.actor,
+            correlation=order.correlation,
+            causation=order.causation,
+            priority=env.PRIORITY_CRITICAL if lane == "critical" else env.PRIORITY_ROUTINE,
+            at_ms=order.at_ms or self._now_ms(),
+            time_source=TIME_SOURCE,
+            key=self._signer.key_id,
+            data=msgspec.Raw(msgspec.json.encode(event.decree)),
+        )
+        return env.seal_envelope(unsealed, self._signer)
+
+    async def _append(self, where: DecreeSubject, cached: _Cached, order: Order, event: Decreed) -> Recorded:
+        e = self.seal(where, order, event)
+        if e.epoch < 1:
+            raise LedgerUnavailable("the ledger has not been opened yet")
+        body = env.encode(e)
+        lane = d.lane_of(event.decree)
+        try:
+            appended = await self._ledger.append(
+                e.subject, body, id=e.id, tag=e.tag, expected_last=cached.cursors[lane], timeout_s=APPEND_TIMEOUT_S
+            )
+        except SameIdOtherMessage as taken:
+            # Our own earlier try of this order, sealed with another time or counter: the next round finds it.
+            if taken.stored is None or taken.stored.subject != e.subject:
+                raise KeyReused("this idempotency key came with another request: use a new one") from taken
+            raise Conflict("it is there") from taken
+        except Unavailable as away:  # (5)
+            raise LedgerUnavailable("the ledger does not answer: repeat with the same idempotency key") from away
+        self._take(where.on(lane), cached, Stored(appended.sequence, e.subject, body, e.id))
+        return Recorded(e.subject, e.id, e.epoch, e.counter, appended.sequence, e.correlation)

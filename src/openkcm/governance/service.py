@@ -1,0 +1,335 @@
+"""One CMK at work: reads the ledger and the reports, answers beats, resends, repeats, confirms. Serves no HTTP.
+
+At the start: the streams are as declared; the ledger is not shorter than what this CMK has read of it, and not another
+one; everything in it is read before anything is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from openkcm.bus import declare
+from openkcm.bus.beat import send_beat, subscribe_health
+from openkcm.bus.connection import Connection, Stored, connect
+from openkcm.bus.errors import BusError
+from openkcm.bus.lanes import repeat
+from openkcm.bus.ledger import Ledger
+from openkcm.bus.reports import Reports
+from openkcm.bus.spool import Spool
+from openkcm.contract import resources, seal, subjects
+from openkcm.contract.envelope import Actor
+from openkcm.contract.errors import ContractError
+from openkcm.contract.reports import HealthCheck
+from openkcm.governance import inbox
+from openkcm.governance.aggregate import Order
+from openkcm.governance.approval import Approval
+from openkcm.governance.beat import Beats
+from openkcm.governance.configuration import Configuration, ConfigurationError, read_regions
+from openkcm.governance.errors import GovernanceError
+from openkcm.governance.killswitch import KillSwitch
+from openkcm.governance.news import Item, News
+from openkcm.governance.registry import Recorded, Registry
+from openkcm.governance.residence import Residence
+from openkcm.governance.views import Views
+from openkcm.governance.watch import Watch
+from openkcm.projector import open_reader, open_writer
+from openkcm.projector.ledger import Applied, Projection
+
+__all__ = ["ITSELF", "Cmk", "open_cmk"]
+
+log = logging.getLogger(__name__)
+BATCH: Final = 500
+REPEAT_S: Final = 1.0
+TEND_S: Final = 0.5
+PROJECTED_TIMEOUT_S: Final = 2.0
+#: What governance does of itself: confirmations, expiries.
+ITSELF: Final = Actor(issuer="cmk", subject="governance")
+
+
+class Cmk:
+    """Everything the portal needs, made by `open_cmk`."""
+
+    def __init__(self, configuration: Configuration, connection: Connection) -> None:
+        self.configuration = configuration
+        self.connection = connection
+        self.regions = read_regions(Path(configuration.regions))
+        self.ledger = Ledger(connection)
+        self.signer = seal.Signer(Path(configuration.signing_seed).read_bytes())
+        path = Path(configuration.registry)
+        self.writer = open_writer(path, resources.ROOT / "projections" / "cmk")
+        self.projection = Projection(self.writer, configuration.trust_root)
+        self.views = Views(open_reader(path))
+        self.watch = Watch(self.views, epoch=lambda: self.projection.epoch)
+        self.registry = Registry(self.ledger, self.signer, configuration.trust_root, projection=self.projection)
+        self.switch = KillSwitch(
+            self.registry, Spool(Path(configuration.spool)), connected=lambda: connection.is_connected,
+            on_recorded=self._on_recorded,
+        )  # fmt: skip
+        self.news = News()
+        self.beats = Beats(
+            self.ledger, self.signer, regions=tuple(self.regions), node_keys=self.node_keys,
+            epoch=lambda: self.projection.epoch, heard=self._on_health, send=self._send_beat,
+        )  # fmt: skip
+        self.dropped_reports = 0
+        self._node_keys: dict[str, tuple[str, str, bytes]] | None = None
+        self._grown = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._end_health: Any = None
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # --- start and end ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Check, catch up, and go to work.
+
+        Raises:
+            ConfigurationError: The ledger is not the one this CMK knows.
+            BusError: Streams differ from the declared ones, or the bus does not answer.
+        """
+        if self.configuration.check_streams:
+            wanted = declare.declared("ledger", list(self.regions.values()))
+            await declare.check(self.connection, wanted, skip_refused=True)
+        state = await self.ledger.info()
+        await self._check_mark(state.last)
+        if state.deleted or (state.messages and state.last - state.first + 1 != state.messages):
+            raise ConfigurationError("the ledger has gaps in its sequences: it must be restored before it is served")
+        batch: list[Stored] = []
+        async for stored in self.ledger.read_all(after=self.projection.cursor, until=state.last):
+            batch.append(stored)
+            if len(batch) >= BATCH:
+                await self._project(batch)
+                batch = []
+        await self._project(batch)
+        if self.signer.key_id not in self.projection.signing_keys:
+            log.error("the ledger does not (yet) know this CMK's signing key %s", self.signer.key_id)
+        self._end_health = await subscribe_health(self.connection, self._hear_health)
+        for work in (
+            self._follow_ledger(), self._follow_reports(), self.switch.resend(), self._repeat(), self._tend(),
+            *(self.beats.follow(region) for region in self.regions),
+            *(self.beats.answer(region) for region in self.regions),
+        ):  # fmt: skip
+            self._spawn(work)
+
+    async def close(self) -> None:
+        """Stop work, close the files and the connection."""
+        self.news.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._end_health is not None:
+            await self._end_health()
+        await self.connection.close()
+        self.views.reader.close()
+        self.writer.close()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            if not done.cancelled() and done.exception() is not None and not self.failed.done():
+                self.failed.set_exception(done.exception())  # type: ignore[arg-type]  # not None, see above
+
+        task.add_done_callback(ended)
+
+    async def _check_mark(self, last: int) -> None:
+        if last < self.projection.cursor:
+            raise ConfigurationError(
+                f"the ledger ends at {last}, but this CMK has read it up to {self.projection.cursor}: "
+                "it lost its tail or is another one. Restore the ledger; nothing is served from a shorter one"
+            )
+        known = self.views.reader.rows("SELECT sequence, subject, id FROM event ORDER BY sequence DESC LIMIT 1")
+        for sequence, subject, id_ in known:
+            found = await self.ledger.read(subject, after=sequence - 1, limit=1)
+            if not found or (found[0].sequence, found[0].id) != (sequence, id_):
+                raise ConfigurationError(f"the ledger holds at {sequence} another event than this CMK has read there")
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def projected(self, sequence: int) -> None:
+        """Return when the read model has come to a sequence, or after a short while without it."""
+        deadline = time.monotonic() + PROJECTED_TIMEOUT_S
+        while self.projection.cursor < sequence and (left := deadline - time.monotonic()) > 0:
+            self._grown.clear()
+            try:
+                await asyncio.wait_for(self._grown.wait(), left)
+            except TimeoutError:
+                return
+
+    def node_keys(self) -> dict[str, tuple[str, str, bytes]]:
+        """Return (node, region, public key) of each enrolled node by its key's name."""
+        if self._node_keys is None:
+            self._node_keys = self.views.node_keys()
+        return self._node_keys
+
+    async def _follow_ledger(self) -> None:
+        async for batch in _batches(self.ledger.follow(after=self.projection.cursor)):
+            await self._project(batch)
+
+    async def _project(self, batch: list[Stored]) -> None:
+        if not batch:
+            return
+        applied = await asyncio.to_thread(self.projection.apply, batch)
+        self.watch.saw(applied)
+        self._node_keys = None
+        self._grown.set()
+        for one in applied:
+            self._tell(one)
+
+    def _tell(self, one: Applied) -> None:
+        if one.fault is not None:
+            log.warning("event at %d not taken in: %s on %s", one.sequence, one.fault, one.subject)
+        if one.where is None or one.envelope is None:
+            return
+        self.news.tell(
+            Item(
+                kind="event", tenant=one.where.tenant, region=one.where.region, event=one.envelope.name,
+                priority=one.envelope.priority, sequence=one.sequence,
+            )
+        )  # fmt: skip
+
+    async def _follow_reports(self) -> None:
+        async for batch in _batches(Reports(self.connection).follow(after=self.views.report_cursor())):
+            rows: list[Any] = []
+            told: list[inbox.Heard] = []
+            for message in batch:
+                heard = await self._hear(message)
+                if heard is not None:
+                    rows += inbox.rows_of(heard)
+                    told.append(heard)
+            rows.append(("report_cursor", {"sequence": batch[-1].sequence}))
+            await asyncio.to_thread(self.writer.apply, rows)
+            for heard in told:
+                self.news.tell(Item(kind="sync", tenant=heard.tenant, region=heard.region, node=heard.node))
+            await self._confirm()
+
+    async def _hear(self, message: Stored) -> inbox.Heard | None:
+        try:
+            try:
+                return inbox.hear(message, self.node_keys())
+            except inbox.UnknownNode:  # its enrolment may be in what we have not read yet
+                await self.projected((await self.ledger.info()).last)
+                return inbox.hear(message, self.node_keys())
+        except (ContractError, inbox.UnknownNode, BusError) as bad:
+            self.dropped_reports += 1
+            log.warning("dropped a report on %s: %s", message.subject, bad)
+            return None
+
+    # --- nodes ------------------------------------------------------------------------------------------------------
+
+    async def _hear_health(self, stored: Stored) -> None:
+        self.beats.on_health(stored.subject, stored.body)
+
+    def _on_health(self, check: HealthCheck) -> None:
+        known = self.watch.health.get(check.node)
+        self.watch.heard(check, self.registry.now_ms)
+        if known is None or known.check.residences != check.residences:
+            self.news.tell(Item(kind="health", tenant="_", region=check.region, node=check.node))
+
+    async def _send_beat(self, region: str, body: bytes, id_: str) -> None:
+        await send_beat(self.connection, region, body, id=id_)
+
+    def _on_recorded(self, recorded: Recorded) -> None:
+        self.watch.recorded(recorded.event)
+
+    async def _repeat(self) -> None:
+        """Repeat unacknowledged critical decrees on lane0, every second."""
+        while True:
+            await asyncio.sleep(REPEAT_S)
+            if not self.connection.is_connected:
+                continue
+            for sequence, id_, subject, tag, body in self.watch.unacknowledged():
+                try:
+                    await repeat(self.connection, Stored(sequence, subject, body, id_), tag=tag)
+                except BusError as away:
+                    log.info("could not repeat %s: %s", id_, away)
+
+    # --- of itself --------------------------------------------------------------------------------------------------
+
+    def own_order(self, tenant: str, command: str, key: str) -> Order:
+        """Return an order of governance itself; the same key is the same event, whichever CMK gives it."""
+        correlation = str(uuid.uuid5(uuid.NAMESPACE_URL, f"openkcm:{tenant}/{command}/{key}"))
+        return Order(
+            tenant=tenant, actor=ITSELF, command=command, key=key, correlation=correlation, at_ms=self.registry.now_ms
+        )
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            await self._confirm()
+            await self._expire()
+
+    async def _confirm(self) -> None:
+        for tenant, region, decree in self.watch.confirmations_due():
+            where = subjects.residence_aggregate(region, tenant)
+            order = self.own_order(tenant, "ConfirmRevocation", decree.revocation)
+            try:
+                done = await self.registry.execute(where, Residence, order, lambda r, x=decree: r.confirm(x))  # type: ignore[misc]
+                for one in done:
+                    await self.projected(one.sequence)
+            except GovernanceError as bad:
+                log.info("a revocation of %s in %s is not confirmed yet: %s", tenant, region, bad)
+
+    async def _expire(self) -> None:
+        for tenant, approval in self.views.overdue_approvals(self.registry.now_ms):
+            order = self.own_order(tenant, "ExpireApproval", approval)
+            try:
+                await self.registry.execute(
+                    subjects.approval_aggregate(tenant, approval), Approval, order, lambda a: a.expire()
+                )
+            except GovernanceError as bad:
+                log.info("approval %s is not closed yet: %s", approval, bad)
+
+
+async def open_cmk(configuration: Configuration) -> Cmk:
+    """Connect and start a CMK.
+
+    Raises:
+        ConfigurationError, BusError, OSError: It cannot start; nothing is left running.
+    """
+    connection = await connect(configuration.nats, name="cmk")
+    try:
+        cmk = Cmk(configuration, connection)
+    except BaseException:
+        await connection.close()
+        raise
+    try:
+        await cmk.start()
+    except BaseException:
+        await cmk.close()
+        raise
+    return cmk
+
+
+async def _batches(source: AsyncIterator[Stored]) -> AsyncIterator[list[Stored]]:
+    """Yield what has come since the last batch was taken, at most `BATCH` at once: one transaction for many."""
+    queue: asyncio.Queue[Stored] = asyncio.Queue(2 * BATCH)
+
+    async def fill() -> None:
+        async for stored in source:
+            await queue.put(stored)
+
+    filling = asyncio.create_task(fill())
+    try:
+        while True:
+            first = asyncio.create_task(queue.get())
+            await asyncio.wait({first, filling}, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                first.cancel()
+                filling.result()  # it ended: say why
+                return
+            batch = [first.result()]
+            while len(batch) < BATCH and not queue.empty():
+                batch.append(queue.get_nowait())
+            yield batch
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)

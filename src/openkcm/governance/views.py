@@ -1,0 +1,267 @@
+"""What people are shown, out of the read model by plain SQL. Reads; changes nothing, asks nobody."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from openkcm.governance.pending import Ack
+from openkcm.projector import Reader
+
+__all__ = ["Views"]
+
+ALL: Final = 1_000_000_000
+
+
+class Views:
+    """The read model of one CMK."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    # --- people -----------------------------------------------------------------------------------------------------
+
+    def roles(self, person: str) -> dict[str, frozenset[str]]:
+        """Return a person's roles by tenant."""
+        found: dict[str, set[str]] = {}
+        for tenant, role in self.reader.rows("SELECT tenant, role FROM person_role WHERE person = ?", (person,)):
+            found.setdefault(tenant, set()).add(role)
+        return {tenant: frozenset(roles) for tenant, roles in found.items()}
+
+    # --- tenants ----------------------------------------------------------------------------------------------------
+
+    def tenants(self) -> list[str]:
+        """Return all tenants' names."""
+        return [tenant for (tenant,) in self.reader.rows("SELECT tenant FROM tenant ORDER BY tenant")]
+
+    def tenant(self, tenant: str) -> dict[str, Any] | None:
+        """Return a tenant with its people, roles and regions."""
+        found = self.reader.records(
+            "SELECT tenant AS id, at_ms AS registered_ms FROM tenant WHERE tenant = ?", (tenant,)
+        )
+        if not found:
+            return None
+        people: dict[str, dict[str, Any]] = {}
+        query = (
+            "SELECT p.person, p.approval_key, r.role FROM person p LEFT JOIN person_role r USING (tenant, person) "
+            "WHERE p.tenant = ? ORDER BY p.person, r.role"
+        )
+        for person, key, role in self.reader.rows(query, (tenant,)):
+            entry = people.setdefault(person, {"person": person, "roles": [], "approval_key": key})
+            if role is not None:
+                entry["roles"].append(role)
+        return {**found[0], "regions": self.regions_of(tenant), "people": list(people.values())}
+
+    def regions_of(self, tenant: str) -> list[str]:
+        """Return the regions a tenant lives in."""
+        query = "SELECT region FROM tenant_region WHERE tenant = ? ORDER BY region"
+        return [region for (region,) in self.reader.rows(query, (tenant,))]
+
+    def residences(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Return the state of tenant regions, of one tenant or all."""
+        query = (
+            "SELECT tenant, region, state, generation, fence, lease_s FROM residence "
+            "WHERE :t IS NULL OR tenant = :t ORDER BY 1, 2"
+        )
+        return self.reader.records(query, {"t": tenant})
+
+    def residence(self, tenant: str, region: str) -> dict[str, Any] | None:
+        """Return everything about one tenant region."""
+        found = self.reader.records("SELECT * FROM residence WHERE tenant = ? AND region = ?", (tenant, region))
+        if not found:
+            return None
+        row = found[0]
+        both = (tenant, region)
+        approvers = self.reader.records(
+            "SELECT version, hash AS fingerprint, approvers FROM approvers_set WHERE tenant = ? AND region = ? "
+            "ORDER BY version DESC LIMIT 1",
+            both,
+        )
+        return {
+            "tenant": tenant,
+            "region": region,
+            "state": row["state"],
+            "generation": row["generation"],
+            "fence": row["fence"],
+            "lease_s": row["lease_s"],
+            "configuration": {
+                "lease_s": row["lease_s"],
+                "hand_out": row["hand_out"],
+                "max_objects": row["max_objects"],
+                "labels": msgspec.json.decode(row["labels"] or "{}"),
+            },
+            "root": None
+            if row["ref"] is None
+            else {"provider": row["provider"], "ref": row["ref"], "credential": row["credential"]},
+            "suspended_for": row["suspended_for"],
+            "systems": self.reader.records(
+                "SELECT system, registration FROM system WHERE tenant = ? AND region = ? ORDER BY generation", both
+            ),
+            "workloads": self.reader.records(
+                "SELECT workload, system, enrolment, fingerprint, spiffe FROM workload "
+                "WHERE tenant = ? AND region = ? ORDER BY generation",
+                both,
+            ),
+            "approvers": next(
+                ({**a, "approvers": [p["person"] for p in msgspec.json.decode(a["approvers"])]} for a in approvers),
+                None,
+            ),
+            "revocations": self.revocations(tenant, region),
+            "rotations": self.reader.records(
+                "SELECT rotation, level, registration, at_ms FROM rotation "
+                "WHERE tenant = ? AND region = ? ORDER BY at_ms",
+                both,
+            ),
+            "root_states": self.reader.records(
+                "SELECT node, state, detail, root_version, at_ms FROM node_root WHERE tenant = ? AND region = ?", both
+            ),
+            "key_versions": self.reader.records(
+                "SELECT node, level, registration, max(version) AS version, root_version, at_ms FROM node_rotation "
+                "WHERE tenant = ? AND region = ? GROUP BY node, level, registration",
+                both,
+            ),
+        }
+
+    def state(self, tenant: str, region: str) -> dict[str, Any] | None:
+        """Return state and counters of one tenant region."""
+        query = (
+            "SELECT state, generation, fence, routine_epoch, critical_epoch, lease_s FROM residence "
+            "WHERE tenant = ? AND region = ?"
+        )
+        return next(iter(self.reader.records(query, (tenant, region))), None)
+
+    def revocations(self, tenant: str, region: str) -> list[dict[str, Any]]:
+        """Return the revocations of one tenant region, newest first, with what became of each."""
+        query = """
+            SELECT r.event, r.epoch, r.fence, r.reason, r.person, r.at_ms,
+                EXISTS (SELECT 1 FROM open_revocation o WHERE o.event = r.event) AS open,
+                c.outcome AS confirmed, c.at_ms AS confirmed_ms
+            FROM revocation r LEFT JOIN revocation_confirmed c ON c.event = r.event
+            WHERE r.tenant = ? AND r.region = ? ORDER BY r.epoch DESC, r.fence DESC LIMIT 100"""
+        return [{**r, "open": bool(r["open"])} for r in self.reader.records(query, (tenant, region))]
+
+    def blast_radius(self, tenant: str, region: str) -> dict[str, Any]:
+        """Return what a revocation would cut, and what it cannot: keys that were handed out."""
+        both = (tenant, region)
+        handed = "SELECT coalesce(sum(times), 0) FROM node_note WHERE tenant = ? AND region = ? AND tag = 'HandedOut.1'"
+        return {
+            "region": region,
+            "state": (self.state(*both) or {}).get("state"),
+            "systems": self.reader.rows("SELECT count(*) FROM system WHERE tenant = ? AND region = ?", both)[0][0],
+            "workloads": self.reader.rows("SELECT count(*) FROM workload WHERE tenant = ? AND region = ?", both)[0][0],
+            "nodes": sorted({n for n, _, removed in self.nodes(region) if removed is None}),
+            "keys_handed_out": self.reader.rows(handed, both)[0][0],
+        }
+
+    def enrolment_exists(self, tenant: str, region: str, enrolment: str) -> bool:
+        """Whether somebody is, or was, enrolled under it."""
+        query = "SELECT 1 FROM enrolled_workload WHERE tenant = ? AND region = ? AND enrolment = ?"
+        return bool(self.reader.rows(query, (tenant, region, enrolment)))
+
+    # --- approvals --------------------------------------------------------------------------------------------------
+
+    def approvals(self, tenant: str, approval: str | None = None) -> list[dict[str, Any]]:
+        """Return a tenant's approvals, newest first, or the one."""
+        query = """
+            SELECT a.*, (SELECT json_group_array(g.person) FROM approval_grant g
+                WHERE g.tenant = a.tenant AND g.approval = a.approval) AS granted_by
+            FROM approval a WHERE a.tenant = :t AND (:a IS NULL OR a.approval = :a) ORDER BY a.at_ms DESC LIMIT 1000"""
+        return [
+            {
+                **row,
+                "arguments": msgspec.json.decode(row["arguments"]),
+                "granted_by": msgspec.json.decode(row["granted_by"]),
+            }
+            for row in self.reader.records(query, {"t": tenant, "a": approval})
+        ]
+
+    def overdue_approvals(self, now_ms: int) -> list[tuple[str, str]]:
+        """Return (tenant, approval) of what nobody answered in time."""
+        query = "SELECT tenant, approval FROM approval WHERE state IN ('Requested', 'Granted') AND expires_at_ms <= ?"
+        return [(t, a) for t, a in self.reader.rows(query, (now_ms,))]
+
+    # --- nodes ------------------------------------------------------------------------------------------------------
+
+    def nodes(self, region: str | None = None) -> list[tuple[str, str, int | None]]:
+        """Return (node, region, sequence of its removal or None), each node once a key."""
+        query = "SELECT node, region, removed_at FROM node WHERE :r IS NULL OR region = :r ORDER BY node, sequence"
+        return [(n, r, removed) for n, r, removed in self.reader.rows(query, {"r": region})]
+
+    def node_keys(self) -> dict[str, tuple[str, str, bytes]]:
+        """Return (node, region, public key) of each sealing key of a node that is not removed."""
+        rows = self.reader.rows("SELECT key, node, region, public_key FROM node WHERE removed_at IS NULL")
+        return {key: (node, region, msgspec.convert(public, bytes)) for key, node, region, public in rows}
+
+    def acks(self, tenant: str, region: str, lane: str) -> dict[str, Ack]:
+        """Return the newest SyncAck of each node for one lane of a residence."""
+        query = (
+            "SELECT node, epoch, floor, above, lease_s, failure FROM node_ack "
+            "WHERE tenant = ? AND region = ? AND lane = ?"
+        )
+        return {
+            node: Ack(node, epoch, floor, tuple(msgspec.json.decode(above)), lease, failure)
+            for node, epoch, floor, above, lease, failure in self.reader.rows(query, (tenant, region, lane))
+        }
+
+    def ack_bodies(self, tenant: str, region: str) -> dict[str, bytes]:
+        """Return the sealed SyncAck envelopes of the critical lane by node, byte for byte."""
+        query = "SELECT node, body FROM node_ack WHERE tenant = ? AND region = ? AND lane = 'critical'"
+        return dict(self.reader.rows(query, (tenant, region)))
+
+    def leases(self, tenant: str, region: str) -> list[tuple[int, int, int]]:
+        """Return (epoch, generation, lease in s) of every lease ordered, oldest first."""
+        query = "SELECT epoch, generation, lease_s FROM lease WHERE tenant = ? AND region = ? ORDER BY 1, 2"
+        return [(e, g, s) for e, g, s in self.reader.rows(query, (tenant, region))]
+
+    # --- revocations under way --------------------------------------------------------------------------------------
+
+    def open_revocations(self) -> list[dict[str, Any]]:
+        """Return every open revocation: tenant, region, epoch, fence, event, and its confirmation."""
+        query = (
+            "SELECT o.tenant, o.region, o.epoch, o.fence, o.event, c.outcome FROM open_revocation o "
+            "LEFT JOIN revocation_confirmed c ON c.event = o.event ORDER BY o.tenant, o.region, o.epoch"
+        )
+        return self.reader.records(query)
+
+    def critical_marks(self) -> list[tuple[str, str, int, int]]:
+        """Return (tenant, region, epoch, counter) of each residence's critical lane in its newest epoch."""
+        query = (
+            "SELECT tenant, region, max(epoch), counter FROM mark_critical WHERE kind = 'residence' GROUP BY subject"
+        )
+        return [(t, r, e, c) for t, r, e, c in self.reader.rows(query)]
+
+    def critical_above(
+        self, tenant: str, region: str, epoch: int, floor: int, limit: int = 16
+    ) -> list[tuple[int, str, str, str, bytes]]:
+        """Return (sequence, id, subject, tag, bytes) of a residence's newest critical decrees above `floor`."""
+        query = (
+            "SELECT sequence, id, subject, tag, body FROM event_critical "
+            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? ORDER BY sequence DESC LIMIT ?"
+        )
+        rows = self.reader.rows(query, (tenant, region, epoch, floor, limit))
+        return [(n, i, s, t, b) for n, i, s, t, b in reversed(rows)]
+
+    # --- the ledger as read -----------------------------------------------------------------------------------------
+
+    def events(self, tenant: str | None, after: int, limit: int) -> list[tuple[int, str, bytes]]:
+        """Return (sequence, subject, bytes) behind a cursor, of one tenant or of all."""
+        query = (
+            "SELECT sequence, subject, body FROM event_routine WHERE sequence > :a AND (:t IS NULL OR tenant = :t) "
+            "UNION ALL "
+            "SELECT sequence, subject, body FROM event_critical WHERE sequence > :a AND (:t IS NULL OR tenant = :t) "
+            "ORDER BY sequence LIMIT :n"
+        )
+        return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
+
+    def event_count(self, tenant: str | None) -> int:
+        """Return how many events there are, of one tenant or of all."""
+        query = (
+            "SELECT (SELECT count(*) FROM event_routine WHERE :t IS NULL OR tenant = :t) + "
+            "(SELECT count(*) FROM event_critical WHERE :t IS NULL OR tenant = :t)"
+        )
+        return int(self.reader.rows(query, {"t": tenant})[0][0])
+
+    def report_cursor(self) -> int:
+        """Return how far the nodes' reports are read."""
+        return int(self.reader.rows("SELECT sequence FROM report_cursor")[0][0])

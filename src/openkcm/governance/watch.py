@@ -1,0 +1,185 @@
+"""What this CMK has seen of its nodes, and what follows: pending states, deadlines, confirmations due. Sends nothing.
+
+Clocks: T counts on this process's monotonic clock from the PubAck of a revocation, or from when it first read it;
+removed nodes likewise. Another or a restarted CMK therefore starts later and is never too early.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from openkcm.contract import decrees as d
+from openkcm.contract.reports import HealthCheck
+from openkcm.governance import pending
+from openkcm.governance.pending import Ack, Member, Status
+from openkcm.governance.views import Views
+from openkcm.projector.ledger import Applied
+
+__all__ = ["Health", "Watch"]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The last HealthCheck of a node, and when it came by our clocks."""
+
+    check: HealthCheck
+    at_ms: int
+    at_s: float
+
+
+class Watch:
+    """The memory of one CMK process."""
+
+    def __init__(
+        self, views: Views, *, epoch: Callable[[], int], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._views = views
+        self._epoch = epoch
+        self._monotonic = monotonic
+        self._read_at: dict[str, float] = {}
+        self._removed_at: dict[str, float] = {}
+        self._born = monotonic()
+        self.health: dict[str, Health] = {}
+
+    def saw(self, applied: Iterable[Applied]) -> None:
+        """Note when decrees were first read."""
+        now = self._monotonic()
+        for one in applied:
+            if isinstance(one.decree, d.AccessRevoked) and one.envelope is not None:
+                self._read_at.setdefault(one.envelope.id, now)
+            elif isinstance(one.decree, d.NodeRemoved):
+                self._removed_at.setdefault(one.decree.node, now)
+
+    def recorded(self, event: str) -> None:
+        """Note that a revocation of ours has its PubAck."""
+        self._read_at.setdefault(event, self._monotonic())
+
+    def heard(self, check: HealthCheck, at_ms: int) -> None:
+        """Note a node's sign of life."""
+        self.health[check.node] = Health(check, at_ms, self._monotonic())
+
+    # --- what follows -----------------------------------------------------------------------------------------------
+
+    def nodes_of(self, region: str, lease_s: float) -> tuple[str, ...]:
+        """Return the nodes of a region that count."""
+        now = self._monotonic()
+        enrolled = {node for node, _, removed in self._views.nodes(region) if removed is None}
+        known: list[Member] = [Member(node) for node in sorted(enrolled)]
+        for node, _, removed in self._views.nodes(region):
+            if removed is not None and node not in enrolled:
+                known.append(Member(node, now - self._removed_at.get(node, self._born)))
+        return pending.members(known, lease_s)
+
+    def _measured(self, tenant: str, region: str) -> tuple[tuple[str, ...], dict[str, Ack], int]:
+        acks = self._views.acks(tenant, region, "routine")
+        leases = self._views.leases(tenant, region)
+        longest_ever = max((lease for _, _, lease in leases), default=0)
+        nodes = self.nodes_of(region, longest_ever)
+        return nodes, acks, pending.longest_lease_s(leases, acks, nodes)
+
+    def routine(self, tenant: str, region: str) -> Status:
+        """Return the routine lane's status."""
+        state = self._views.state(tenant, region) or {}
+        nodes, acks, _ = self._measured(tenant, region)
+        return pending.routine(state.get("routine_epoch", 0), state.get("generation", 0), nodes, acks)
+
+    def critical(self, tenant: str, region: str) -> Status:
+        """Return the critical lane's status."""
+        state = self._views.state(tenant, region) or {}
+        nodes, routine_acks, lease_s = self._measured(tenant, region)
+        acks = self._views.acks(tenant, region, "critical")
+        epochs = {n: a.epoch for n, a in {**routine_acks, **acks}.items()}
+        epochs |= {n: h.check.ledger_epoch for n, h in self.health.items()}
+        mine = [r for r in self._views.open_revocations() if (r["tenant"], r["region"]) == (tenant, region)]
+        highest = max(mine, key=lambda r: (r["epoch"], r["fence"]), default=None)
+        certain = None
+        if highest is not None:
+            since = self._monotonic() - self._read_at.get(highest["event"], self._born)
+            certain = pending.certain_after_s(lease_s) - since
+        return pending.critical(
+            state.get("critical_epoch", 0), state.get("fence", 0), nodes, acks,
+            revoked_at=None if highest is None else (highest["epoch"], highest["fence"]),
+            certain_in_s=certain, epochs=epochs,
+        )  # fmt: skip
+
+    def sync(self, tenant: str, region: str, now_ms: int) -> dict[str, Any]:
+        """Return who has what, for people."""
+        return {
+            "tenant": tenant,
+            "region": region,
+            "routine": shown(self.routine(tenant, region), now_ms),
+            "critical": shown(self.critical(tenant, region), now_ms),
+            "nodes": [self._node(tenant, region, node) for node in self.nodes_of(region, 0)],
+        }
+
+    def _node(self, tenant: str, region: str, node: str) -> dict[str, Any]:
+        health = self.health.get(node)
+        marks = health.check.residences if health is not None else ()
+        mine = next((m for m in marks if m.tenant == tenant), None)
+        acked = {lane: self._views.acks(tenant, region, lane).get(node) for lane in ("routine", "critical")}
+        ago = None if health is None else self._monotonic() - health.at_s
+        return {
+            "node": node,
+            **{lane: ack.floor if ack is not None else 0 for lane, ack in acked.items()},
+            "state": None if mine is None else mine.state,
+            "lease_left_s": None if mine is None or ago is None else max(0, round(mine.lease_left_s - ago)),
+            "last_seen_ms": None if health is None else health.at_ms,
+        }
+
+    def confirmations_due(self) -> list[tuple[str, str, d.RevocationConfirmed]]:
+        """Return (tenant, region, RevocationConfirmed) for open revocations that are obeyed and not yet confirmed."""
+        due = []
+        for r in self._views.open_revocations():
+            if r["outcome"] is not None:
+                continue
+            tenant, region = r["tenant"], r["region"]
+            status = self.critical(tenant, region)
+            if status.status not in ("Revoked", "RevokedByLease"):
+                continue
+            nodes, _, _ = self._measured(tenant, region)
+            bodies = self._views.ack_bodies(tenant, region)
+            acked = [n for n in nodes if n not in status.waiting_for and n in bodies]
+            due.append(
+                (
+                    tenant,
+                    region,
+                    d.RevocationConfirmed(
+                        revocation=r["event"], fence=r["fence"],
+                        outcome="acked" if status.status == "Revoked" else "lease",
+                        nodes=tuple(nodes), acks=tuple(msgspec.Raw(bodies[n]) for n in acked),
+                    ),
+                )
+            )  # fmt: skip
+        return due
+
+    def unacknowledged(self) -> list[tuple[int, str, str, str, bytes]]:
+        """Return (sequence, id, subject, tag, bytes) of critical decrees that a node has not acknowledged yet."""
+        found = []
+        epoch = self._epoch()
+        for tenant, region, at, counter in self._views.critical_marks():
+            if at != epoch:
+                continue
+            acks = self._views.acks(tenant, region, "critical")
+            nodes = self.nodes_of(region, 0)
+            floors = [acks[n].floor if n in acks and acks[n].epoch == at else 0 for n in nodes]
+            floor = min(floors, default=counter)
+            if floor < counter:
+                found += self._views.critical_above(tenant, region, at, floor)
+        return found
+
+
+def shown(status: Status, now_ms: int) -> dict[str, Any]:
+    """Return a status as the API shows it; `certain_by` in UTC ms is for people, the monotonic clock decides."""
+    by = None if status.certain_in_s is None else now_ms + int(status.certain_in_s * 1000)
+    return {
+        "counter": status.counter,
+        "status": status.status,
+        "acked": status.acked,
+        "of": status.of,
+        "waiting_for": list(status.waiting_for),
+        "failures": [{"node": node, "code": code} for node, code in status.failures],
+        "certain_by": by,
+    }
