@@ -1,6 +1,6 @@
-"""The trust root's own acts: open an epoch, name governance's key, enrol nodes. For whoever holds the offline key.
+"""The opening of a ledger by its trust root: epoch, governance's key, nodes. Idempotent; keeps no seed.
 
-The one-command stack runs it at every start; on a ledger that has all of it already, nothing is appended.
+In production the signer is an offline key, and this runs where it lies; the one-command stack has one of its own.
 """
 
 from __future__ import annotations
@@ -15,108 +15,96 @@ import msgspec
 from openkcm.bus.ledger import Ledger, Stored
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
-from openkcm.contract import seal
-from openkcm.contract.ids import Lane, event_id
-from openkcm.contract.subjects import ledger_aggregate
+from openkcm.contract import subjects
+from openkcm.contract.ids import event_id
+from openkcm.contract.seal import Signer, key_id
+from openkcm.contract.subjects import DecreeSubject
 
-__all__ = ["NotOurs", "open_ledger"]
+__all__ = ["open_ledger"]
 
 ACTOR: Final = env.Actor(issuer="trust-root", subject="ceremony")
-PAGE: Final = 1000
-
-
-class NotOurs(Exception):
-    """The ledger is another trust root's."""
-
-
-class _Known:
-    """One lane of the ledger's own events, as it is."""
-
-    def __init__(self) -> None:
-        self.counter = self.last = 0
-        self.decrees: list[d.Decree] = []
 
 
 async def open_ledger(
-    ledger: Ledger,
-    reader: Ledger,
-    root: seal.Signer,
-    cmk_public_key: bytes,
-    nodes: Iterable[tuple[str, str, bytes]],
-) -> int:
-    """Append what is missing of: LedgerOpened, SigningKeyRotated, NodeEnrolled for each node. Return how many.
+    ledger: Ledger, root: Signer, governance: bytes, nodes: Iterable[tuple[str, str, bytes]]
+) -> list[str]:
+    """Append what is missing of: the opening of epoch 1, governance's signing key, each node's enrolment.
 
     Args:
-        ledger: As the user `trust`: may append the ledger's own events and nothing else.
-        reader: As a user that may read them (`cmk`).
-        nodes: (name, region, public sealing key) of the fleet.
+        ledger: Through the `trust` user's connection.
+        root: The pinned key.
+        governance: Public key that the CMK seals with, 32 bytes.
+        nodes: (node, region, public key).
+
+    Returns:
+        What was done, a line each.
 
     Raises:
-        NotOurs: Its events are sealed by another root.
-        BusError: The ledger does not take them.
+        BusError: The ledger does not take it.
     """
-    routine, critical = [await _known(reader, lane, root) for lane in ("routine", "critical")]
-    wanted: list[d.Decree] = []
-    key = seal.key_id(cmk_public_key)
-    named = [x for x in critical.decrees if isinstance(x, d.SigningKeyRotated)]
-    if key not in {x.key for x in named}:
-        wanted.append(d.SigningKeyRotated(key=key, public_key=cmk_public_key))
-    if not any(isinstance(x, d.LedgerOpened) for x in routine.decrees):
-        wanted.append(d.LedgerOpened(epoch=1, first_sequence=1))
-    enrolled = {(x.node, x.key) for x in routine.decrees if isinstance(x, d.NodeEnrolled)}
-    for node, region, public_key in nodes:
-        own = seal.key_id(public_key)
-        if (node, own) not in enrolled:
-            wanted.append(d.NodeEnrolled(node=node, region=region, key=own, public_key=public_key))
-    epoch = max((x.epoch for x in routine.decrees if isinstance(x, d.LedgerOpened)), default=1)
-    for decree in wanted:
-        await _append(ledger, root, decree, critical if d.lane_of(decree) == "critical" else routine, epoch)
-    return len(wanted)
+    routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
+    critical = await _Lane.read(ledger, subjects.ledger_aggregate("critical"))
+    done = []
+    epochs = [x.epoch for x in routine.decrees if isinstance(x, d.LedgerOpened)]
+    if not epochs:
+        await routine.append(root, d.LedgerOpened(epoch=1, first_sequence=1), epoch=1)
+        epochs = [1]
+        done.append("opened epoch 1")
+    epoch = max(epochs)
+    keys = {x.key for x in critical.decrees if isinstance(x, d.SigningKeyRotated)}
+    if key_id(governance) not in keys:
+        await critical.append(root, d.SigningKeyRotated(key=key_id(governance), public_key=governance), epoch=epoch)
+        done.append(f"governance seals with {key_id(governance)}")
+    enrolled = {x.key for x in routine.decrees if isinstance(x, d.NodeEnrolled)}
+    for node, region, public in nodes:
+        if key_id(public) not in enrolled:
+            decree = d.NodeEnrolled(node=node, region=region, key=key_id(public), public_key=public)
+            await routine.append(root, decree, epoch=epoch)
+            done.append(f"enrolled {node} in {region}")
+    return done
 
 
-async def _known(reader: Ledger, lane: Lane, root: seal.Signer) -> _Known:
-    known, after = _Known(), 0
-    subject = str(ledger_aggregate(lane))
-    while page := await reader.read(subject, after=after, limit=PAGE):
-        for stored in page:
-            _take(known, stored, root)
-        after = page[-1].sequence
-    return known
+class _Lane:
+    """One lane of the ledger's own aggregate."""
 
+    def __init__(self, ledger: Ledger, where: DecreeSubject, stored: list[Stored]) -> None:
+        self._ledger, self._where = ledger, where
+        self._last = stored[-1].sequence if stored else 0
+        self._counters: dict[int, int] = {}
+        self.decrees: list[d.Decree] = []
+        for message in stored:
+            e = env.decode(message.body)
+            self._counters[e.epoch] = max(self._counters.get(e.epoch, 0), e.counter)
+            self.decrees.append(d.read(e.tag, e.data))
 
-def _take(known: _Known, stored: Stored, root: seal.Signer) -> None:
-    known.last = stored.sequence
-    e = env.decode(stored.body)
-    known.counter = max(known.counter, e.counter)
-    kind = d.DECREES.get(e.tag)
-    if kind is None or kind.decree not in d.TRUST_ROOT_DECREES:
-        return
-    if e.key != root.key_id:
-        raise NotOurs(f"the ledger's event at {stored.sequence} is sealed by another trust root, {e.key}")
-    env.verify(e, stored.subject, {root.key_id: root.public_key})
-    known.decrees.append(d.read(e.tag, e.data))
+    @classmethod
+    async def read(cls, ledger: Ledger, where: DecreeSubject) -> _Lane:
+        stored: list[Stored] = []
+        while page := await ledger.read(str(where), after=stored[-1].sequence if stored else 0):
+            stored += page
+        return cls(ledger, where, stored)
 
-
-async def _append(ledger: Ledger, root: seal.Signer, decree: d.Decree, known: _Known, epoch: int) -> None:
-    lane = d.lane_of(decree)
-    subject, tag = str(ledger_aggregate(lane)), d.tag_of(decree)
-    counter = known.counter + 1
-    e = env.seal_envelope(
-        env.Envelope(
-            id=event_id("_", ACTOR.subject, tag, f"{epoch}/{counter}", subject),
+    async def append(self, root: Signer, decree: d.Decree, *, epoch: int) -> None:
+        counter = self._counters.get(epoch, 0) + 1
+        tag = d.tag_of(decree)
+        unsealed = env.Envelope(
+            id=event_id("_", "trust-root", tag, f"{epoch}/{counter}", str(self._where)),
             tag=tag,
-            subject=subject,
+            subject=str(self._where),
             counter=counter,
             epoch=epoch,
             actor=ACTOR,
             correlation=str(uuid.uuid4()),
-            priority=env.PRIORITY_CRITICAL if lane == "critical" else env.PRIORITY_ROUTINE,
+            priority=env.PRIORITY_CRITICAL if self._where.lane == "critical" else env.PRIORITY_ROUTINE,
             at_ms=time.time_ns() // 1_000_000,
-            time_source="ceremony",
+            time_source="ceremony-clock",
             key=root.key_id,
             data=msgspec.Raw(msgspec.json.encode(decree)),
-        ),
-        root,
-    )
-    done = await ledger.append(subject, env.encode(e), id=e.id, tag=tag, expected_last=known.last)
-    known.counter, known.last = counter, done.sequence
+        )
+        e = env.seal_envelope(unsealed, root)
+        appended = await self._ledger.append(
+            e.subject, env.encode(e), id=e.id, tag=e.tag, expected_last=self._last, timeout_s=10.0
+        )
+        self._last = appended.sequence
+        self._counters[epoch] = counter
+        self.decrees.append(decree)

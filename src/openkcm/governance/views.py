@@ -237,7 +237,8 @@ class Views:
         """Return (sequence, id, subject, tag, bytes) of a residence's newest critical decrees above `floor`."""
         query = (
             "SELECT sequence, id, subject, tag, body FROM event_critical "
-            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? ORDER BY sequence DESC LIMIT ?"
+            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? "
+            "ORDER BY sequence DESC LIMIT ?"
         )
         rows = self.reader.rows(query, (tenant, region, epoch, floor, limit))
         return [(n, i, s, t, b) for n, i, s, t, b in reversed(rows)]
