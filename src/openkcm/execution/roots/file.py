@@ -140,7 +140,7 @@ def _within(directory: Path, ref: str) -> Path | None:
         return None
     # The directory part is resolved, the file is not: it may be gone, and it must be no link (O_NOFOLLOW).
     found = Path(os.path.realpath(path.parent)) / path.name
-    return found if found.is_relative_to(directory) else None
+    return found if directory in found.parents else None
 
 
 def _aad(context: Mapping[str, str]) -> bytes:
