@@ -72,7 +72,7 @@ class House:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 -- other processes set no event of ours
         await asyncio.sleep(0.005)
 
 
