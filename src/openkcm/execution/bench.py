@@ -1,0 +1,197 @@
+"""What all sessions of one worker share: the mapped memory, the systems' keys, counts. Opens no socket, asks nobody."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from openkcm.execution import control
+from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, Gate, WorkerArena
+from openkcm.execution.clock import boottime_ns
+from openkcm.execution.objects import MAX_ENTRIES, Entry, Objects
+
+__all__ = ["COUNTS", "Asker", "Bench", "Caller", "Ring", "Slot", "System"]
+
+#: What a worker counts, from word BOARD_COUNTS of its part of the board on. Operations are the histogram's sum.
+COUNTS: Final = (
+    "connections", "handshakes_failed", "denied", "messages_refused", "items_failed", "items_refused",
+    "handed_out", "outputs_dropped", "overflows",
+)  # fmt: skip
+IV_BYTES: Final = 12
+IV_POOL: Final = 256
+CLOSED_RING_NS: Final = 50_000_000  # how long "no keys" is believed before the custodian is asked again
+HISTOGRAM_SHIFT: Final = 12  # buckets of 4.096 us; the last one is all that took longer
+HISTOGRAM_LAST: Final = 63
+
+
+class Asker(Protocol):
+    """Questions to the custodian (`link.Link`)."""
+
+    def ask(self, question: Callable[[int], control.Message], then: Callable[[control.Message], None], /) -> None:
+        """Send a question; call `then` with its answer."""
+
+    def tell(self, message: control.Message, /) -> None:
+        """Send something that has no answer."""
+
+
+class Slot:
+    """One version of a system's L3: where it lies. The key view is read-only; never copy its bytes."""
+
+    __slots__ = ("gate", "key", "lease", "open_word", "version")
+
+    def __init__(self, arena: WorkerArena, version: int, slot: int, generation: int) -> None:
+        self.version, self.key = version, arena.key(slot)
+        self.gate = arena.gate_index(slot)
+        self.lease = self.gate + 1
+        self.open_word = generation << 8 | Gate.OPEN
+
+
+class Ring:
+    """A system's key versions, as the custodian last said."""
+
+    __slots__ = ("current", "slots", "state", "until_ns")
+
+    def __init__(self, arena: WorkerArena, keys: control.Keys) -> None:
+        self.slots = {v: Slot(arena, v, slot, generation) for v, (slot, generation) in keys.slots.items()}
+        self.current = self.slots.get(keys.current)
+        self.state = keys.state
+        self.until_ns = boottime_ns() + CLOSED_RING_NS
+
+
+class System:
+    """One registered system of one tenant: its keys and the objects of it that were used."""
+
+    __slots__ = ("entries", "ring", "waiting")
+
+    def __init__(self) -> None:
+        self.ring: Ring | None = None
+        self.entries: dict[str, Entry] = {}
+        self.waiting: list[Callable[[], None]] = []
+
+    def keep(self, entry: Entry) -> None:
+        """Remember an object; forget all when there are too many."""
+        if len(self.entries) >= MAX_ENTRIES:
+            self.entries.clear()
+        self.entries[entry.uid] = entry
+
+
+class Caller:
+    """Who is at the other end of a connection.
+
+    Attributes:
+        word, open_word: Index of the enrolment's gate word, and what it read when the custodian named it.
+    """
+
+    __slots__ = ("enrolment", "hand_out", "max_objects", "open_word", "region", "registration", "system", "tenant",
+                 "word", "workload")  # fmt: skip
+
+    def __init__(self, identity: control.Identity, system: System, arena: WorkerArena) -> None:
+        self.tenant, self.region, self.registration = identity.tenant, identity.region, identity.registration
+        self.workload, self.enrolment = identity.workload, identity.enrolment
+        self.hand_out, self.max_objects = identity.hand_out, identity.max_objects
+        self.system = system
+        self.word = arena.workload_index(identity.workload_word)
+        self.open_word = int(arena.words[self.word])
+
+
+class Bench:
+    """One worker's memory and bookkeeping.
+
+    Attributes:
+        words: The region arena as 64-bit words, read-only.
+        board, drain: The board's words, and the index of our drain counter there.
+        keys: Views of the scratch page by key size; `held` is the object whose key lies there.
+    """
+
+    __slots__ = (
+        "_ivs",
+        "_scratch",
+        "_systems",
+        "_zeros",
+        "arena",
+        "board",
+        "board_start",
+        "drain",
+        "held",
+        "histogram",
+        "keys",
+        "link",
+        "objects",
+        "wall_s",
+        "words",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        arena: WorkerArena,
+        board: memoryview,
+        board_start: int,
+        scratch: memoryview,
+        objects: Objects,
+        link: Asker,
+    ) -> None:
+        self.arena, self.words, self.board, self.objects, self.link = arena, arena.words, board, objects, link
+        self.board_start = self.drain = board_start
+        self.histogram = board_start + BOARD_HISTOGRAM
+        self._scratch = scratch[:32]
+        self.keys = {size: scratch[:size] for size in (16, 24, 32)}
+        self._zeros = bytes(32)
+        self.held: Entry | None = None
+        self._systems: dict[tuple[str, str], System] = {}
+        self._ivs: Iterator[bytes] = iter(())
+        self.wall_s: Callable[[], float] = time.time
+
+    # --- memory -----------------------------------------------------------------------------------------------------
+
+    def wipe(self) -> None:
+        """Overwrite the key in the scratch page."""
+        self._scratch[:] = self._zeros
+        self.held = None
+
+    def new_iv(self) -> bytes:
+        """Return 12 random bytes, drawn from the kernel by the few KiB; the pool is filled after exec."""
+        iv = next(self._ivs, None)
+        if iv is None:
+            raw = os.urandom(IV_BYTES * IV_POOL)
+            self._ivs = (raw[i : i + IV_BYTES] for i in range(0, len(raw), IV_BYTES))
+            iv = next(self._ivs)
+        return iv
+
+    # --- systems ----------------------------------------------------------------------------------------------------
+
+    def system(self, tenant: str, registration: str) -> System:
+        """Return the shared state of a system, made on first use."""
+        return self._systems.setdefault((tenant, registration), System())
+
+    def take_keys(self, keys: control.Keys) -> None:
+        """Believe the custodian's newest word on a system's keys."""
+        self.system(keys.tenant, keys.registration).ring = Ring(self.arena, keys)
+
+    def ask_keys(self, tenant: str, registration: str, then: Callable[[], None]) -> None:
+        """Ask where a system's keys are, once for all who wait; call `then` when it is known."""
+        system = self.system(tenant, registration)
+        system.waiting.append(then)
+        if len(system.waiting) > 1:
+            return
+
+        def answered(answer: control.Message) -> None:
+            if isinstance(answer, control.Keys):
+                self.take_keys(answer)
+            waiting, system.waiting = system.waiting, []
+            for resume in waiting:
+                resume()
+
+        self.link.ask(lambda n: control.KeysOf(n, tenant, registration), answered)
+
+    # --- counts -----------------------------------------------------------------------------------------------------
+
+    def count(self, what: str) -> None:
+        """Count one of COUNTS."""
+        self.board[self.board_start + BOARD_COUNTS + COUNTS.index(what)] += 1
+
+    def took(self, ns: int) -> None:
+        """Count an operation by how long it took."""
+        bucket = ns >> HISTOGRAM_SHIFT
+        self.board[self.histogram + (min(HISTOGRAM_LAST, bucket))] += 1

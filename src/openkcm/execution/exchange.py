@@ -1,0 +1,345 @@
+"""One request message being answered, item by item. Owns no socket; may wait for the custodian between two steps.
+
+For each item, in this order (DESIGN section 5):
+
+1. read workload word, gate word, lease and alive deadline; refuse when one of them says no;
+2. decode the payload, do the operation;
+3. read both words again, then the lease and the alive deadline: an answer exists only when nothing has changed;
+4. whatever went wrong in between is "revoked" when a word has changed.
+
+While an exchange waits, the worker's drain counter is even, nothing of a key is in the scratch page, and on resumption
+(1) is done anew for the item and every answer already there is compared with its gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from openkcm.execution import control
+from openkcm.execution.arena import ALIVE_WORD, STATE_MASK, Gate
+from openkcm.execution.bench import Bench, Caller, Slot
+from openkcm.execution.clock import boottime_ns
+from openkcm.execution.operations.call import Call, Operation, Put, Work
+from openkcm.execution.operations.outcome import (
+    VERDICTS,
+    AccessRefused,
+    KeysWanted,
+    ObjectWanted,
+    OperationFailed,
+    Wanted,
+    refusal,
+)
+from openkcm.kmip import KmipError, Request, RequestItem, Structure, decode_payload, encode_item, encode_response
+from openkcm.kmip.enums import BatchErrorContinuationOption, ResultReason, ResultStatus
+
+__all__ = ["Exchange"]
+
+_log: Final = logging.getLogger("openkcm.worker")
+_SUCCESS: Final = ResultStatus.SUCCESS
+_FAILED: Final = ResultStatus.OPERATION_FAILED
+CHANGE_ANSWER_BYTES: Final = 512  # more than any answer to an operation that changes something takes
+
+#: What the custodian's refusal of a record comes to.
+PUT_REFUSALS: Final[dict[str, tuple[ResultReason, str]]] = {
+    "conflict": (ResultReason.GENERAL_FAILURE, "the object is being changed by somebody else; ask again"),
+    "unavailable": (ResultReason.GENERAL_FAILURE, "the region's vault does not answer; ask again"),
+    "revoked": (ResultReason.PERMISSION_DENIED, "access revoked"),
+    "full": (ResultReason.PERMISSION_DENIED, "the system has as many objects as it may have"),
+    "invalid": (ResultReason.GENERAL_FAILURE, "the record was refused"),
+}
+
+
+class Exchange(Call):
+    """A request and the answers to it so far.
+
+    Attributes:
+        guards: For each answer, the gates it depends on: (index, what it read) pairs, and the slot for its lease.
+    """
+
+    __slots__ = ("_asked_keys", "_failure", "_given", "_guards", "_operations", "_outputs", "_ready", "_request",
+                 "_retried", "_size", "_stop", "_work")  # fmt: skip
+
+    def __init__(
+        self,
+        bench: Bench,
+        caller: Caller,
+        operations: Mapping[int, Operation],
+        request: Request,
+        ready: Callable[[], None],
+    ) -> None:
+        """Begin.
+
+        Args:
+            ready: Called when a waiting exchange can go on: call `advance` again.
+        """
+        self.bench, self.caller, self.version = bench, caller, request.header.protocol_version
+        self.now_s = int(bench.wall_s())
+        self.placeholder: str | None = None
+        self.absent: set[str] = set()
+        self.slot: Slot | None = None
+        self.word = 0
+        self.extra: list[tuple[int, int]] = []
+        self.served = tuple(operations)
+        self._operations, self._request, self._ready = operations, request, ready
+        self._outputs: list[bytes] = []
+        self._guards: list[tuple[Slot | None, tuple[tuple[int, int], ...]]] = []
+        self._work: Work | None = None
+        self._given: int | None = None
+        self._failure: OperationFailed | None = None
+        self._asked_keys = self._retried = False
+        self._size = 0
+        option = request.header.batch_error_continuation_option
+        self._stop = option != BatchErrorContinuationOption.CONTINUE  # absent means Stop (section 6.14)
+        if option == BatchErrorContinuationOption.UNDO and len(request.items) > 1:
+            self._failure = OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "a batch cannot be undone")
+
+    # --- the batch --------------------------------------------------------------------------------------------------
+
+    def advance(self) -> bytes | None:
+        """Go on until the response is complete, and return it; None while the exchange waits."""
+        if self._outputs:
+            self._compare_answers()
+        items = self._request.items
+        while len(self._outputs) < len(items):
+            item = items[len(self._outputs)]
+            output = self._attempt(item)
+            if output is None:
+                return None
+            self._outputs.append(output)
+            self._size += len(output)
+            if self._stop and self._guards[-1] is _FAULT:
+                break
+        response = encode_response(
+            self._outputs,
+            self.version,
+            self.now_s,
+            client_correlation_value=self._request.header.client_correlation_value,
+        )
+        most = self._request.header.maximum_response_size
+        if most is not None and len(response) > most:
+            self._outputs = [
+                self._fault(item, ResultReason.RESPONSE_TOO_LARGE, f"the response would have {len(response)} bytes")
+                for item, _ in zip(items, self._outputs, strict=False)
+            ]
+            response = encode_response(self._outputs, self.version, self.now_s)
+        return response
+
+    def still_open(self) -> bool:
+        """Whether every gate, lease and deadline that the answers depend on is as it was when they were given."""
+        words, caller = self.bench.words, self.caller
+        answered = [g for g in self._guards if g is not _FAULT]
+        if not answered:
+            return True
+        now = boottime_ns()
+        return (
+            words[caller.word] == caller.open_word
+            and words[ALIVE_WORD] > now
+            and all(self._unchanged(guard, now) for guard in answered)
+        )
+
+    def _unchanged(self, guard: tuple[Slot | None, tuple[tuple[int, int], ...]], now: int) -> bool:
+        slot, read = guard
+        words = self.bench.words
+        return all(words[i] == word for i, word in read) and (slot is None or words[slot.lease] > now)
+
+    def _compare_answers(self) -> None:
+        """After a wait: an answer whose gate has changed is taken back."""
+        now, items = boottime_ns(), self._request.items
+        cut = self.bench.words[self.caller.word] != self.caller.open_word
+        for i, guard in enumerate(self._guards):
+            if guard is not _FAULT and (cut or not self._unchanged(guard, now)):
+                self._outputs[i] = self._fault(items[i], ResultReason.PERMISSION_DENIED, "access revoked")
+                self._guards[i] = _FAULT
+
+    # --- one item ---------------------------------------------------------------------------------------------------
+
+    def _attempt(self, item: RequestItem) -> bytes | None:
+        """Do one item; None when it must wait."""
+        began = boottime_ns()
+        self.slot = None
+        try:
+            if self._failure is not None:
+                raise self._failure  # noqa: TRY301 -- one place answers failures
+            row = self._operations.get(item.operation)
+            if row is None:
+                raise OperationFailed(  # noqa: TRY301 -- as above
+                    ResultReason.OPERATION_NOT_SUPPORTED, f"operation 0x{item.operation:08X} is not served"
+                )
+            self.row = row
+            self._admit(row, began)  # (1)
+            result: Structure | None
+            if self._work is not None:
+                result = self._step()
+            else:
+                if self.extra:
+                    self.extra = []
+                if row.steps:
+                    self._room(row)
+                    self._work = row.handler(self, decode_payload(item, self.version))  # type: ignore[assignment]
+                    result = self._step()
+                else:
+                    result = row.handler(self, decode_payload(item, self.version))  # type: ignore[assignment]  # (2)
+            if result is None:
+                return None
+            ended = boottime_ns()
+            self._compare(ended)  # (3)
+            output = encode_item(item.operation, item.unique_batch_item_id, _SUCCESS, None, None, result, self.version)
+        except Wanted as wanted:
+            self._drop_work()
+            self._ask(wanted)
+            return None
+        except Exception as bad:  # whatever an operation raises fails its item alone
+            return self._failed(item, bad)
+        self.bench.took(ended - began)
+        slot = self.slot
+        if slot is None:
+            self._guards.append(_UNGUARDED)
+        else:
+            self._guards.append((slot, ((slot.gate, self.word), *self.extra)))
+        self._next()
+        return output
+
+    def _next(self) -> None:
+        self._asked_keys = self._retried = False
+        self._failure, self._work, self._given = None, None, None
+
+    def _admit(self, row: Operation, now: int) -> None:
+        """Step (1). Sets `slot` and `word`."""
+        words, caller = self.bench.words, self.caller
+        if words[caller.word] != caller.open_word or caller.open_word & STATE_MASK != Gate.OPEN:
+            raise refusal(Gate.REMOVED)
+        ring = caller.system.ring
+        if ring is None:
+            raise KeysWanted
+        slot = ring.current
+        if slot is None:
+            gate = VERDICTS.get(ring.state, Gate.COLD)
+            if gate in row.gates:
+                return
+            if not self._asked_keys and ring.until_ns <= now:
+                raise KeysWanted
+            raise refusal(gate)
+        word = words[slot.gate]
+        if word != slot.open_word:
+            state = word & STATE_MASK
+            if word >> 8 != slot.open_word >> 8 or state in _UNSETTLED:
+                if not self._asked_keys:
+                    raise KeysWanted
+                if word >> 8 != slot.open_word >> 8:
+                    raise refusal(VERDICTS.get(ring.state, Gate.COLD))
+            if state not in row.gates:
+                raise refusal(state)
+        if (words[slot.lease] <= now or words[ALIVE_WORD] <= now) and Gate.COLD not in row.gates:
+            raise refusal(Gate.COLD)
+        self.slot, self.word = slot, word
+
+    def _compare(self, now: int) -> None:
+        """Step (3)."""
+        slot = self.slot
+        if slot is None:
+            return
+        words, caller = self.bench.words, self.caller
+        word = words[slot.gate]
+        if word != self.word:
+            raise refusal(word & STATE_MASK if word & STATE_MASK != Gate.OPEN else Gate.REVOKED)
+        if words[caller.word] != caller.open_word:
+            raise refusal(Gate.REMOVED)
+        for index, read in self.extra:
+            if words[index] != read:
+                raise refusal(Gate.REVOKED)
+        if (words[slot.lease] <= now or words[ALIVE_WORD] <= now) and Gate.COLD not in self.row.gates:
+            raise refusal(Gate.COLD)
+
+    def _failed(self, item: RequestItem, bad: Exception) -> bytes:
+        """Answer a failure: step (4), then the error's own reason."""
+        self._drop_work()
+        try:
+            self._compare(boottime_ns())
+        except AccessRefused as refused:
+            bad = refused
+        if isinstance(bad, OperationFailed):
+            reason, message = bad.reason, bad.message
+        elif isinstance(bad, KmipError):
+            reason, message = bad.reason, str(bad)
+        else:
+            _log.error("operation 0x%08X failed: %s", item.operation, type(bad).__name__, exc_info=bad)
+            reason, message = ResultReason.GENERAL_FAILURE, "the operation failed inside the server"
+        self.bench.count("items_refused" if isinstance(bad, AccessRefused) else "items_failed")
+        self._guards.append(_FAULT)
+        self._next()
+        return self._fault(item, reason, message)
+
+    def _fault(self, item: RequestItem, reason: ResultReason, message: str) -> bytes:
+        return encode_item(item.operation, item.unique_batch_item_id, _FAILED, reason, message, None, self.version)
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def _room(self, row: Operation) -> None:
+        """Refuse what changes something when its answer would not fit the client's limit: before it happens."""
+        most = self._request.header.maximum_response_size
+        if most is not None and row.gates <= _CHANGING and self._size + CHANGE_ANSWER_BYTES > most:
+            raise OperationFailed(ResultReason.RESPONSE_TOO_LARGE, f"the answer may not fit {most} bytes")
+
+    def _step(self) -> Structure | None:
+        """Run the handler to its next wish, or to its end."""
+        assert self._work is not None
+        given, self._given = self._given, None
+        try:
+            wish = self._work.send(given)
+        except StopIteration as end:
+            self._work = None
+            result: Structure = end.value
+            return result
+        self._compare(boottime_ns())  # what was wrapped while the key went must never be stored
+        if isinstance(wish, Put):
+            tenant = self.caller.tenant
+            self.bench.link.ask(lambda n: control.Put(n, tenant, wish.record, wish.expect), self._put_answered)
+        else:
+            asyncio.get_running_loop().call_soon(self._ready)
+        return None
+
+    def _put_answered(self, answer: control.Message) -> None:
+        if isinstance(answer, control.Stored):
+            self._given = answer.sequence
+        else:
+            code = answer.code if isinstance(answer, control.Refused) else "invalid"
+            self._drop_work()
+            if code == "conflict" and not self._retried:
+                self._retried = True  # somebody was first, or the wrapping key is a newer one: look again, once
+                self.caller.system.entries.clear()
+                self.caller.system.ring = None
+                self._asked_keys = False
+            else:
+                self._failure = OperationFailed(*PUT_REFUSALS.get(code, PUT_REFUSALS["invalid"]))
+        self._ready()
+
+    def _ask(self, wanted: Wanted) -> None:
+        who = self.caller
+        if isinstance(wanted, ObjectWanted):
+            uid = wanted.uid
+
+            def answered(answer: control.Message) -> None:
+                if isinstance(answer, control.Record):
+                    self.absent.add(uid)  # what exists is in SQLite by now
+                else:
+                    self._failure = OperationFailed(*PUT_REFUSALS["unavailable"])
+                self._ready()
+
+            self.bench.link.ask(lambda n: control.Fetch(n, who.tenant, uid), answered)
+        else:
+            self._asked_keys = True
+            self.bench.ask_keys(who.tenant, who.registration, self._ready)
+
+    def _drop_work(self) -> None:
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+
+_UNGUARDED: Final[tuple[Slot | None, tuple[tuple[int, int], ...]]] = (None, ())
+_FAULT: Final[tuple[Slot | None, tuple[tuple[int, int], ...]]] = (None, ((-1, -1),))
+_UNSETTLED: Final = frozenset({Gate.COLD, Gate.EMPTY})
+_CHANGING: Final = frozenset({Gate.OPEN})

@@ -1,0 +1,149 @@
+"""A worker's view of the object catalogue: decoded records, as fresh as the arena's epoch words say. Writes nothing.
+
+A record read from SQLite is kept until the epoch word of its bucket moves: the custodian raises it whenever a record of
+the bucket changes, after SQLite has the new one. The word is read before the row, so a change in between is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from openkcm.contract.seal import canonical
+from openkcm.execution.arena import WorkerArena
+from openkcm.execution.keyring import NONCE_BYTES, TAG_BYTES, l4_context
+from openkcm.execution.records import ObjectRecord
+from openkcm.kmip import Attribute, decode_attributes
+from openkcm.kmip.enums import State
+
+__all__ = ["DATED", "Entry", "Objects", "Rows", "context_of"]
+
+MAX_ENTRIES: Final = 8192  # per system; a record is about 1 KiB
+PAGE_ROWS: Final = 256
+#: Attributes that change what an object may be used for as time goes by.
+DATED: Final = frozenset({"Activation Date", "Deactivation Date", "Process Start Date", "Protect Stop Date"})
+_DECODER: Final = msgspec.json.Decoder(ObjectRecord)
+
+
+class Rows(Protocol):
+    """A read-only SQLite (`projector.Reader`)."""
+
+    def rows(self, sql: str, parameters: Any = ..., /) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+
+
+def context_of(region: str, tenant: str, record: ObjectRecord) -> bytes:
+    """Return the canonical bytes that a wrapped object is bound to: whose it is and what limits its use."""
+    limits = canonical(
+        "openkcm/object/1", record.object_type, record.algorithm, record.length_bits, record.usage_mask,
+        record.key_format, record.block,
+    )  # fmt: skip
+    digest = hashlib.sha256(limits).hexdigest()
+    return l4_context(tenant, region, record.registration, record.l3_version, record.uid, digest).aad()
+
+
+class Entry:
+    """One object, decoded, with everything of it that the hot path needs.
+
+    Attributes:
+        sequence: Of the record in the vault; what an update names as its expectation.
+        epoch, seen: Index of the bucket's epoch word, and its value before the record was read.
+        nonce, sealed, aad: What unwrapping takes.
+        size: Of the key, in bytes.
+        parameters, plan: The cryptographic parameters seen last, and what they come to.
+    """
+
+    __slots__ = ("_attributes", "aad", "dated", "epoch", "nonce", "parameters", "plan", "record", "sealed", "seen",
+                 "sequence", "size", "state", "uid", "usage")  # fmt: skip
+
+    def __init__(self, sequence: int, record: ObjectRecord, aad: bytes, epoch: int, seen: int) -> None:
+        self.sequence, self.record, self.aad, self.epoch, self.seen = sequence, record, aad, epoch, seen
+        self.uid, self.state, self.usage = record.uid, record.state, record.usage_mask
+        wrapped = record.wrapped or b""
+        self.nonce, self.sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
+        self.size = max(0, len(wrapped) - NONCE_BYTES - TAG_BYTES)
+        self._attributes: tuple[Attribute, ...] | None = None
+        self.parameters: Any = self
+        self.plan: Any = None
+        self.dated = any(a.attribute_name in DATED for a in self.attributes)
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """Every attribute as stored; State may have moved on with a date since (`state_at`)."""
+        if self._attributes is None:
+            self._attributes = decode_attributes(self.record.attributes)
+        return self._attributes
+
+    def value(self, name: str) -> Any:
+        """Return the value of an attribute's first instance, or None."""
+        return next((a.attribute_value for a in self.attributes if a.attribute_name == name), None)
+
+    def state_at(self, now_s: int) -> int:
+        """Return the state, with the dates that have come since it was stored (KMIP 1.4 section 3.22)."""
+        state = self.state
+        if not self.dated:
+            return state
+        start, stop = self.value("Activation Date"), self.value("Deactivation Date")
+        if state == State.PRE_ACTIVE and start is not None and start <= now_s:
+            state = State.ACTIVE
+        if state == State.ACTIVE and stop is not None and stop <= now_s:
+            state = State.DEACTIVATED
+        return state
+
+
+class Objects:
+    """One worker's reading side."""
+
+    def __init__(self, database: Rows, arena: WorkerArena) -> None:
+        self._database, self._arena = database, arena
+
+    def load(self, region: str, tenant: str, registration: str, uid: str) -> Entry | None:
+        """Return an object of this system from SQLite; None where this node has none, or it is another's.
+
+        Raises:
+            msgspec.MsgspecError, KmipError: The row is not one of ours: fails this object alone.
+        """
+        epoch = self._arena.epoch_index(tenant, uid)
+        seen = self._arena.words[epoch]  # before the row
+        found = self._database.rows(
+            "SELECT sequence, record FROM objects WHERE tenant = ? AND registration = ? AND uid = ?",
+            (tenant, registration, uid),
+        )
+        if not found:
+            return None
+        sequence, raw = found[0]
+        record = _DECODER.decode(raw)
+        return Entry(sequence, record, context_of(region, tenant, record), epoch, seen)
+
+    def exists(self, tenant: str, uid: str) -> bool:
+        """Whether this node has the object, whosever system it is."""
+        sql = "SELECT 1 FROM objects WHERE tenant = ? AND uid = ?"
+        return bool(self._database.rows(sql, (tenant, uid)))
+
+    def pages(
+        self, tenant: str, registration: str, *, object_type: int | None, uid: str | None, name: str | None
+    ) -> Iterator[list[ObjectRecord]]:
+        """Yield a system's records, a page at a time, narrowed by what SQLite has indexed."""
+        sql = "SELECT rowid, record FROM objects WHERE tenant = :tenant AND registration = :registration"
+        if object_type is not None:
+            sql += " AND object_type = :object_type"
+        if uid is not None:
+            sql += " AND uid = :uid"
+        if name is not None:
+            sql += (
+                " AND uid IN (SELECT uid FROM object_names"
+                " WHERE tenant = :tenant AND registration = :registration AND name = :name)"
+            )
+        sql += " AND rowid > :after ORDER BY rowid LIMIT :page"
+        after = -1
+        while True:
+            given = {"tenant": tenant, "registration": registration, "object_type": object_type, "uid": uid,
+                     "name": name, "after": after, "page": PAGE_ROWS}  # fmt: skip
+            found = self._database.rows(sql, given)
+            yield [_DECODER.decode(raw) for _, raw in found]
+            if len(found) < PAGE_ROWS:
+                return
+            after = found[-1][0]

@@ -1,0 +1,211 @@
+"""What an operation's handler works with: its caller, its object, the key for as long as it is needed. No socket.
+
+A handler returns the response, or is a generator that yields what must happen elsewhere (`Put`, `PAUSE`) and returns
+the response. Until its first Put it may be started anew at any time, so it must have changed nothing by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Generator
+from typing import Any, Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from openkcm.contract.ids import TOKEN_PATTERN
+from openkcm.execution import keyring
+from openkcm.execution.arena import STATE_MASK, Gate
+from openkcm.execution.bench import Bench, Caller, Slot
+from openkcm.execution.objects import Entry, context_of
+from openkcm.execution.operations.outcome import KeysWanted, ObjectWanted, OperationFailed, not_found, refusal
+from openkcm.execution.records import MAX_RECORD_BYTES, ObjectRecord
+from openkcm.kmip import KmipError, ProtocolVersion, Structure
+from openkcm.kmip.enums import CryptographicUsageMask, ResultReason, State
+
+__all__ = ["ALL", "KEYLESS", "PAUSE", "READS", "WRITES", "Call", "Handler", "Operation", "Put", "Step", "Work"]
+
+_UID: Final = re.compile(TOKEN_PATTERN[:-1] + r"\Z")
+ALL: Final = frozenset(State)
+
+#: Gate states under which an operation goes on.
+WRITES: Final = frozenset({Gate.OPEN})
+READS: Final = frozenset({Gate.OPEN, Gate.SUSPENDED, Gate.DECRYPT_ONLY})
+KEYLESS: Final = READS | {Gate.COLD, Gate.EMPTY}  # facts about the server: no key is touched
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Have the custodian store a record. `expect`: 0 for a new object, else the object's sequence."""
+
+    record: ObjectRecord
+    expect: int
+
+
+PAUSE: Final = None  # let other connections in, then go on
+Step = Put | None
+Work = Generator[Step, int | None, Structure]
+Handler = Callable[["Call", Any], Structure] | Callable[["Call", Any], Work]
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One row of the table of operations.
+
+    Attributes:
+        request, response: Payload classes.
+        usage: Bit of the usage mask that the object must have; 0 for none.
+        states: States that the object may be in.
+        gates: States of the residence's gate under which the operation is allowed.
+        handler: Does it.
+        steps: The handler is a generator.
+    """
+
+    request: type[Structure]
+    response: type[Structure]
+    usage: CryptographicUsageMask
+    states: frozenset[State]
+    gates: frozenset[Gate]
+    handler: Handler
+    steps: bool = False
+
+
+class Call:
+    """One message being answered, as its operations see it.
+
+    Attributes:
+        now_s: Wall clock in seconds, for dates that are part of KMIP; decides nothing about access.
+        placeholder: The ID placeholder: the object that the last operation of this message made or found.
+        slot, word: The gate that let the current item in, and what it read.
+        extra: Gates of older key versions used by the current item, with what they read.
+        served: Every operation's code that OPERATIONS has.
+    """
+
+    __slots__ = ("absent", "bench", "caller", "extra", "now_s", "placeholder", "row", "served", "slot", "version",
+                 "word")  # fmt: skip
+
+    bench: Bench
+    caller: Caller
+    version: ProtocolVersion
+    row: Operation
+    now_s: int
+    placeholder: str | None
+    absent: set[str]
+    slot: Slot | None
+    word: int
+    extra: list[tuple[int, int]]
+    served: tuple[int, ...]
+
+    def object(self, uid: str | None) -> Entry:
+        """Return the object, or the placeholder's, when the current operation may be applied to it.
+
+        Raises:
+            OperationFailed: No such object (another tenant's or system's is none), wrong state, wrong usage.
+            ObjectWanted: The vault must be asked.
+        """
+        if uid is None:
+            uid = self.placeholder
+            if uid is None:
+                raise not_found()
+        entry = self.caller.system.entries.get(uid)
+        if entry is None or self.bench.words[entry.epoch] != entry.seen:
+            entry = self._load(uid)
+        row = self.row
+        state = entry.state_at(self.now_s) if entry.dated else entry.state
+        if state not in row.states:
+            name = State(state).name.lower().replace("_", "-")
+            raise OperationFailed(ResultReason.PERMISSION_DENIED, f"not while the object is {name}")
+        if row.usage and not entry.usage & row.usage:
+            raise OperationFailed(ResultReason.PERMISSION_DENIED, "the object's usage mask does not allow it")
+        return entry
+
+    def _load(self, uid: str) -> Entry:
+        if not _UID.match(uid):
+            raise not_found()
+        who = self.caller
+        who.system.entries.pop(uid, None)
+        try:
+            entry = self.bench.objects.load(who.region, who.tenant, who.registration, uid)
+        except (msgspec.MsgspecError, KmipError) as bad:
+            raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object's record cannot be read") from bad
+        if entry is None:
+            if uid in self.absent or self.bench.objects.exists(who.tenant, uid):
+                raise not_found()
+            raise ObjectWanted(uid)
+        who.system.keep(entry)
+        return entry
+
+    def key_of(self, entry: Entry) -> memoryview:
+        """Unwrap the object's key into the scratch page; it stays there until the message is answered or waits.
+
+        Raises:
+            OperationFailed: It is no key of 16, 24 or 32 bytes, or does not unwrap, or its wrapping key is withdrawn.
+        """
+        bench = self.bench
+        if bench.held is entry:
+            return bench.keys[entry.size]
+        into = bench.keys.get(entry.size)
+        if into is None:
+            raise OperationFailed(ResultReason.INVALID_FIELD, "the object is no key of 128, 192 or 256 bits")
+        slot = self._wrapping(entry)
+        bench.held = entry  # before the key is there: whatever happens, it is wiped
+        try:
+            AESGCM(slot.key).decrypt_into(entry.nonce, entry.sealed, entry.aad, into)
+        except InvalidTag as bad:
+            bench.wipe()
+            raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object does not unwrap") from bad
+        return into
+
+    def material_of(self, entry: Entry) -> bytes:
+        """Return the object's material as bytes: for Get, which hands it out by definition, and for nothing else.
+
+        Raises:
+            OperationFailed: It does not unwrap, or its wrapping key is withdrawn.
+        """
+        try:
+            return AESGCM(self._wrapping(entry).key).decrypt(entry.nonce, entry.sealed, entry.aad)
+        except InvalidTag as bad:
+            raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object does not unwrap") from bad
+
+    def _wrapping(self, entry: Entry) -> Slot:
+        """Return the slot of the L3 that wraps the object; that of an older version is a gate of its own."""
+        current, version = self.slot, entry.record.l3_version
+        assert current is not None
+        if current.version == version:
+            return current
+        ring = self.caller.system.ring
+        slot = None if ring is None else ring.slots.get(version)
+        if slot is None:
+            raise OperationFailed(ResultReason.GENERAL_FAILURE, f"the key version {version} that wraps it is not here")
+        word = int(self.bench.words[slot.gate])
+        if word >> 8 != slot.open_word >> 8:
+            raise KeysWanted
+        state = word & STATE_MASK
+        if state == Gate.LOCKED:
+            raise OperationFailed(ResultReason.PERMISSION_DENIED, "an emergency rotation withdrew its wrapping key")
+        if state not in READS:
+            raise refusal(state)
+        self.extra.append((slot.gate, word))
+        return slot
+
+    def wrap(self, record: ObjectRecord, material: memoryview | bytes) -> ObjectRecord:
+        """Return the record with `material` wrapped under the system's current L3. Compare the gate before storing it.
+
+        Raises:
+            OperationFailed: Too large, or the wrapping key is being wiped.
+        """
+        if len(material) > MAX_RECORD_BYTES - 1024:
+            raise OperationFailed(ResultReason.INVALID_FIELD, f"an object has at most {MAX_RECORD_BYTES - 1024} bytes")
+        assert self.slot is not None
+        record = msgspec.structs.replace(record, l3_version=self.slot.version)
+        aad = context_of(self.caller.region, self.caller.tenant, record)
+        try:
+            wrapped = keyring.seal(material, self.slot.key, aad)  # type: ignore[arg-type]  # any buffer
+        except keyring.KeyringError as bad:
+            raise OperationFailed(ResultReason.GENERAL_FAILURE, "the wrapping key is not there") from bad
+        return msgspec.structs.replace(record, wrapped=wrapped)
+
+    @staticmethod
+    def digest(material: memoryview | bytes) -> bytes:
+        """Return the SHA-256 of key material, for the Digest attribute."""
+        return hashlib.sha256(material).digest()

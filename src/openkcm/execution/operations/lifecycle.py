@@ -1,0 +1,94 @@
+"""Activate, Revoke and Destroy: an object's state moves on. Source: KMIP 1.4, sections 3.22 and 4.19 to 4.21."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from openkcm.execution.objects import Entry
+from openkcm.execution.operations.call import Call, Put, Step
+from openkcm.execution.operations.outcome import OperationFailed
+from openkcm.execution.operations.template import changed
+from openkcm.execution.records import ObjectRecord
+from openkcm.kmip import AttributeValue
+from openkcm.kmip.enums import ObjectType, ResultReason, RevocationReasonCode, State
+from openkcm.kmip.payloads.lifecycle import (
+    ActivateRequest,
+    ActivateResponse,
+    DestroyRequest,
+    DestroyResponse,
+    RevokeRequest,
+    RevokeResponse,
+)
+
+__all__ = ["activate", "destroy", "revoke"]
+
+Moving = Generator[Step, int | None, Any]
+
+COMPROMISES: Final = frozenset({RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCode.CA_COMPROMISE})
+
+#: State after Revoke, by the state before: (for a compromise, for another reason). None: not possible.
+REVOKED: Final[dict[State, tuple[State | None, State | None]]] = {
+    State.PRE_ACTIVE: (State.COMPROMISED, None),
+    State.ACTIVE: (State.COMPROMISED, State.DEACTIVATED),
+    State.DEACTIVATED: (State.COMPROMISED, None),
+    State.COMPROMISED: (None, None),
+    State.DESTROYED: (State.DESTROYED_COMPROMISED, None),
+    State.DESTROYED_COMPROMISED: (None, None),
+}
+
+
+def _moved(
+    call: Call, entry: Entry, state: State, values: Mapping[str, AttributeValue], *, erase: bool = False
+) -> ObjectRecord:
+    stamped: dict[str, AttributeValue] = {**values, "Last Change Date": call.now_s}
+    if entry.record.object_type != ObjectType.OPAQUE_OBJECT:
+        stamped["State"] = state
+    record = replace(entry.record, state=state, attributes=changed(entry.attributes, stamped))
+    return replace(record, wrapped=None, l3_version=0) if erase else record
+
+
+def _stateless(entry: Entry) -> None:
+    if entry.record.object_type == ObjectType.OPAQUE_OBJECT:
+        raise OperationFailed(ResultReason.ILLEGAL_OPERATION, "an opaque object has no such state")
+
+
+def activate(call: Call, asked: ActivateRequest) -> Moving:
+    """From Pre-Active to Active."""
+    entry = call.object(asked.unique_identifier)
+    _stateless(entry)
+    yield Put(_moved(call, entry, State.ACTIVE, {"Activation Date": call.now_s}), entry.sequence)
+    call.placeholder = entry.uid
+    return ActivateResponse(unique_identifier=entry.uid)
+
+
+def revoke(call: Call, asked: RevokeRequest) -> Moving:
+    """To Deactivated, or to Compromised when the reason says so."""
+    entry = call.object(asked.unique_identifier)
+    _stateless(entry)
+    compromise = asked.revocation_reason.revocation_reason_code in COMPROMISES
+    state = REVOKED[State(entry.state_at(call.now_s))][0 if compromise else 1]
+    if state is None:
+        raise OperationFailed(ResultReason.PERMISSION_DENIED, "the object's state does not allow this revocation")
+    values: dict[str, AttributeValue] = {"Revocation Reason": asked.revocation_reason}
+    if compromise:
+        occurred = asked.compromise_occurrence_date
+        values["Compromise Date"] = call.now_s
+        values["Compromise Occurrence Date"] = call.now_s if occurred is None else occurred
+    else:
+        values["Deactivation Date"] = call.now_s
+    yield Put(_moved(call, entry, state, values), entry.sequence)
+    call.placeholder = entry.uid
+    return RevokeResponse(unique_identifier=entry.uid)
+
+
+def destroy(call: Call, asked: DestroyRequest) -> Moving:
+    """Forget the material; the object's attributes stay to be asked for."""
+    entry = call.object(asked.unique_identifier)
+    compromised = entry.state_at(call.now_s) == State.COMPROMISED
+    state = State.DESTROYED_COMPROMISED if compromised else State.DESTROYED
+    yield Put(_moved(call, entry, state, {"Destroy Date": call.now_s}, erase=True), entry.sequence)
+    call.placeholder = entry.uid
+    return DestroyResponse(unique_identifier=entry.uid)

@@ -1,0 +1,77 @@
+"""Locate: the objects of the caller's system whose attributes match. Sees no key. Source: KMIP 1.4, section 4.9."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Final
+
+from openkcm.execution.objects import DATED, Entry
+from openkcm.execution.operations.call import PAUSE, Call, Step
+from openkcm.execution.operations.outcome import OperationFailed
+from openkcm.execution.operations.retrieval import attributes_at
+from openkcm.kmip import Attribute
+from openkcm.kmip.enums import ResultReason, StorageStatusMask
+from openkcm.kmip.payloads.retrieval import LocateRequest, LocateResponse
+from openkcm.kmip.structures import Name
+
+__all__ = ["locate"]
+
+#: Two values of one of these are a range, from and to.
+DATES: Final = DATED | {
+    "Initial Date", "Destroy Date", "Compromise Occurrence Date", "Compromise Date", "Archive Date",
+    "Last Change Date", "Original Creation Date",
+}  # fmt: skip
+USAGE: Final = "Cryptographic Usage Mask"  # all bits asked for must be there
+
+
+def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]:
+    """Find objects, newest first; a page of the catalogue at a time, others are served in between."""
+    if asked.object_group_member is not None:
+        raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "object groups hand nothing out here")
+    status = asked.storage_status_mask
+    if status is not None and not status & StorageStatusMask.ON_LINE_STORAGE:
+        return LocateResponse(located_items=0)  # nothing is ever archived
+    wanted: dict[str, list[Any]] = {}
+    for attribute in asked.attribute:
+        wanted.setdefault(attribute.attribute_name, []).append(attribute.attribute_value)
+    who = call.caller
+    name = next((v.name_value for v in wanted.get("Name", ()) if isinstance(v, Name)), None)
+    pages = call.bench.objects.pages(
+        who.tenant,
+        who.registration,
+        object_type=_only(wanted, "Object Type"),
+        uid=_only(wanted, "Unique Identifier"),
+        name=name,
+    )
+    found: list[tuple[int, str]] = []
+    first = True
+    for page in pages:
+        if not first:
+            yield PAUSE
+        first = False
+        for record in page:
+            entry = Entry(0, record, b"", 0, 0)
+            attributes = attributes_at(entry, call.now_s)
+            if all(_matches(attributes, n, values) for n, values in wanted.items()):
+                found.append((-(entry.value("Initial Date") or 0), record.uid))
+    found.sort()
+    uids = [uid for _, uid in found][max(0, asked.offset_items or 0) :]
+    if asked.maximum_items is not None:
+        uids = uids[: max(0, asked.maximum_items)]
+    call.placeholder = uids[0] if len(uids) == 1 else None  # several: the placeholder is nobody (section 4.9)
+    return LocateResponse(located_items=len(found), unique_identifier=tuple(uids))
+
+
+def _only(wanted: dict[str, list[Any]], name: str) -> Any:
+    values = wanted.get(name, ())
+    return values[0] if values else None
+
+
+def _matches(attributes: Sequence[Attribute], name: str, values: list[Any]) -> bool:
+    has = [a.attribute_value for a in attributes if a.attribute_name == name]
+    if name in DATES and len(values) == 2:
+        low, high = values
+        return any(low <= v <= high for v in has)
+    if name == USAGE:
+        return all(any(v & mask == mask for v in has) for mask in values)
+    return all(value in has for value in values)

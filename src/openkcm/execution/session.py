@@ -1,0 +1,361 @@
+"""One client's connection: TLS, framing, identity, and the order in which messages are answered. Knows no operation.
+
+The drain counter is odd from before a message is parsed until its answer is with the kernel; then, and whenever the
+session waits (for the custodian, or for a slow client to take its answer), it is even. Before anything leaves after
+such a wait, the gates it depends on are compared with what they were; a queued answer whose gate has changed is
+dropped, and the connection reset with it. One message of a connection is answered at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import socket
+import ssl
+import struct
+from typing import Any, Final, Protocol
+
+from openkcm.contract.fleet import Limits
+from openkcm.execution import control
+from openkcm.execution.bench import Bench, Caller
+from openkcm.execution.exchange import Exchange
+from openkcm.execution.operations import OPERATIONS
+from openkcm.kmip import KMIP_1_4, KmipError, encode_item, encode_response, message_length
+from openkcm.kmip import Limits as MessageLimits
+from openkcm.kmip.enums import ResultReason, ResultStatus
+from openkcm.kmip.requests import decode_request
+
+__all__ = ["Floor", "Session"]
+
+_log: Final = logging.getLogger("openkcm.worker")
+MESSAGE_S: Final = 60  # from a message's first byte to its last, and for a client to take its answer
+LINGER_S: Final = 2  # for the last answer to arrive before the socket goes
+RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: unsent bytes are discarded, not delivered
+FAREWELL: Final = "certificate is not enrolled"
+
+
+class Floor(Protocol):
+    """Where sessions live (`worker.Worker`). `tick` counts seconds; `buffer` is read into by one session at a time."""
+
+    bench: Bench
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    tick: int
+    buffer: bytearray
+    window: memoryview
+
+    def arrived(self, session: Session, enrolment: str) -> None:
+        """The session's client is known now."""
+
+    def left(self, session: Session) -> None:
+        """The session is over."""
+
+
+class Session:
+    """One accepted connection."""
+
+    __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial",
+                 "_socket", "_until", "_waiting", "closed", "enrolment", "seen")  # fmt: skip
+
+    def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
+        self._floor, self._bench, self._socket = floor, floor.bench, connection
+        self._fd = connection.fileno()
+        limits = floor.limits
+        self._limits = MessageLimits(
+            max_message_bytes=limits.message_bytes_before_identity, max_batch_items=limits.batch_items
+        )
+        self._caller: Caller | None = None
+        self._exchange: Exchange | None = None  # waits, or owns the output that waits
+        self._partial = bytearray()
+        self._output: memoryview | None = None
+        self._waiting = self._closing = self.closed = False
+        self.enrolment = ""
+        self.seen = floor.tick
+        self._until: float = floor.tick + limits.handshake_s
+        floor.loop.add_reader(self._fd, self._shake_hands)
+
+    # --- opening and closing ----------------------------------------------------------------------------------------
+
+    def _shake_hands(self) -> None:
+        try:
+            self._socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._floor.loop.remove_writer(self._fd)
+            return
+        except ssl.SSLWantWriteError:
+            self._floor.loop.add_writer(self._fd, self._shake_hands)
+            return
+        except (OSError, ValueError):
+            self._bench.count("handshakes_failed")
+            self.close()
+            return
+        loop = self._floor.loop
+        loop.remove_writer(self._fd)
+        loop.remove_reader(self._fd)  # nothing is read before we know who it is
+        certificate = self._socket.getpeercert(binary_form=True)
+        if certificate is None:
+            self.close()
+            return
+        fingerprint = hashlib.sha256(certificate).hexdigest()
+        names: Any = (self._socket.getpeercert() or {}).get("subjectAltName", ())
+        spiffe = tuple(value for kind, value in names if kind == "URI" and value.startswith("spiffe://"))
+        self._bench.link.ask(lambda n: control.Identify(n, fingerprint, spiffe), self._identified)
+
+    def _identified(self, answer: control.Message) -> None:
+        if self.closed:
+            return
+        if isinstance(answer, control.Identity):
+            system = self._bench.system(answer.tenant, answer.registration)
+            self._caller = Caller(answer, system, self._bench.arena)
+            self.enrolment = answer.enrolment
+            self._limits = MessageLimits(
+                max_message_bytes=self._floor.limits.message_bytes, max_batch_items=self._floor.limits.batch_items
+            )
+            self._floor.arrived(self, answer.enrolment)
+        else:
+            self._bench.count("denied")
+        self.seen, self._until = self._floor.tick, 0
+        self._floor.loop.add_reader(self._fd, self._readable)
+
+    def expire(self, tick: int) -> None:
+        """Close the session when a deadline of it is over. Called every second."""
+        if self._until:
+            if tick > self._until:
+                self.close()
+        elif tick - self.seen > self._floor.limits.idle_s and not self._waiting:
+            self.close()
+
+    def close(self, *, reset: bool = False) -> None:
+        """End the session. `reset`: what the kernel has not sent yet is discarded."""
+        if self.closed:
+            return
+        self.closed = True
+        loop = self._floor.loop
+        loop.remove_reader(self._fd)
+        loop.remove_writer(self._fd)
+        self._exchange, self._output = None, None
+        if reset:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._socket.close()
+        self._floor.left(self)
+
+    def _part(self) -> None:
+        """After a last answer: say that no more comes, and wait a little for the client to have read it."""
+        loop = self._floor.loop
+        loop.remove_writer(self._fd)
+        loop.remove_reader(self._fd)
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._until = self._floor.tick + LINGER_S
+        loop.add_reader(self._fd, self._discard)
+
+    def _discard(self) -> None:
+        try:
+            if self._socket.recv_into(self._floor.buffer):
+                return
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError:
+            pass
+        self.close()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            n = self._socket.recv_into(self._floor.buffer)
+        except ssl.SSLWantReadError:
+            return
+        except (OSError, ValueError):
+            n = 0
+        if not n:
+            self.close()
+            return
+        self.seen = self._floor.tick
+        data = bytes(self._floor.window[:n])
+        if self._partial:
+            self._partial += data
+            self._consume_partial()
+        else:
+            self._consume(data)
+
+    def _consume_partial(self) -> None:
+        """Go on with what has been kept; it is copied only once a message is whole."""
+        try:
+            size = message_length(self._partial, limit=self._limits.max_message_bytes)
+        except KmipError as bad:
+            self._refuse(bad)
+            return
+        if size is None or len(self._partial) < size:
+            if not self._until:
+                self._until = self._floor.tick + MESSAGE_S
+            return
+        self._until = 0
+        data = bytes(self._partial)
+        self._partial = bytearray()
+        self._consume(data)
+
+    def _consume(self, data: bytes) -> None:
+        """Answer every whole message of `data`, keep the rest."""
+        while data:
+            try:
+                size = message_length(data, limit=self._limits.max_message_bytes)
+            except KmipError as bad:
+                self._refuse(bad)
+                return
+            if size is None or len(data) < size:
+                self._partial = bytearray(data)
+                self._until = self._floor.tick + MESSAGE_S
+                return
+            if len(data) == size:
+                message, data = data, b""
+            else:
+                message, data = data[:size], data[size:]
+            self._serve(message)
+            if self._waiting or self._output is not None or self._closing or self.closed:
+                self._partial = bytearray(data)
+                return
+
+    # --- answering --------------------------------------------------------------------------------------------------
+
+    def _serve(self, message: bytes) -> None:
+        """Answer one message, or begin to wait."""
+        bench = self._bench
+        board, drain = bench.board, bench.drain
+        board[drain] += 1  # odd: from here on the custodian waits for us
+        try:
+            caller = self._caller
+            try:
+                request = decode_request(message, limits=self._limits)
+            except KmipError as bad:
+                self._refuse(bad)
+                return
+            if caller is None:
+                self._deny(request)
+                return
+            exchange = Exchange(bench, caller, OPERATIONS, request, self._ready)
+            response = exchange.advance()
+            if response is None:
+                self._wait(exchange)
+            else:
+                self._send(response, exchange)
+        except Exception as bad:  # never another connection's problem
+            _log.error("a session ends: %s", type(bad).__name__, exc_info=bad)
+            self.close()
+        finally:
+            if bench.held is not None:
+                bench.wipe()
+            board[drain] += 1  # even
+
+    def _wait(self, exchange: Exchange) -> None:
+        if not self._waiting:
+            self._waiting, self._exchange = True, exchange
+            self._floor.loop.remove_reader(self._fd)
+
+    def _ready(self) -> None:
+        """The custodian answered what the exchange waits for."""
+        exchange = self._exchange
+        if self.closed or exchange is None or not self._waiting:
+            return
+        bench = self._bench
+        board, drain = bench.board, bench.drain
+        board[drain] += 1
+        try:
+            response = exchange.advance()
+            if response is not None:
+                self._waiting, self._exchange = False, None
+                self._floor.loop.add_reader(self._fd, self._readable)
+                self._send(response, exchange)
+        except Exception as bad:  # as above
+            _log.error("a session ends: %s", type(bad).__name__, exc_info=bad)
+            self.close()
+        finally:
+            if bench.held is not None:
+                bench.wipe()
+            board[drain] += 1
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what has been read meanwhile."""
+        if self._partial and not (self._waiting or self._output is not None or self._closing or self.closed):
+            self._consume_partial()
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def _send(self, response: bytes, exchange: Exchange | None) -> None:
+        """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates."""
+        try:
+            sent = self._socket.send(response)
+        except ssl.SSLWantWriteError:
+            sent = 0
+        except (OSError, ValueError):
+            self.close()
+            return
+        if sent == len(response):
+            return
+        self._output, self._exchange = memoryview(response)[sent:], exchange
+        self._until = self._floor.tick + MESSAGE_S
+        self._floor.loop.remove_reader(self._fd)
+        self._floor.loop.add_writer(self._fd, self._writable)
+
+    def _writable(self) -> None:
+        """Try the same bytes again: an operation of its own, odd, compare, send, even."""
+        bench = self._bench
+        board, drain = bench.board, bench.drain
+        board[drain] += 1
+        try:
+            rest, exchange = self._output, self._exchange
+            assert rest is not None
+            if exchange is not None and not exchange.still_open():
+                bench.count("outputs_dropped")
+                self.close(reset=True)
+                return
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except ssl.SSLWantWriteError:
+                return
+            except (OSError, ValueError):
+                self.close()
+                return
+            self._output = rest
+            if rest:
+                return
+            self._output, self._exchange, self._until = None, None, 0
+        finally:
+            board[drain] += 1
+        if self._closing:
+            self._part()
+            return
+        self._floor.loop.remove_writer(self._fd)
+        self._floor.loop.add_reader(self._fd, self._readable)
+        self._go_on()
+
+    def _refuse(self, bad: KmipError) -> None:
+        """Answer what is no readable message, and end: what follows cannot be trusted to be one."""
+        self._bench.count("messages_refused")
+        item = encode_item(None, None, ResultStatus.OPERATION_FAILED, bad.reason, str(bad), None, KMIP_1_4)
+        self._last(encode_response([item], KMIP_1_4, int(self._bench.wall_s())))
+
+    def _deny(self, request: Any) -> None:
+        """Answer a stranger with a certificate of the CA: every item fails, then the connection ends."""
+        version = request.header.protocol_version
+        reason = ResultReason.AUTHENTICATION_NOT_SUCCESSFUL
+        items = [
+            encode_item(
+                i.operation, i.unique_batch_item_id, ResultStatus.OPERATION_FAILED, reason, FAREWELL, None, version
+            )
+            for i in request.items
+        ]
+        self._last(encode_response(items, version, int(self._bench.wall_s())))
+
+    def _last(self, response: bytes) -> None:
+        self._closing = True
+        self._send(response, None)
+        if self._output is None and not self.closed:
+            self._part()
