@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from node_bench import Governor, RunningNode, new_key_file, onboarding, opening
+from openkcm.bus import lanes
+from openkcm.bus.connection import Stored
 from openkcm.bus.vault import Vault
 from openkcm.contract import decrees as d
+from openkcm.contract import envelope as env
 from openkcm.execution.keyring import FenceRecord
 from openkcm.execution.safe import Safe
 from openkcm.execution.voice import Voice
@@ -129,3 +132,14 @@ async def test_without_governance_the_lease_runs_out_and_with_it_again_it_is_ren
     assert governor.health.residences[0].lease_left_s < left
     governor.beating = True
     await governor.until(lambda: governor.health.residences[0].lease_left_s >= 27)
+
+
+async def test_a_revocation_heard_on_lane0_alone_is_obeyed_before_any_mirror_has_it(stack):
+    governor, node = stack
+    await onboard(governor, node)
+    revoked = governor.press.residence("acme", d.AccessRevoked(reason="test"))
+    heard = Stored(10**6, revoked.subject, env.encode(revoked), revoked.id)
+    await lanes.repeat(governor.connection, heard, tag=revoked.tag)
+    ack = await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))
+    assert ack.obeyed == (revoked.id,)
+    assert (await governor.ledger.last(revoked.subject)) is None

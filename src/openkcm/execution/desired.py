@@ -38,7 +38,11 @@ LOCKING: Final = frozenset({"AccessDenied", "KeyDisabled", "KeyPendingDeletion",
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """A message of the ledger. `final`: do not wait any longer for a key that may still be announced."""
+    """A message of the ledger, under its own subject even when it came on lane0.
+
+    Attributes:
+        final: Do not wait any longer for a key that may still be announced.
+    """
 
     source: Literal["lane0", "critical", "routine"]
     sequence: int
@@ -130,7 +134,7 @@ def _drop(state: State, reason: str) -> Outcome:
 def _judge(state: State, m: Arrived) -> Outcome:
     """Decide about one message: who sealed it, where it belongs, whether it is new, what it changes."""
     try:  # (1) a subject of ours and one whole envelope
-        where = subjects.decree_of_lane0(m.subject) if m.source == "lane0" else subjects.parse_decree(m.subject)
+        where = subjects.parse_decree(m.subject)
         e = env.decode(m.body)
     except ContractError:
         return _drop(state, "malformed")

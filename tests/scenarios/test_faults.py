@@ -1,0 +1,90 @@
+"""kill -9 of each part of a running stack: what goes on, what comes back, and what never answers again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from kmip.core import enums
+from kmip.pie.exceptions import KmipOperationFailure
+
+from running_stack import Stack, stack, until
+
+__all__ = ["stack"]
+EU, US = "eu-frankfurt", "us-virginia"
+PARAMETERS = {
+    "cryptographic_algorithm": enums.CryptographicAlgorithm.AES,
+    "block_cipher_mode": enums.BlockCipherMode.CBC,
+    "padding_method": enums.PaddingMethod.PKCS5,
+}
+
+
+class Key:
+    """A key of acme's payments in one region, and a ciphertext under it."""
+
+    def __init__(self, stack: Stack, region: str) -> None:
+        self.stack, self.region = stack, region
+        with stack.kmip("acme/payments", region) as client:
+            self.uid = client.create(
+                enums.CryptographicAlgorithm.AES,
+                256,
+                cryptographic_usage_mask=[enums.CryptographicUsageMask.ENCRYPT, enums.CryptographicUsageMask.DECRYPT],
+            )
+            client.activate(self.uid)
+            self.ciphertext, self.iv = client.encrypt(b"sixteen byte msg", self.uid, PARAMETERS)
+
+    def works(self) -> bool:
+        with self.stack.kmip("acme/payments", self.region) as client:
+            return client.decrypt(self.ciphertext, self.uid, PARAMETERS, self.iv) == b"sixteen byte msg"
+
+    def refused(self) -> str:
+        with self.stack.kmip("acme/payments", self.region) as client, pytest.raises(KmipOperationFailure) as no:
+            client.decrypt(self.ciphertext, self.uid, PARAMETERS, self.iv)
+        return str(no.value)
+
+
+@pytest.fixture(scope="module")
+def keys(stack):
+    return {region: until(lambda r=region: Key(stack, r), why=f"a key in {region}") for region in (EU, US)}
+
+
+def test_a_killed_worker_is_replaced(stack, keys):
+    before = stack.node(EU).worker_pids
+    stack.kill(before[0])
+    until(lambda: stack.node(EU).worker_pids and before[0] not in stack.node(EU).worker_pids)
+    assert until(keys[EU].works)
+
+
+def test_a_killed_custodian_takes_its_workers_along_and_the_node_returns_with_its_keys_unsealed_again(stack, keys):
+    before = stack.node(EU)
+    stack.kill(before.custodian_pid)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before.worker_pids), 5)
+    until(lambda: stack.node(EU).custodian_pid != before.custodian_pid)
+    assert until(keys[EU].works)
+
+
+def test_kmip_goes_on_without_hub_and_cmk_and_a_revocation_right_after_their_return_is_obeyed(stack, keys):
+    e = stack.endpoints
+    old = (e.nats["hub"].pid, e.cmk.pid)
+    for pid in old:
+        stack.kill(pid)
+    until_back = time.monotonic() + 1.5
+    while time.monotonic() < until_back:
+        assert keys[EU].works()
+    until(lambda: stack.endpoints.nats["hub"].pid != old[0] and stack.endpoints.cmk.pid != old[1])
+    answer = until(lambda: stack.revoke("acme", EU), why="the CMK takes a revocation")
+    assert answer.status == 202
+    assert "access revoked" in until(keys[EU].refused, 10)
+    assert keys[US].works()
+
+
+def test_one_revoked_before_answers_nothing_but_refusals_from_the_first_connection_after_kill_9_on(stack, keys):
+    before = stack.node(EU)
+    stack.kill(before.custodian_pid)
+    until(lambda: stack.node(EU).custodian_pid != before.custodian_pid)
+    for _ in range(20):
+        try:
+            assert "access revoked" in keys[EU].refused()
+        except OSError:  # not listening yet
+            time.sleep(0.1)
