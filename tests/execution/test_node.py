@@ -12,6 +12,7 @@ from openkcm.bus.connection import Stored
 from openkcm.bus.vault import Vault
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
+from openkcm.contract import reports
 from openkcm.execution.keyring import FenceRecord
 from openkcm.execution.safe import Safe
 from openkcm.execution.voice import Voice
@@ -143,3 +144,26 @@ async def test_a_revocation_heard_on_lane0_alone_is_obeyed_before_any_mirror_has
     ack = await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))
     assert ack.obeyed == (revoked.id,)
     assert (await governor.ledger.last(revoked.subject)) is None
+
+
+async def test_l3_and_l2_are_rotated_on_order_and_a_restart_unseals_what_came_of_it(stack):
+    governor, node = stack
+    await onboard(governor, node)
+    for n, (level, registration) in enumerate((("L3", "reg-acme-payments"), ("L2", None), ("L2", None))):
+        order = d.RotationOrdered(level=level, registration=registration, rotation=f"rotation-{n:04d}")
+        await governor.append(governor.press.residence("acme", order))
+        ack = await governor.until(lambda n=n: governor.acked("acme", "routine", 6 + n))
+        assert ack.failure is None
+    done = await governor.until(
+        lambda: (d := [r for r in governor.seen if isinstance(r, reports.RotationComplete)])[2:] and d
+    )
+    assert [(r.level, r.version, r.rotation) for r in done] == [
+        ("L3", 2, "rotation-0000"), ("L2", 2, "rotation-0001"), ("L2", 3, "rotation-0002"),
+    ]  # fmt: skip
+    node.kill()
+    governor.health = None
+    node.start()
+    await node.wait_ready()
+    await governor.append(governor.press.residence("acme", d.AccessSuspended(reason="test")))
+    ack = await governor.until(lambda: governor.acked("acme", "routine", 9, "suspended"))
+    assert ack.failure is None

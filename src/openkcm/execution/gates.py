@@ -130,6 +130,9 @@ class Gates:
                 narrowed.setdefault(gate, []).append(slot)
         for gate, slots in narrowed.items():
             self.arena.close_gates(slots, gate)
+        for slot in narrowed.get(Gate.LOCKED, ()):  # a version under an emergency floor: its key goes, too
+            self.arena.zeroize(slot)
+            self.arena.raise_generation(slot)
         if narrowed:
             self._drain()
 
