@@ -32,7 +32,7 @@ class Press:
         self.people = {"p-ann": seed("ann"), "p-bob": seed("bob")}
         self.counters: dict[str, int] = {}
         self.sequence = 0
-        self.approvers_version, self.approvers_hash = 0, None
+        self.sets: dict[str, tuple[int, str | None]] = {}
 
     def seal(
         self,
@@ -94,8 +94,9 @@ class Press:
         **how,
     ):
         people = people or self.people
-        previous = self.approvers_hash if previous == "own" else previous
-        version = version or self.approvers_version + 1
+        at, known = self.sets.get(tenant, (0, None))
+        previous = known if previous == "own" else previous
+        version = version or at + 1
         pairs = [(p, s.public_key) for p, s in people.items()]
         own = statements.approvers_hash(tenant, self.region, version, pairs, previous)
         words = statements.approvers_statement(tenant, self.region, own)
@@ -105,7 +106,7 @@ class Press:
             approvers=tuple(d.Approver(person=p, public_key=k) for p, k in pairs),
             signatures=sign(words, {p: self.people[p] for p in signed_by}),
         )
-        self.approvers_version, self.approvers_hash = version, own
+        self.sets[tenant] = version, own
         return self.residence(tenant, decree, **how)
 
     def onboarded(self, tenant: str, *, lease_s: int = 60):
@@ -129,7 +130,7 @@ class Press:
     ):
         approval = new_id("approval")
         lifts = lifts or tuple(statements.Lift(epoch=r.epoch, fence=r.counter, event=r.id) for r in revocations)
-        version = version or self.approvers_version
+        version = version or self.sets[tenant][0]
         words = statements.restore_statement(tenant, region or self.region, approval, lifts, version)
         decree = d.AccessRestored(
             lifts=lifts,

@@ -1,0 +1,202 @@
+"""Keys between vault, root and arena: races, late unseals, planted records. Vault and root are small doubles here; the
+real ones are in test_node and test_roots_*."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from openkcm.bus.connection import Stored
+from openkcm.bus.errors import Conflict
+from openkcm.contract import decrees as d
+from openkcm.contract import envelope as env
+from openkcm.execution.arena import Gate, RegionArena
+from openkcm.execution.cells import KeyArena
+from openkcm.execution.desired import Arrived, step
+from openkcm.execution.gates import Gates
+from openkcm.execution.keychain import Keychain
+from openkcm.execution.keyring import RingRecord
+from openkcm.execution.residence_state import State
+from openkcm.execution.roots.base import Canary, Wrapped
+from openkcm.execution.safe import Safe
+from openkcm.execution.voice import Voice
+from press import Press, seed
+
+REGION, REG = "eu-frankfurt", "reg-acme-payments"
+
+
+class Vault:
+    """Compare-and-set in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Stored] = {}
+        self.sequence = 0
+
+    def last(self, subject):
+        return self.records[subject].sequence if subject in self.records else 0
+
+    async def get(self, subject):
+        await asyncio.sleep(0)
+        return self.records.get(subject)
+
+    async def put(self, subject, body, *, id, expect):  # noqa: A002 -- as on the bus
+        await asyncio.sleep(0)
+        if self.last(expect[0]) != expect[1]:
+            raise Conflict(subject)
+        self.sequence += 1
+        self.records[subject] = Stored(self.sequence, subject, body, id)
+        return self.sequence
+
+    async def erase(self, subject, sequence):
+        if self.last(subject) == sequence:
+            del self.records[subject]
+
+
+class Root:
+    """A root that wraps by adding one to each byte; waits when told to."""
+
+    def __init__(self) -> None:
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.asked = 0
+
+    def cancel(self, tenant):
+        pass
+
+    async def wrap_new_kek(self, tenant, root, context, into):
+        self.asked += 1
+        await self.hold.wait()
+        into[:] = bytes(range(32))
+        return Wrapped(
+            ciphertext=bytes(range(1, 33)),
+            root_version="v1",
+            canary=Canary(ciphertext=b"c", root_version="v1", digest=bytes(32)),
+        )
+
+    async def unwrap(self, tenant, root, wrapped, context, into):
+        self.asked += 1
+        await self.hold.wait()
+        into[:] = bytes(b - 1 for b in wrapped.ciphertext)
+
+
+class Node:
+    def __init__(self, name: str, vault: Vault, root: Root, press: Press) -> None:
+        self.press, self.root = press, root
+        self.state = State(node=name, region=REGION, boot_id="b", trust_root=press.root.public_key)
+        self.arena, cells = RegionArena(slots=16, workloads=16), KeyArena(cells=16)
+        self.gates = Gates(self.arena, cells, lambda: None, root.cancel, lambda _: None)
+        self.cells = cells
+        self.safe = Safe(vault, Voice(name, REGION, seed(name)), REGION)
+        self.keychain = Keychain(REGION, lambda: self.state, self.gates, self.safe, root)
+        self.sequence = 0
+
+    def take(self, *envelopes):
+        for e in envelopes:
+            self.sequence += 1
+            source = "critical" if ".critical." in e.subject else "routine"
+            self.state, effects = step(self.state, Arrived(source, self.sequence, e.subject, env.encode(e), 0))
+            for effect in effects:
+                if effect.kind == "close":
+                    self.gates.close(effect.tenant, effect.detail)
+
+    def key(self) -> bytes:
+        (slot,) = self.gates.slots("acme").values()
+        start = 8 * (512 + slot * 8)
+        return bytes(self.arena._mapping.view[start : start + 32])
+
+
+@pytest.fixture
+async def pair():
+    press, vault, root = Press(), Vault(), Root()
+    nodes = [Node(name, vault, root, press) for name in ("eu-frankfurt-1", "eu-frankfurt-2")]
+    opening = [*press.opening(*((n, REGION) for n in ("eu-frankfurt-1", "eu-frankfurt-2"))), *press.onboarded("acme")]
+    for node in nodes:
+        node.take(*opening)
+    return nodes, vault, root
+
+
+async def test_two_nodes_that_make_the_keys_at_once_end_with_the_same_ones(pair):
+    (one, two), vault, _ = pair
+    assert await asyncio.gather(one.keychain.provision("acme"), two.keychain.provision("acme")) == [
+        (None, ()),
+        (None, ()),
+    ]
+    assert one.key() == two.key() != bytes(32)
+    kinds = sorted(subject.split(".")[4] for subject in vault.records)
+    assert kinds == ["l2", "l3", "ring"]  # what lost was never used, and is gone
+
+
+async def test_an_unseal_begun_before_a_revocation_cannot_put_a_key_in_place(pair):
+    (one, _), _, root = pair
+    root.hold.clear()
+    under_way = asyncio.ensure_future(one.keychain.provision("acme"))
+    while not root.asked:  # noqa: ASYNC110 -- a double that counts
+        await asyncio.sleep(0)
+    revoked = one.press.residence("acme", d.AccessRevoked(reason="test"))
+    one.take(revoked)
+    root.hold.set()
+    await under_way
+    assert not one.keychain.is_open("acme")
+    assert one.gates.cell("acme", 1) is None
+    one.take(one.press.restore("acme", revoked))
+    assert (await one.keychain.provision("acme"))[0] is None
+    assert one.keychain.is_open("acme")
+
+
+async def test_closing_wipes_l2_and_l3_and_raises_the_slots_generation(pair):
+    (one, _), _, _ = pair
+    await one.keychain.provision("acme")
+    (slot,) = one.gates.slots("acme").values()
+    cell, before = one.gates.cell("acme", 1), one.arena.generation(slot)
+    view = one.cells.view(cell)
+    assert bytes(view) != bytes(32)
+    one.take(one.press.residence("acme", d.AccessRevoked(reason="test")))
+    assert one.arena.gate(slot) is Gate.REVOKED
+    assert one.arena.generation(slot) > before
+    assert one.key() == bytes(32)
+    assert bytes(view) == bytes(32)
+
+
+async def test_a_record_that_no_node_of_the_region_sealed_is_refused(pair):
+    (one, _), vault, _ = pair
+    await one.keychain.provision("acme")
+    stranger = Safe(vault, Voice("eu-frankfurt-1", REGION, seed("stranger")), REGION)
+    where = one.safe.subject("acme", "ring", "acme")
+    ring = RingRecord(tenant="acme", region=REGION, approvers_hash="0" * 64)
+    await stranger.put(where, ring, expect=(str(where), vault.last(str(where))), epoch=1)
+    assert await one.keychain.provision("acme") == ("VaultRecordRefused", ())
+
+
+async def test_a_record_moved_from_another_place_is_refused(pair):
+    (one, _), vault, _ = pair
+    await one.keychain.provision("acme")
+    (ring,) = [s for s in vault.records if ".ring." in s]
+    moved = vault.records[ring]
+    one.take(*one.press.onboarded("bolt"))
+    vault.records[ring.replace("acme.ring.acme", "bolt.ring.bolt")] = Stored(
+        moved.sequence, "kcm.vault.eu-frankfurt.bolt.ring.bolt", moved.body, moved.id
+    )
+    assert await one.keychain.provision("bolt") == ("VaultRecordRefused", ())
+
+
+async def test_a_forged_history_with_other_approvers_does_not_reach_the_old_keys(pair):
+    (one, _), vault, root = pair
+    await one.keychain.provision("acme")
+    press = Press()
+    press.people = {"p-eve": seed("eve"), "p-mal": seed("mal")}
+    rogue = Node("eu-frankfurt-1", vault, root, press)
+    rogue.take(*press.opening(("eu-frankfurt-1", REGION)), *press.onboarded("acme"))
+    assert await rogue.keychain.provision("acme") == ("WrongContext", ())
+
+
+async def test_suspension_leaves_the_keys_readable_only(pair):
+    (one, _), _, _ = pair
+    await one.keychain.provision("acme")
+    one.take(one.press.residence("acme", d.AccessSuspended(reason="test")))
+    await one.keychain.provision("acme")
+    (slot,) = one.gates.slots("acme").values()
+    assert one.arena.gate(slot) is Gate.SUSPENDED
+    one.take(one.press.residence("acme", d.AccessResumed()))
+    await one.keychain.provision("acme")
+    assert one.arena.gate(slot) is Gate.OPEN
