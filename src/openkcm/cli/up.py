@@ -149,15 +149,14 @@ class Stack:
         from openkcm.cli import ceremony
 
         layout = self.layout
-        users = ("trust", "cmk")
-        connections = [await connect(orbital.access(layout.state, user, layout.ports.hub), name=user) for user in users]
+        connection = await connect(orbital.access(layout.state, "trust", layout.ports.hub), name="trust")
         try:
             nodes = [(node, region, layout.node_signer(node).public_key) for node, region in layout.nodes]
-            writer, reader = (Ledger(connection) for connection in connections)
-            await ceremony.open_ledger(writer, reader, layout.trust_root, layout.governance_signer.public_key, nodes)
+            await ceremony.open_ledger(
+                Ledger(connection), layout.trust_root, layout.governance_signer.public_key, nodes
+            )
         finally:
-            for connection in connections:
-                await connection.close()
+            await connection.close()
 
     def _serve(self) -> int:
         if not self._options.demo:
