@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -67,7 +67,8 @@ def _executed(a: ApprovalFacts, x: d.ApprovalExecuted, _: Decreed) -> ApprovalFa
 class Approval(LedgerAggregate):
     """One request for a second person's consent."""
 
-    facts: ApprovalFacts
+    if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
+        facts: ApprovalFacts
     RULES: ClassVar[dict[type[d.Decree], Rule]] = {
         d.ApprovalRequested: _requested,
         d.ApprovalGranted: _granted,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 from msgspec.structs import replace
@@ -27,7 +27,8 @@ def _opened(facts: LedgerFacts, x: d.LedgerOpened, _: Decreed) -> LedgerFacts:
 class LedgerEvents(LedgerAggregate):
     """`global._`, `ledger`, `main`."""
 
-    facts: LedgerFacts
+    if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
+        facts: LedgerFacts
     RULES: ClassVar[dict[type[d.Decree], Rule]] = {d.LedgerOpened: _opened}
 
     @staticmethod

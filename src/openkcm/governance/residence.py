@@ -6,7 +6,7 @@ legal always, need one person, and wait for nothing.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -45,7 +45,8 @@ class Approved(msgspec.Struct, frozen=True):
 class Residence(LedgerAggregate):
     """One tenant in one region."""
 
-    facts: ResidenceFacts
+    if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
+        facts: ResidenceFacts
     RULES: ClassVar[dict[type[d.Decree], Rule]] = RULES
 
     @staticmethod

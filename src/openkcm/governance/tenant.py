@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -50,7 +50,8 @@ def _withdrawn(t: TenantFacts, x: d.RoleWithdrawn, _: Decreed) -> TenantFacts:
 class Tenant(LedgerAggregate):
     """A customer."""
 
-    facts: TenantFacts
+    if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
+        facts: TenantFacts
     RULES: ClassVar[dict[type[d.Decree], Rule]] = {
         d.TenantRegistered: _registered,
         d.TenantRegionsAssigned: _regions,

@@ -1,0 +1,65 @@
+"""The HTTP application: routes, limits, headers. Default deny lies in the routes: each names its command."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.types import Message, Scope
+
+from openkcm.governance.portal.problems import HANDLERS
+from openkcm.governance.portal.requests import Desk
+from openkcm.governance.portal.routes import approvals, reading, regions, site, switch, tenants
+from openkcm.governance.service import Cmk
+
+__all__ = ["create_app"]
+
+API: Final = "/cmk/v1"
+MAX_BODY_BYTES: Final = 64 * 1024
+#: Nothing leaves this host, nothing frames it, no script that is not a file of ours.
+HEADERS: Final = (
+    (
+        b"content-security-policy",
+        (
+            b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+            b"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        ),
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+async def _harden(message: Message, _: Scope) -> None:
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message["headers"], *HEADERS]
+
+
+def create_app(cmk: Cmk) -> Litestar:
+    """Return the application of a running CMK."""
+    desk = Desk(cmk)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await desk.close()
+
+    handlers: list[Any] = [*tenants.ROUTES, *regions.ROUTES, *switch.ROUTES, *approvals.ROUTES, *reading.ROUTES]
+    return Litestar(
+        [Router(API, route_handlers=handlers), *reading.PROBES, *site.ROUTES],
+        state=State({"desk": desk}),
+        exception_handlers=HANDLERS,
+        before_send=[_harden],
+        lifespan=[lifespan],
+        request_max_body_size=MAX_BODY_BYTES,
+        openapi_config=None,
+        logging_config=None,
+    )

@@ -1,0 +1,98 @@
+"""Runs one CMK: governance and its portal, until told to stop. Plain HTTP on loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import uvicorn
+
+from openkcm.governance.configuration import Configuration
+from openkcm.governance.portal.app import create_app
+from openkcm.governance.service import Cmk, open_cmk
+
+__all__ = ["run", "serving"]
+
+log = logging.getLogger(__name__)
+GRACE_S: Final = 2
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us, since the CMK has more to stop than its portal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """Capture none."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]]:
+    """Run a CMK and its portal while the block lasts; yield it and the portal's address.
+
+    Raises:
+        ConfigurationError, BusError, OSError: It cannot start.
+    """
+    cmk = await open_cmk(configuration)
+    tls = configuration.tls
+    server = _Server(
+        uvicorn.Config(
+            create_app(cmk),
+            host=configuration.listen.host,
+            port=configuration.listen.port,
+            ssl_certfile=tls.cert if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=30,
+            ws="none",
+            lifespan="on",
+        )
+    )
+    task = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            if task.done():
+                task.result()
+                raise OSError(f"the portal cannot listen on {configuration.listen.host}:{configuration.listen.port}")
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        host = f"[{configuration.listen.host}]" if ":" in configuration.listen.host else configuration.listen.host
+        yield cmk, f"{'https' if tls else 'http'}://{host}:{port}"
+    finally:
+        cmk.news.close()  # open streams would hold the portal back
+        server.should_exit = True
+        try:
+            await task
+        finally:
+            await cmk.close()
+
+
+async def run(configuration: Configuration, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        ready: Told the portal's address when it serves.
+
+    Raises:
+        ConfigurationError, BusError, OSError: It cannot start.
+        Exception: What ended its work.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(configuration) as (cmk, url):
+        ready(url)
+        stopping = asyncio.create_task(stop.wait())
+        ends: set[asyncio.Future[Any]] = {stopping, cmk.failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if cmk.failed.done():
+            cmk.failed.result()
