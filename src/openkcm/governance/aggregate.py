@@ -11,7 +11,7 @@ import hashlib
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 from eventsourcing.domain import Aggregate
@@ -81,7 +81,9 @@ class Decreed(Aggregate.Event):
 class LedgerAggregate(Aggregate):
     """Base of tenant, residence and approval."""
 
-    RULES: ClassVar[dict[type[d.Decree], Rule]] = {}
+    if TYPE_CHECKING:  # an annotation would have `eventsourcing` make dataclasses of our aggregates
+        RULES: ClassVar[dict[type[d.Decree], Rule]]
+    RULES = {}
 
     def __init__(self, where: DecreeSubject) -> None:
         self.where = where

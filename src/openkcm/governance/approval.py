@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -69,7 +69,7 @@ class Approval(LedgerAggregate):
 
     if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
         facts: ApprovalFacts
-    RULES: ClassVar[dict[type[d.Decree], Rule]] = {
+    RULES = {
         d.ApprovalRequested: _requested,
         d.ApprovalGranted: _granted,
         d.ApprovalRejected: _closed("Rejected"),

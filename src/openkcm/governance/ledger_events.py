@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
 from openkcm.contract import decrees as d
 from openkcm.contract.subjects import DecreeSubject
-from openkcm.governance.aggregate import Decreed, LedgerAggregate, Rule
+from openkcm.governance.aggregate import Decreed, LedgerAggregate
 
 __all__ = ["LedgerEvents", "LedgerFacts"]
 
@@ -29,7 +29,7 @@ class LedgerEvents(LedgerAggregate):
 
     if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
         facts: LedgerFacts
-    RULES: ClassVar[dict[type[d.Decree], Rule]] = {d.LedgerOpened: _opened}
+    RULES = {d.LedgerOpened: _opened}
 
     @staticmethod
     def nothing(where: DecreeSubject) -> LedgerFacts:  # noqa: ARG004 -- there is but one

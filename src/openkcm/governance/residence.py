@@ -6,7 +6,7 @@ legal always, need one person, and wait for nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from openkcm.contract import decrees as d
 from openkcm.contract import statements
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.subjects import DecreeSubject
-from openkcm.governance.aggregate import LedgerAggregate, Rule
+from openkcm.governance.aggregate import LedgerAggregate
 from openkcm.governance.errors import BadSignature, IllegalNow, Invalid, NeedsApproval, NotFound
 from openkcm.governance.references import check_root, refuse_secrets
 from openkcm.governance.residence_facts import RULES, ResidenceFacts
@@ -47,7 +47,7 @@ class Residence(LedgerAggregate):
 
     if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
         facts: ResidenceFacts
-    RULES: ClassVar[dict[type[d.Decree], Rule]] = RULES
+    RULES = RULES
 
     @staticmethod
     def nothing(where: DecreeSubject) -> ResidenceFacts:

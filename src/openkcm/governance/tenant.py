@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from openkcm.contract import decrees as d
 from openkcm.contract.subjects import DecreeSubject
-from openkcm.governance.aggregate import Decreed, LedgerAggregate, Rule
+from openkcm.governance.aggregate import Decreed, LedgerAggregate
 from openkcm.governance.errors import IllegalNow, Invalid
 
 __all__ = ["Tenant", "TenantFacts"]
@@ -52,7 +52,7 @@ class Tenant(LedgerAggregate):
 
     if TYPE_CHECKING:  # at run time `eventsourcing` would make a field of it, and an __init__
         facts: TenantFacts
-    RULES: ClassVar[dict[type[d.Decree], Rule]] = {
+    RULES = {
         d.TenantRegistered: _registered,
         d.TenantRegionsAssigned: _regions,
         d.RoleGranted: _granted,
