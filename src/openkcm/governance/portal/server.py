@@ -30,16 +30,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-@contextlib.asynccontextmanager
-async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]]:
-    """Run a CMK and its portal while the block lasts; yield it and the portal's address.
-
-    Raises:
-        ConfigurationError, BusError, OSError: It cannot start.
-    """
-    cmk = await open_cmk(configuration)
+def _server(cmk: Cmk, configuration: Configuration) -> _Server:
     tls = configuration.tls
-    server = _Server(
+    return _Server(
         uvicorn.Config(
             create_app(cmk),
             host=configuration.listen.host,
@@ -55,6 +48,22 @@ async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]
             lifespan="on",
         )
     )
+
+
+@contextlib.asynccontextmanager
+async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]]:
+    """Run a CMK and its portal while the block lasts; yield it and the portal's address.
+
+    Raises:
+        ConfigurationError, BusError, OSError: It cannot start.
+    """
+    cmk = await open_cmk(configuration)
+    try:
+        server = _server(cmk, configuration)
+    except BaseException:
+        await cmk.close()
+        raise
+
     task = asyncio.create_task(server.serve())
     try:
         while not server.started:
@@ -64,7 +73,7 @@ async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         host = f"[{configuration.listen.host}]" if ":" in configuration.listen.host else configuration.listen.host
-        yield cmk, f"{'https' if tls else 'http'}://{host}:{port}"
+        yield cmk, f"{'https' if configuration.tls else 'http'}://{host}:{port}"
     finally:
         cmk.news.close()  # open streams would hold the portal back
         server.should_exit = True

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, delete, get, post
+from litestar.params import FromPath
 from msgspec import Meta
 
 from openkcm.contract import decrees as d
@@ -46,7 +47,7 @@ class GrantBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 @post(f"{PATH}/prepare", status_code=200)
-async def prepare(request: Req, tenant: str) -> Response[bytes]:
+async def prepare(request: Req, tenant: FromPath[str]) -> Response[bytes]:
     """Return the words to sign; nothing is recorded."""
     desk = desk_of(request)
     await desk.allowed(request, "ProposeApproval", tenant)
@@ -56,7 +57,7 @@ async def prepare(request: Req, tenant: str) -> Response[bytes]:
 
 
 @post(PATH)
-async def propose(request: Req, tenant: str) -> Response[bytes]:
+async def propose(request: Req, tenant: FromPath[str]) -> Response[bytes]:
     """Ask for the second signature."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "ProposeApproval", tenant)
@@ -74,7 +75,7 @@ async def propose(request: Req, tenant: str) -> Response[bytes]:
 
 
 @get(PATH)
-async def listing(request: Req, tenant: str) -> Response[bytes]:
+async def listing(request: Req, tenant: FromPath[str]) -> Response[bytes]:
     """List the tenant's approvals, newest first."""
     desk = desk_of(request)
     await desk.allowed(request, "ReadTenant", tenant)
@@ -82,7 +83,7 @@ async def listing(request: Req, tenant: str) -> Response[bytes]:
 
 
 @get(f"{PATH}/{{approval:str}}")
-async def show(request: Req, tenant: str, approval: str) -> Response[bytes]:
+async def show(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
     """Show one approval."""
     desk = desk_of(request)
     await desk.allowed(request, "ReadTenant", tenant)
@@ -93,7 +94,7 @@ async def show(request: Req, tenant: str, approval: str) -> Response[bytes]:
 
 
 @post(f"{PATH}/{{approval:str}}/grants")
-async def grant(request: Req, tenant: str, approval: str) -> Response[bytes]:
+async def grant(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
     """Sign as the second person: the command is then in the ledger."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "AnswerApproval", tenant)
@@ -112,7 +113,7 @@ async def grant(request: Req, tenant: str, approval: str) -> Response[bytes]:
 
 
 @post(f"{PATH}/{{approval:str}}/rejections")
-async def reject(request: Req, tenant: str, approval: str) -> Response[bytes]:
+async def reject(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
     """Say no."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "AnswerApproval", tenant)
@@ -127,7 +128,7 @@ async def reject(request: Req, tenant: str, approval: str) -> Response[bytes]:
 
 
 @delete(f"{PATH}/{{approval:str}}", status_code=202)
-async def withdraw(request: Req, tenant: str, approval: str) -> Response[bytes]:
+async def withdraw(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
     """Take it back."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "ProposeApproval", tenant)

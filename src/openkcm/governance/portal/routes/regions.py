@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, delete, get, patch, post, put
+from litestar.params import FromPath
 from msgspec import Meta
 
 from openkcm.contract import decrees as d
@@ -25,7 +26,7 @@ MAX_CERTIFICATE = 32_768
 
 
 @get(PATH)
-async def show(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def show(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Show everything about a tenant region; ETag is its generation."""
     desk = desk_of(request)
     await desk.allowed(request, "ReadTenant", tenant, region)
@@ -34,7 +35,7 @@ async def show(request: Req, tenant: str, region: str) -> Response[bytes]:
 
 
 @get(f"{PATH}/sync")
-async def sync(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def sync(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Show which node has what."""
     desk = desk_of(request)
     await desk.allowed(request, "ReadTenant", tenant, region)
@@ -42,7 +43,7 @@ async def sync(request: Req, tenant: str, region: str) -> Response[bytes]:
 
 
 @patch(f"{PATH}/configuration")
-async def configure(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def configure(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Merge a patch into the configuration."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "ConfigureResidence", tenant, region)
@@ -56,7 +57,7 @@ async def configure(request: Req, tenant: str, region: str) -> Response[bytes]:
 
 
 @put(f"{PATH}/root-key", status_code=202)
-async def link(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def link(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Link the customer's root key."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "LinkRootKey", tenant, region)
@@ -76,7 +77,7 @@ class SystemBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post(f"{PATH}/systems")
-async def register_system(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def register_system(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Register a system."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "RegisterSystem", tenant, region)
@@ -102,7 +103,7 @@ class WorkloadBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 @post(f"{PATH}/workloads")
-async def enrol(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def enrol(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Enrol a client certificate."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "EnrolWorkload", tenant, region)
@@ -130,7 +131,9 @@ async def enrol(request: Req, tenant: str, region: str) -> Response[bytes]:
 
 
 @delete(f"{PATH}/workloads/{{enrolment:str}}", status_code=202)
-async def remove_workload(request: Req, tenant: str, region: str, enrolment: str) -> Response[bytes]:
+async def remove_workload(
+    request: Req, tenant: FromPath[str], region: FromPath[str], enrolment: FromPath[str]
+) -> Response[bytes]:
     """Cut one enrolment, at once and for ever."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "RemoveWorkload", tenant, region)
@@ -149,7 +152,7 @@ class ReasonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @put(f"{PATH}/suspension", status_code=202)
-async def suspend(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def suspend(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Stop new encryption; reads go on."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "SuspendAccess", tenant, region)
@@ -163,7 +166,7 @@ async def suspend(request: Req, tenant: str, region: str) -> Response[bytes]:
 
 
 @delete(f"{PATH}/suspension", status_code=202)
-async def resume(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def resume(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Let encryption go on."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "ResumeAccess", tenant, region)
@@ -182,7 +185,7 @@ class RotationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post(f"{PATH}/rotations")
-async def rotate(request: Req, tenant: str, region: str) -> Response[bytes]:
+async def rotate(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
     """Order a new version of a key."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "OrderRotation", tenant, region)

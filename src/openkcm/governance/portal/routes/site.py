@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import jinja2
 from litestar import Response, get, post
+from litestar.params import FromPath
 from litestar.response import Redirect
 
 from openkcm.governance.commands import Caller
@@ -50,7 +51,7 @@ async def home(request: Req) -> Response[str]:
 
 
 @get("/static/{name:str}")
-async def static(name: str) -> Response[str]:
+async def static(name: FromPath[str]) -> Response[str]:
     """Give a page its style or script."""
     if name not in FILES:
         return Response("", status_code=404, media_type="text/plain")

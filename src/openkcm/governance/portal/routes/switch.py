@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Response, post
+from litestar.params import FromPath
 
 from openkcm.contract import decrees as d
 from openkcm.governance import commands
@@ -24,7 +25,7 @@ class RevocationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post("/tenants/{tenant:str}/revocations")
-async def revoke(request: Req, tenant: str) -> Response[bytes]:
+async def revoke(request: Req, tenant: FromPath[str]) -> Response[bytes]:
     """Cut access: 202 once it is on the disk, in the ledger or in the spool that brings it there."""
     desk = desk_of(request)
     caller = await desk.allowed(request, "RevokeAccess", tenant)

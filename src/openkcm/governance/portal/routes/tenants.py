@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.params import FromPath
 
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked
@@ -43,7 +44,7 @@ async def listing(request: Req) -> Response[bytes]:
 
 
 @get("/tenants/{tenant:str}")
-async def show(request: Req, tenant: str) -> Response[bytes]:
+async def show(request: Req, tenant: FromPath[str]) -> Response[bytes]:
     """Show a tenant with its people."""
     desk = desk_of(request)
     await desk.allowed(request, "ReadTenant", tenant)
@@ -51,7 +52,7 @@ async def show(request: Req, tenant: str) -> Response[bytes]:
 
 
 @get("/tenants/{tenant:str}/regions")
-async def regions(request: Req, tenant: str) -> Response[bytes]:
+async def regions(request: Req, tenant: FromPath[str]) -> Response[bytes]:
     """List a tenant's regions with their states."""
     desk = desk_of(request)
     await desk.allowed(request, "ReadTenant", tenant)
