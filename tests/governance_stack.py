@@ -210,9 +210,11 @@ async def ceremony(orbital: Orbital) -> None:
 @contextlib.asynccontextmanager
 async def running_cmk(orbital: Orbital, idp: Idp, home: Path, **more: Any) -> AsyncIterator[Stack]:
     await ceremony(orbital)
-    async with serving(configuration(orbital, idp, home, **more)) as (cmk, url):
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
-            yield Stack(cmk, client, idp, orbital)
+    async with (
+        serving(configuration(orbital, idp, home, **more)) as (cmk, url),
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+    ):
+        yield Stack(cmk, client, idp, orbital)
 
 
 __all__ = ["OPERATOR", "Idp", "Node", "Stack", "b64", "ceremony", "configuration", "d", "issuer", "running_cmk", "sign"]
