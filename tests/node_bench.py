@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -38,7 +39,7 @@ class Governor:
         self.beating = True
         self.chain, self.head = bytes(32), 0
 
-    async def __aenter__(self) -> Governor:
+    async def __aenter__(self) -> Self:
         self.connection = await self.orbital.connect("cmk")
         self.ledger = Ledger(self.connection)
         await beat.subscribe_health(self.connection, self._on_health)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from press import seed
-
 from openkcm.bus.ledger import Ledger
 from openkcm.cli.ceremony import open_ledger
+from press import seed
 
 EU, US = "eu-frankfurt", "us-virginia"
 NODES = [(f"{EU}-1", EU, seed("n1").public_key), (f"{US}-1", US, seed("n2").public_key)]

@@ -78,7 +78,8 @@ RULES: Final[tuple[Rule, ...]] = (
       for subject in ("$JS.API.STREAM.>", "$JS.API.CONSUMER.>", "$JS.API.INFO")),
     *(Rule(role, "subscribe", f"_INBOX.{role}.>") for role in ACCOUNT_OF if role != "leaf-{region}"),
     # The offline trust root: its four kinds of decree; it reads what is there before it adds what is missing.
-    *_rules("trust", "publish", "kcm.decree.global._.>", "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.kcm.decree.global._.>"),
+    *_rules("trust", "publish",
+        "kcm.decree.global._.>", "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.kcm.decree.global._.>"),
     # Governance: no stream or consumer can be created, changed, purged or deleted by it.
     *_rules("cmk", "publish",
         "kcm.decree.>", "kcm.lane0.>", "kcm.beat.*",

@@ -92,8 +92,7 @@ class Node:
         unsealer, prober = Unsealer(settings), Prober(settings, lambda seen: watch.observe(seen))  # noqa: PLW0108 -- `watch` is made further down
         unsealer.start()  # before any key or credential is here
         prober.start()
-        seed = Path(node.seal_seed).read_bytes()
-        voice = Voice(node.node, node.region, Signer(seed))
+        voice = self._own_voice()
         database = open_writer(Path(node.database), resources.ROOT / "projections" / "node")
         fresh = State(node=node.node, region=node.region, boot_id=BOOT_ID, trust_root=self._trust_root)
         kept = database.rows("SELECT cursor_routine, cursor_critical, body FROM node")
@@ -184,6 +183,9 @@ class Node:
             await connection.close()
         disk.shutdown()
         database.close()
+
+    def _own_voice(self) -> Voice:
+        return Voice(self._node.node, self._node.region, Signer(Path(self._node.seal_seed).read_bytes()))
 
     async def _until_stopped(self, *work: Coroutine[Any, Any, None]) -> None:
         """Run until told to stop; a task that fails takes the node down (its keys with it), never half of it."""
