@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from openkcm.audit import account as accounts
@@ -20,6 +19,7 @@ from openkcm.audit.verify import AuditError, BadEvent, Event, TrustedLedger
 from openkcm.bus.connection import Access, Stored, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
+from openkcm.cli.show import wide_console
 
 __all__ = ["Audited", "account", "audited", "read_mirror", "replay", "verify"]
 
@@ -107,13 +107,14 @@ def verify(state: Path, *, as_json: bool) -> int:
             "findings": result.findings,
         })  # fmt: skip
     else:
-        console = Console()
+        console = wide_console()
         console.print(
             f"[green]intact[/]: {len(result.events)} events, epoch {result.epoch}, up to sequence {result.sequence}"
         )
         for f in result.findings:
             console.print(
-                f"[yellow]without authority[/]: {f.tag} at epoch {f.epoch}, sequence {f.sequence}: {f.code}: {f.why}"
+                f"[yellow]without authority[/]: {f.tag} at epoch {f.epoch}, sequence {f.sequence}: {f.code}: {f.why}",
+                soft_wrap=True,
             )
     return FINDINGS if result.findings else INTACT
 
@@ -156,7 +157,7 @@ def account(state: Path, *, as_json: bool, tenant: str | None) -> int:
         obeyed = ", ".join(f"{word.node} {word.after_ms}" for word in o.obeyed)
         by = ", ".join(person[:8] for person in o.approved_by)
         table.add_row(str(o.sequence), o.tag.partition(".")[0], o.tenant, o.region, o.by[:8], by, o.outcome, obeyed)
-    Console().print(table)
+    wide_console().print(table)
     return INTACT
 
 
@@ -167,7 +168,7 @@ def _audit(state: Path, *, as_json: bool) -> Audited | int:
         if as_json:
             _print({"intact": False, "epoch": bad.epoch, "sequence": bad.sequence, "code": bad.code, "why": bad.why})
         else:
-            Console().print(f"[red]broken[/]: {bad}")
+            wide_console().print(f"[red]broken[/]: {bad}")
     except (BusError, OSError) as bad:
         print(f"not audited: {bad}", file=sys.stderr)
     return BROKEN

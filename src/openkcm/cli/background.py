@@ -162,5 +162,4 @@ def log_to(state: Path) -> None:
     screen.setLevel(logging.WARNING)
     screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler, screen])
-    for name in ("asyncio", "httpx"):  # the one warns at each TLS hang-up, the other tells every request
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every request

@@ -20,6 +20,7 @@ from openkcm.cli import endpoints as ends
 from openkcm.cli.background import saved_layout
 from openkcm.cli.demo_steps import STEPS
 from openkcm.cli.portal import Problem, SyncTimeout
+from openkcm.cli.show import wide_console
 from openkcm.cli.stage import NotSo, Stage
 
 __all__ = ["Played", "run"]
@@ -58,7 +59,7 @@ def run(state: Path, *, as_json: bool, backlog: int) -> int:
         document = {"held": held, "run": stage.run, "roots": "aws" if stage.layout.aws else "file", "steps": played}
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     else:
-        _print(Console(), played, held=held)
+        _print(wide_console(), played, held=held)
     return 0 if held else FAILED
 
 
@@ -70,7 +71,7 @@ def _play(progress: Console, stage: Stage, number: int, title: str, step: Any) -
         def say(what: str) -> None:
             status.update(f"{number} {title}: {what}")
             if not progress.is_terminal:
-                progress.print(f"{number} {what}", highlight=False)
+                progress.print(f"{number} {what}", highlight=False, soft_wrap=True)
 
         stage.begin(say)
         try:
@@ -83,7 +84,7 @@ def _play(progress: Console, stage: Stage, number: int, title: str, step: Any) -
     took_ms = (time.monotonic() - start) * 1e3
     progress.print(f"{'[green]held[/]' if why is None else '[red]not so[/]'} {number} {title} ({took_ms / 1e3:.1f} s)")
     if why is not None:
-        progress.print(why, highlight=False, markup=False)
+        progress.print(why, highlight=False, markup=False, soft_wrap=True)
     return Played(
         number=number, title=title, held=why is None, took_ms=round(took_ms, 1), figures=figures, facts=facts, why=why
     )

@@ -11,7 +11,8 @@ from openkcm.cli import rogue
 from openkcm.cli.audit import audited, read_mirror, trust_root
 from openkcm.cli.layout import TENANTS
 from openkcm.cli.load import Load, Record
-from openkcm.cli.stage import LOOK_S, Stage
+from openkcm.cli.portal import Answer
+from openkcm.cli.stage import Stage
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope, reports
 
@@ -34,16 +35,16 @@ def revoke(stage: Stage) -> None:
     stage.say(f"holding the routine lanes and queuing {stage.backlog} events behind them")
     rogue.pause_routine(stage.layout)
     try:
-        queued = rogue.queue_backlog(stage.layout, [(ACME, region) for region in REGIONS], stage.backlog)
+        heads = rogue.queue_backlog(stage.layout, [(ACME, region) for region in REGIONS], stage.backlog)
         with contextlib.ExitStack() as running:
             loads = {
                 region: running.enter_context(stage.load(region, stage.kept["ciphertexts"][region]["uid"]))
                 for region in REGIONS
             }
             time.sleep(0.5)  # some load before
-            waiting = _waiting(stage)
+            waiting = _waiting(stage, heads)
             stage.figure("routine events waiting at the nodes at the pull", waiting)
-            stage.must(waiting >= queued, f"{waiting} routine events wait, not the {queued} that were queued")
+            stage.must(waiting >= stage.backlog, f"{waiting} routine events wait, not the {stage.backlog} queued")
             _pull(stage, loads, before)
     finally:
         rogue.resume_routine(stage.layout)
@@ -55,22 +56,12 @@ def revoke(stage: Stage) -> None:
     stage.figure("backlog applied afterwards in (s)", time.monotonic() - start)
 
 
-def _waiting(stage: Stage) -> int:
-    """How many routine events are in acme's residences and not yet acknowledged by their slowest node."""
-    admin, total = stage.portal("acme/admin"), 0
-    for region in REGIONS:
-        path = f"/tenants/{ACME}/regions/{region}"
-
-        def caught_up(path: str = path, region: str = region) -> Any:
-            now = admin.get(f"{path}/sync")
-            floors = [n["routine"] for n in now["nodes"] if n["node"].startswith(region)]
-            return (now["routine"]["counter"], min(_floor(f) for f in floors))
-
-        known = caught_up()
-        while (newer := caught_up()) != known:  # governance's tables take the backlog in
-            known = newer
-            time.sleep(5 * LOOK_S)
-        total += known[0] - known[1]
+def _waiting(stage: Stage, heads: dict[tuple[str, str], int]) -> int:
+    """How many routine events are in the ledger and not yet obeyed by the slowest node of their region."""
+    total = 0
+    for (tenant, region), head in heads.items():
+        nodes = stage.portal("acme/admin").get(f"/tenants/{tenant}/regions/{region}/sync")["nodes"]
+        total += head - min(_floor(node["routine"]) for node in nodes if node["node"].startswith(region))
     return total
 
 
@@ -104,7 +95,8 @@ def _pull(stage: Stage, loads: dict[str, Load], before: dict[str, Any]) -> None:
         refused = stage.decrypts(region)
         stage.must("refused" in refused, f"{region}: revoked, and yet: {dict(refused)}")
         for ack in _confirmed(stage, region, ordered[region]["event"]):
-            _judge(stage, region, ack, records[region], answer.at_ns, said_revoked[region])
+            _judge(stage, region, ack, records[region], answer, said_revoked[region])
+    stage.fact("negative: the gate was closed, or the ack was sent, before the API's answer had come back")
     stage.fact("the portal said Revoked only after every node's ack; the sealed acks are in the ledger")
 
 
@@ -126,7 +118,7 @@ def _confirmed(stage: Stage, region: str, event: str) -> list[tuple[str, reports
 
 
 def _judge(
-    stage: Stage, region: str, acked: tuple[str, reports.SyncAck, int], records: list[Record], answered_ns: int,
+    stage: Stage, region: str, acked: tuple[str, reports.SyncAck, int], records: list[Record], answer: Answer,
     said_ns: int,
 ) -> None:  # fmt: skip
     """One node: when its gate closed, when it acknowledged, and that it served nothing that was asked later."""
@@ -135,8 +127,9 @@ def _judge(
     stage.must(closed_ns is not None, f"{node}: an ack without the gate's closing")
     assert closed_ns is not None
     to_boottime_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.time_ns()) / 1e6
-    acked_ms = at_ms + to_boottime_ms - answered_ns / 1e6
-    stage.figure(f"API's answer to gate closed, {node} (ms)", (closed_ns - answered_ns) / 1e6)
+    acked_ms = at_ms + to_boottime_ms - answer.at_ns / 1e6
+    stage.figure(f"order sent to gate closed, {node} (ms)", (closed_ns - answer.asked_ns) / 1e6)
+    stage.figure(f"API's answer to gate closed, {node} (ms)", (closed_ns - answer.at_ns) / 1e6)
     stage.figure(f"API's answer to SyncAck, {node} (ms)", acked_ms)
     stage.must(said_ns / 1e6 + 1 >= at_ms + to_boottime_ms, f"{node}: the portal said Revoked before the ack")
     served = [r for r in records if r.outcome == "served"]

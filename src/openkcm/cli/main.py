@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def json_option(function: _F) -> _F:
 @click.version_option(package_name="openkcm")
 def main() -> None:
     """Sovereign key management: governance without keys, regional KMIP nodes, one ledger between them."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns at each TLS hang-up of a NATS connection
 
 
 # --- the one-command stack ------------------------------------------------------------------------------------------

@@ -31,9 +31,10 @@ class SyncTimeout(Exception):
 
 
 class Answer(dict[str, Any]):
-    """A JSON answer. `status`: HTTP's. `at_ns`: when its last byte was here, CLOCK_BOOTTIME, as nodes count."""
+    """A JSON answer, with HTTP's status. `asked_ns`, `at_ns`: when asked and when here, CLOCK_BOOTTIME as nodes count."""
 
     status: int
+    asked_ns: int
     at_ns: int
     etag: str | None
 
@@ -126,6 +127,7 @@ class Portal:
         content = None
         if body is not None:
             content, headers["Content-Type"] = msgspec.json.encode(body), content_type
+        asked_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
             response = self._client.request(method, API + path, content=content, params=params, headers=headers)
         except httpx.HTTPError as bad:
@@ -139,5 +141,6 @@ class Portal:
             detail = f"{method} {path}: {decoded.get('detail') or decoded.get('title') or decoded}"
             raise Problem(response.status_code, str(decoded.get("code", "")), detail)
         answer = Answer(decoded if isinstance(decoded, dict) else {"value": decoded})
-        answer.status, answer.at_ns, answer.etag = response.status_code, at_ns, response.headers.get("ETag")
+        answer.status, answer.asked_ns, answer.at_ns = response.status_code, asked_ns, at_ns
+        answer.etag = response.headers.get("ETag")
         return answer

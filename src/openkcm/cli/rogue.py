@@ -53,20 +53,24 @@ def append(layout: Layout, region: str, tenant: str, decrees: Sequence[d.Decree]
     return asyncio.run(_as_governance(layout, each))
 
 
-def queue_backlog(layout: Layout, residences: Sequence[tuple[str, str]], count: int) -> int:
-    """Append `count` harmless configuration events, spread over residences (tenant, region); return how many.
+def queue_backlog(layout: Layout, residences: Sequence[tuple[str, str]], count: int) -> dict[tuple[str, str], int]:
+    """Append `count` harmless configuration events, spread over residences (tenant, region).
+
+    Returns:
+        The counter of each residence's last routine event.
 
     Raises:
         BusError: The ledger did not take one.
     """
 
-    async def all_of_them(connection: Connection) -> int:
+    async def all_of_them(connection: Connection) -> dict[tuple[str, str], int]:
         shares = [count // len(residences) + (i < count % len(residences)) for i in range(len(residences))]
         work = [
             _append(layout, connection, region, tenant, [_label(n) for n in range(share)])
             for (tenant, region), share in zip(residences, shares, strict=True)
         ]
-        return sum(len(done) for done in await asyncio.gather(*work))
+        done = await asyncio.gather(*work)
+        return {where: appended[-1].counter for where, appended in zip(residences, done, strict=True) if appended}
 
     return asyncio.run(_as_governance(layout, all_of_them))
 

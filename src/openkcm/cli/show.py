@@ -8,7 +8,15 @@ from rich.table import Table
 from openkcm.cli.endpoints import FILE, Endpoints
 from openkcm.cli.layout import Layout
 
-__all__ = ["table"]
+__all__ = ["table", "wide_console"]
+
+FILE_WIDTH = 140  # columns where nobody watches: a file does not wrap
+
+
+def wide_console() -> Console:
+    """Return a console on standard output; into a file or a pipe it writes wide lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
 def table(console: Console, layout: Layout, endpoints: Endpoints) -> None:
@@ -31,4 +39,5 @@ def table(console: Console, layout: Layout, endpoints: Endpoints) -> None:
         f"  .venv/bin/openkcm audit verify --state {layout.state}   check the ledger\n"
         "  Open the portal and sign in as acme/admin. Ctrl-C stops everything in order.",
         highlight=False,
+        soft_wrap=True,
     )
