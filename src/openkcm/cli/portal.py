@@ -31,7 +31,7 @@ class SyncTimeout(Exception):
 
 
 class Answer(dict[str, Any]):
-    """A JSON answer, with HTTP's status. `asked_ns`, `at_ns`: when asked and when here, CLOCK_BOOTTIME as nodes count."""
+    """A JSON answer. `asked_ns` and `at_ns`: when it was asked and here, in CLOCK_BOOTTIME as nodes count."""
 
     status: int
     asked_ns: int
