@@ -45,10 +45,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     causation: str | None = None
     at_ms: int = 0
 
-    def event_id(self, subject: DecreeSubject, index: int) -> str:
-        """Return the id of the `index`-th decree this order makes on a subject."""
-        command = self.command if index == 0 else f"{self.command}#{index}"
-        return event_id(self.tenant, self._actor, command, self.key, str(subject))
+    def event_id(self, subject: DecreeSubject) -> str:
+        """Return the id of the decree this order makes on a subject: one order, one decree."""
+        return event_id(self.tenant, self._actor, self.command, self.key, str(subject))
 
     def name(self, subject: DecreeSubject, what: str) -> str:
         """Return a fresh name (32 hex digits) that a repeated order gives again."""
@@ -127,11 +126,12 @@ class LedgerAggregate(Aggregate):
         return [event for event in self.pending_events if isinstance(event, Decreed)]
 
     def decree(self, decree: d.Decree) -> None:
-        """Make a decree of the present order."""
+        """Make the one decree of the present order: with two, a broken-off order could not be completed by its id."""
         assert self.order is not None
+        assert not self.ordered()
         lane = d.lane_of(decree)
         counter = self.counters.get((lane, self.epoch), 0) + 1
-        event = self.order.event_id(self.where.on(lane), len(self.ordered()))
+        event = self.order.event_id(self.where.on(lane))
         self._trigger(decree, event, self.epoch, counter, self.order.at_ms)
 
     def fresh(self, what: str) -> str:

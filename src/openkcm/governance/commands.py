@@ -7,7 +7,8 @@ it, not even that it exists.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -15,9 +16,9 @@ from openkcm.contract import decrees as d
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.ids import PersonId, check_token, event_id
-from openkcm.contract.subjects import residence_aggregate, tenant_aggregate
-from openkcm.governance.aggregate import Order
-from openkcm.governance.errors import Forbidden, Invalid, NotFound
+from openkcm.contract.subjects import DecreeSubject, residence_aggregate, tenant_aggregate
+from openkcm.governance.aggregate import LedgerAggregate, Order
+from openkcm.governance.errors import Forbidden, IllegalNow, Invalid, NotFound
 from openkcm.governance.killswitch import Pulled
 from openkcm.governance.registry import Recorded
 from openkcm.governance.residence import Residence
@@ -26,6 +27,7 @@ from openkcm.governance.tenant import Tenant
 
 __all__ = ["MAY", "Asked", "Caller", "allow", "tenant_region"]
 
+_A = TypeVar("_A", bound=LedgerAggregate)
 ADMIN, KEYS, SWITCH = "tenant-admin", "key-admin", "kill-switch"
 APPROVER, AUDITOR, OPERATOR = "approver", "auditor", "provider-operator"
 EVERYBODY: Final = frozenset({ADMIN, KEYS, SWITCH, APPROVER, AUDITOR, OPERATOR})
@@ -143,18 +145,23 @@ async def register_tenant(cmk: Cmk, asked: Asked, body: TenantBody) -> list[Reco
     except ContractError as bad:
         raise Invalid(str(bad)) from bad
     people = tuple(d.Person(person=p.person, roles=p.roles, approval_key=p.approval_key) for p in body.people)
-    order = asked.order(cmk, body.id, "RegisterTenant")
-    done = await cmk.registry.execute(
-        tenant_aggregate(body.id), Tenant, order, lambda t: t.register(people, body.regions, cmk.regions)
-    )
+    done: list[Recorded] = []
+
+    async def go_on(where: DecreeSubject, kind: type[_A], command: str, decide: Callable[[_A], None]) -> None:
+        done.extend(await cmk.registry.execute(where, kind, asked.order(cmk, body.id, command), decide))
+
+    where = tenant_aggregate(body.id)
+    await go_on(where, Tenant, "RegisterTenant", lambda t: t.register(people, body.regions, cmk.regions))
+    await go_on(where, Tenant, "AssignRegions", lambda t: t.assign_regions(body.regions))
     approvers = tuple(
         d.Approver(person=p.person, public_key=p.approval_key) for p in people if p.approval_key is not None
     )
     for region in sorted(set(body.regions)):
-        done += await cmk.registry.execute(
-            residence_aggregate(region, body.id), Residence, order,
-            lambda r: r.set_up(approvers, d.TenantConfigurationUpdated()),
-        )  # fmt: skip
+        home = residence_aggregate(region, body.id)
+        await go_on(home, Residence, "AppointApprovers", lambda r: r.appoint(approvers))
+        await go_on(home, Residence, "SetDefaults", lambda r: r.set_defaults())
+    if not done:
+        raise IllegalNow(f"tenant {body.id} is registered already")
     return done
 
 

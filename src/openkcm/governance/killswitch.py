@@ -27,6 +27,7 @@ __all__ = ["KillSwitch", "Pulled"]
 
 log = logging.getLogger(__name__)
 RESEND_S: Final = 0.25
+ANSWER_S: Final = 2.0  # a hub that hangs must not hold the answer back: what is in the spool is promised
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -83,7 +84,12 @@ class KillSwitch:
             self._check_unused(tenant, intent)
         for intent in intents:  # (1)
             await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))
-        return list(await asyncio.gather(*(self._send(tenant, intent) for intent in intents)))  # (2)
+        sending = [asyncio.ensure_future(self._send(tenant, intent)) for intent in intents]  # (2)
+        await asyncio.wait(sending, timeout=ANSWER_S)
+        return [
+            task.result() if task.done() else Pulled(intent.region, self._id(tenant, intent), None, "spool")
+            for intent, task in zip(intents, sending, strict=True)
+        ]
 
     async def resend(self) -> None:
         """Bring what the spool holds into the ledger, for ever."""
@@ -108,7 +114,7 @@ class KillSwitch:
                 raise KeyReused("this idempotency key came with another request: use a new one")
 
     def _id(self, tenant: str, intent: _Intent) -> str:
-        return intent.order.event_id(residence_aggregate(intent.region, tenant, "critical"), 0)
+        return intent.order.event_id(residence_aggregate(intent.region, tenant, "critical"))
 
     def _spooled(self, tenant: str, intent: _Intent) -> Spooled:
         where = residence_aggregate(intent.region, tenant, "critical")

@@ -28,7 +28,7 @@ from openkcm.contract.ids import Lane
 from openkcm.contract.subjects import DecreeSubject
 from openkcm.governance.aggregate import Decreed, LedgerAggregate, Order
 from openkcm.governance.approval import Approval
-from openkcm.governance.errors import Conflicting, Inconsistent, KeyReused, LedgerUnavailable, Stale
+from openkcm.governance.errors import Conflicting, IllegalNow, Inconsistent, KeyReused, LedgerUnavailable, Stale
 from openkcm.governance.ledger_events import LedgerEvents
 from openkcm.governance.residence import Residence
 from openkcm.governance.tenant import Tenant
@@ -80,16 +80,19 @@ class Registry:
 
     Args:
         projection: What of the ledger is read already: governance's keys, by sequence, and the epoch.
+        ignorant: The nodes of a region that do not know a tag.
     """
 
     def __init__(
         self, ledger: Ledger, signer: seal.Signer, trust_root: bytes, *,
-        projection: Projection, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        projection: Projection, ignorant: Callable[[str, str], tuple[str, ...]] = lambda _region, _tag: (),
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._signer = signer
         self._trust = {seal.key_id(trust_root): trust_root}
         self._projection = projection
+        self._ignorant = ignorant
         self._now_ms = now_ms
         self._cache: dict[DecreeSubject, _Cached] = {}
 
@@ -224,14 +227,13 @@ class Registry:
     def _earlier(self, where: DecreeSubject, cached: _Cached, order: Order) -> list[Recorded]:
         found: list[Recorded] = []
         for lane in cached.lanes:
-            for index in range(4):  # no order makes more decrees of one aggregate
-                recorded = cached.events.get(order.event_id(where.on(lane), index))
-                if recorded is None:
-                    continue
-                if recorded.correlation != order.correlation:
-                    raise KeyReused("this idempotency key came with another request: use a new one")
-                found.append(msgspec.structs.replace(recorded, repeated=True))
-        return sorted(found, key=lambda r: r.sequence)
+            recorded = cached.events.get(order.event_id(where.on(lane)))
+            if recorded is None:
+                continue
+            if recorded.correlation != order.correlation:
+                raise KeyReused("this idempotency key came with another request: use a new one")
+            found.append(msgspec.structs.replace(recorded, repeated=True))
+        return found
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -261,6 +263,9 @@ class Registry:
             raise LedgerUnavailable("the ledger has not been opened yet")
         body = env.encode(e)
         lane = d.lane_of(event.decree)
+        without = self._ignorant(where.region, e.tag) if lane == "routine" else ()  # a revocation is never held back
+        if without:
+            raise IllegalNow(f"{', '.join(without)} cannot read {e.tag} yet: bring the nodes up to date first")
         try:
             appended = await self._ledger.append(
                 e.subject, body, id=e.id, tag=e.tag, expected_last=cached.cursors[lane], timeout_s=APPEND_TIMEOUT_S

@@ -61,8 +61,8 @@ class Residence(LedgerAggregate):
 
     # --- onboarding -------------------------------------------------------------------------------------------------
 
-    def set_up(self, approvers: tuple[d.Approver, ...], configuration: d.TenantConfigurationUpdated) -> None:
-        """Give a new residence its first approvers and its defaults. Once more changes nothing.
+    def appoint(self, approvers: tuple[d.Approver, ...]) -> None:
+        """Give a new residence its first approvers. Once more changes nothing.
 
         Raises:
             Invalid: Fewer than two different keys.
@@ -71,8 +71,11 @@ class Residence(LedgerAggregate):
             if len({a.public_key for a in approvers}) < statements.REQUIRED_SIGNATURES:
                 raise Invalid("approvers need two different keys")
             self.decree(d.ApproversSet(version=1, approvers=tuple(sorted(approvers, key=lambda a: a.person))))
+
+    def set_defaults(self) -> None:
+        """Give a new residence its configuration. Once more changes nothing."""
         if self.facts.configuration is None:
-            self.decree(configuration)
+            self.decree(d.TenantConfigurationUpdated())
 
     def configure(self, changes: dict[str, Any], approved: Approved | None = None) -> None:
         """Change the configuration by a merge patch (RFC 7396) of lease_s, hand_out, max_objects and labels.

@@ -66,7 +66,9 @@ class Cmk:
         self.projection = Projection(self.writer, configuration.trust_root)
         self.views = Views(open_reader(path))
         self.watch = Watch(self.views, epoch=lambda: self.projection.epoch)
-        self.registry = Registry(self.ledger, self.signer, configuration.trust_root, projection=self.projection)
+        self.registry = Registry(
+            self.ledger, self.signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant
+        )
         self.switch = KillSwitch(
             self.registry, Spool(Path(configuration.spool)), connected=lambda: connection.is_connected,
             on_recorded=self._on_recorded,

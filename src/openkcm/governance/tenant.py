@@ -65,14 +65,12 @@ class Tenant(LedgerAggregate):
         return TenantFacts(where.tenant)
 
     def register(self, people: tuple[d.Person, ...], regions: Collection[str], known: Collection[str]) -> None:
-        """Register the tenant with its first people and its regions.
+        """Register the tenant with its first people. The very same once more changes nothing: it may have broken off.
 
         Raises:
-            IllegalNow: It is registered already.
+            IllegalNow: It is registered with others.
             Invalid: Fewer than two different people, two of them without an approval key, or an unknown region.
         """
-        if self.facts.registered:
-            raise IllegalNow(f"tenant {self.facts.tenant} is registered already")
         if len({p.person for p in people}) != len(people) or not 2 <= len(people) <= 8:
             raise Invalid("a tenant is registered with 2 to 8 different people")
         if len({p.approval_key for p in people if p.approval_key is not None}) < 2:
@@ -82,5 +80,19 @@ class Tenant(LedgerAggregate):
         unknown = sorted(set(regions) - set(known))
         if unknown or not regions:
             raise Invalid(f"unknown region {', '.join(unknown)}" if unknown else "a tenant needs at least one region")
-        self.decree(d.TenantRegistered(people=people))
-        self.decree(d.TenantRegionsAssigned(regions=tuple(sorted(set(regions)))))
+        if not self.facts.registered:
+            self.decree(d.TenantRegistered(people=people))
+        elif self.facts.people != {p.person: (frozenset(p.roles), p.approval_key) for p in people}:
+            raise IllegalNow(f"tenant {self.facts.tenant} is registered already")
+
+    def assign_regions(self, regions: Collection[str]) -> None:
+        """Give a new tenant its regions. The very same once more changes nothing.
+
+        Raises:
+            IllegalNow: It has others.
+        """
+        wanted = tuple(sorted(set(regions)))
+        if not self.facts.regions:
+            self.decree(d.TenantRegionsAssigned(regions=wanted))
+        elif self.facts.regions != wanted:
+            raise IllegalNow(f"tenant {self.facts.tenant} has other regions")

@@ -61,6 +61,12 @@ class Watch:
         """Note a node's sign of life."""
         self.health[check.node] = Health(check, at_ms, self._monotonic())
 
+    def ignorant(self, region: str, tag: str) -> tuple[str, ...]:
+        """Return the enrolled nodes of a region that, by their last HealthCheck, do not know a tag."""
+        enrolled = {node for node, _, removed in self._views.nodes(region) if removed is None}
+        checks = {node: self.health[node].check for node in enrolled if node in self.health}
+        return tuple(sorted(n for n, c in checks.items() if c.known_tags and tag not in c.known_tags))
+
     # --- what follows -----------------------------------------------------------------------------------------------
 
     def nodes_of(self, region: str, lease_s: float) -> tuple[str, ...]:
