@@ -22,7 +22,7 @@ from openkcm.execution import control
 from openkcm.execution.arena import ALIVE_WORD, STATE_MASK, Gate
 from openkcm.execution.bench import Bench, Caller, Slot
 from openkcm.execution.clock import boottime_ns
-from openkcm.execution.operations.call import Call, Operation, Put, Work
+from openkcm.execution.operations.call import READS, Call, Operation, Put, Work
 from openkcm.execution.operations.outcome import (
     VERDICTS,
     AccessRefused,
@@ -143,7 +143,9 @@ class Exchange(Call):
     def _unchanged(self, guard: tuple[Slot | None, tuple[tuple[int, int], ...]], now: int) -> bool:
         slot, read = guard
         words = self.bench.words
-        return all(words[i] == word for i, word in read) and (slot is None or words[slot.lease] > now)
+        return (slot is None or words[slot.lease] > now) and all(
+            words[i] == word or (words[i] >> 8 == word >> 8 and words[i] & STATE_MASK in READS) for i, word in read
+        )
 
     def _compare_answers(self) -> None:
         """After a wait: an answer whose gate has changed is taken back."""
@@ -231,20 +233,29 @@ class Exchange(Call):
                 if word >> 8 != slot.open_word >> 8:
                     raise refusal(VERDICTS.get(ring.state, Gate.COLD))
             if state not in row.gates:
+                if state == Gate.DECRYPT_ONLY and not self._asked_keys:
+                    raise KeysWanted  # a rotation: there is a newer version
                 raise refusal(state)
         if (words[slot.lease] <= now or words[ALIVE_WORD] <= now) and Gate.COLD not in row.gates:
             raise refusal(Gate.COLD)
         self.slot, self.word = slot, word
 
-    def _compare(self, now: int) -> None:
-        """Step (3)."""
+    def _compare(self, now: int, *, storing: bool = False) -> None:
+        """Step (3). A rotation meanwhile harms no answer, but what is to be stored must be under the new key."""
         slot = self.slot
         if slot is None:
             return
         words, caller = self.bench.words, self.caller
         word = words[slot.gate]
         if word != self.word:
-            raise refusal(word & STATE_MASK if word & STATE_MASK != Gate.OPEN else Gate.REVOKED)
+            state = word & STATE_MASK
+            if word >> 8 != self.word >> 8:
+                raise refusal(Gate.REVOKED if state == Gate.OPEN else state)
+            if state == Gate.DECRYPT_ONLY:
+                if storing:
+                    raise KeysWanted
+            elif state not in self.row.gates:
+                raise refusal(state)
         if words[caller.word] != caller.open_word:
             raise refusal(Gate.REMOVED)
         for index, read in self.extra:
@@ -293,7 +304,7 @@ class Exchange(Call):
             self._work = None
             result: Structure = end.value
             return result
-        self._compare(boottime_ns())  # what was wrapped while the key went must never be stored
+        self._compare(boottime_ns(), storing=True)  # what was wrapped while the key went must never be stored
         if isinstance(wish, Put):
             tenant = self.caller.tenant
             self.bench.link.ask(lambda n: control.Put(n, tenant, wish.record, wish.expect), self._put_answered)

@@ -17,7 +17,7 @@ from openkcm.execution.arena import WorkerArena
 from openkcm.execution.keyring import NONCE_BYTES, TAG_BYTES, l4_context
 from openkcm.execution.records import ObjectRecord
 from openkcm.kmip import Attribute, decode_attributes
-from openkcm.kmip.enums import State
+from openkcm.kmip.enums import CryptographicUsageMask, State
 
 __all__ = ["DATED", "Entry", "Objects", "Rows", "context_of"]
 
@@ -25,6 +25,8 @@ MAX_ENTRIES: Final = 8192  # per system; a record is about 1 KiB
 PAGE_ROWS: Final = 256
 #: Attributes that change what an object may be used for as time goes by.
 DATED: Final = frozenset({"Activation Date", "Deactivation Date", "Process Start Date", "Protect Stop Date"})
+PROTECTS: Final = int(CryptographicUsageMask.ENCRYPT)
+PROCESSES: Final = int(CryptographicUsageMask.DECRYPT)
 _DECODER: Final = msgspec.json.Decoder(ObjectRecord)
 
 
@@ -68,7 +70,12 @@ class Entry:
         self._attributes: tuple[Attribute, ...] | None = None
         self.parameters: Any = self
         self.plan: Any = None
-        self.dated = any(a.attribute_name in DATED for a in self.attributes)
+        self.dated = self._may_change()
+
+    def _may_change(self) -> bool:
+        """Whether a date can still make a difference; one that only says when the object became active cannot."""
+        dates = {a.attribute_name for a in self.attributes} & DATED
+        return bool(dates - {"Activation Date"}) or (bool(dates) and self.state == State.PRE_ACTIVE)
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -92,6 +99,15 @@ class Entry:
         if state == State.ACTIVE and stop is not None and stop <= now_s:
             state = State.DEACTIVATED
         return state
+
+    def allows_at(self, usage: int, now_s: int) -> bool:
+        """Whether Process Start Date and Protect Stop Date allow this use now (sections 3.25 and 3.26)."""
+        if not self.dated:
+            return True
+        start, stop = self.value("Process Start Date"), self.value("Protect Stop Date")
+        if usage & PROTECTS and stop is not None and stop <= now_s:
+            return False
+        return not (usage & PROCESSES and start is not None and start > now_s)
 
 
 class Objects:

@@ -13,8 +13,8 @@ from openkcm.kmip.payloads import PAYLOADS
 
 __all__ = ["OPERATIONS"]
 
-_NO_USE: Final = CryptographicUsageMask(0)
-_ENCRYPT, _DECRYPT = CryptographicUsageMask.ENCRYPT, CryptographicUsageMask.DECRYPT
+_NO_USE: Final = 0
+_ENCRYPT, _DECRYPT = int(CryptographicUsageMask.ENCRYPT), int(CryptographicUsageMask.DECRYPT)
 _PRE, _ACTIVE = frozenset({State.PRE_ACTIVE}), frozenset({State.ACTIVE})
 _READABLE = frozenset({State.ACTIVE, State.DEACTIVATED, State.COMPROMISED})  # compromised is read-only, as NIST says
 _THERE = ALL - retrieval.GONE

@@ -23,7 +23,7 @@ from openkcm.execution.objects import Entry, context_of
 from openkcm.execution.operations.outcome import KeysWanted, ObjectWanted, OperationFailed, not_found, refusal
 from openkcm.execution.records import MAX_RECORD_BYTES, ObjectRecord
 from openkcm.kmip import KmipError, ProtocolVersion, Structure
-from openkcm.kmip.enums import CryptographicUsageMask, ResultReason, State
+from openkcm.kmip.enums import ResultReason, State
 
 __all__ = ["ALL", "KEYLESS", "PAUSE", "READS", "WRITES", "Call", "Handler", "Operation", "Put", "Step", "Work"]
 
@@ -63,7 +63,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     request: type[Structure]
     response: type[Structure]
-    usage: CryptographicUsageMask
+    usage: int
     states: frozenset[State]
     gates: frozenset[Gate]
     handler: Handler
@@ -111,7 +111,11 @@ class Call:
         if entry is None or self.bench.words[entry.epoch] != entry.seen:
             entry = self._load(uid)
         row = self.row
-        state = entry.state_at(self.now_s) if entry.dated else entry.state
+        state = entry.state
+        if entry.dated:
+            state = entry.state_at(self.now_s)
+            if row.usage and not entry.allows_at(row.usage, self.now_s):
+                raise OperationFailed(ResultReason.PERMISSION_DENIED, "outside the dates of the object's use")
         if state not in row.states:
             name = State(state).name.lower().replace("_", "-")
             raise OperationFailed(ResultReason.PERMISSION_DENIED, f"not while the object is {name}")
