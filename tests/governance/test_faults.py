@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -22,6 +26,7 @@ from openkcm.contract import reports
 from openkcm.execution.voice import Voice
 from openkcm.governance.beat import filters_of
 from openkcm.governance.configuration import ConfigurationError, Listen, read_configuration
+from openkcm.governance.errors import LedgerUnavailable
 from openkcm.governance.service import open_cmk
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
 
@@ -90,8 +95,6 @@ async def test_a_spooled_revocation_survives_the_death_of_the_cmk_too(tmp_path: 
                 await asyncio.sleep(0.02)
             facts = msgspec.json.decode(ready.read_bytes())
             assert facts["pid"] == process.pid
-            import httpx
-
             orbital.kill("hub")
             async with httpx.AsyncClient(base_url=facts["url"], trust_env=False) as client:
                 lost = Stack(None, client, idp, orbital)  # type: ignore[arg-type]
@@ -267,3 +270,100 @@ async def test_the_ceremony_twice_enrols_nobody_twice(orbital: Orbital, tmp_path
     async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
         assert len(stack.cmk.views.nodes()) == 2
         assert stack.cmk.projection.epoch == 1
+
+
+async def test_a_hanging_hub_does_not_hold_the_answer_back_and_the_revocation_arrives_once(
+    tmp_path: Path, idp: Idp
+) -> None:
+    with running_orbital(tmp_path / "orbital") as orbital:
+        async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
+            tenant = await stack.tenant()
+            hub = orbital.servers["hub"].process
+            hub.send_signal(signal.SIGSTOP)
+            try:
+                pulled = await stack.must(f"{tenant}-admin", "POST", f"/tenants/{tenant}/revocations", {})
+                assert pulled["revocations"][0]["recorded"] == "spool"
+            finally:
+                hub.send_signal(signal.SIGCONT)
+
+            async def arrived() -> bool:
+                return await fence(stack, tenant) == 1 and stack.cmk.switch.waiting == 0
+
+            await stack.until(arrived, 20)
+            found = stack.cmk.views.critical_above(tenant, EU, 1, 0)
+            assert [event for _, event, *_ in found] == [pulled["revocations"][0]["event"]]
+
+
+async def test_a_registration_that_broke_off_is_completed_by_its_repetition(
+    tmp_path: Path, idp: Idp, orbital: Orbital
+) -> None:
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
+        cut = stack.cmk.registry.execute
+        calls = 0
+
+        async def breaks(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise LedgerUnavailable("cut here")
+            return await cut(*args, **kwargs)
+
+        stack.cmk.registry.execute = breaks  # type: ignore[method-assign]
+        body = {
+            "id": "t-broken", "regions": [EU],
+            "people": [
+                {"person": f"t-broken-{p}", "roles": ["tenant-admin"], "approval_key": base64.b64encode(s.public_key).decode()}
+                for p, s in (("anna", CMK), ("bert", ROGUE))
+            ],
+        }  # fmt: skip
+        assert (await stack.ask(OPERATOR, "POST", "/tenants", body)).status_code == 503
+        await stack.must(OPERATOR, "POST", "/tenants", body)
+        shown = await stack.must(OPERATOR, "GET", f"/tenants/t-broken/regions/{EU}")
+        assert (shown["generation"], shown["approvers"]["version"], shown["lease_s"]) == (2, 1, 86400)
+        assert (await stack.ask(OPERATOR, "POST", "/tenants", body)).status_code == 409
+
+
+async def test_nothing_is_ordered_that_a_node_cannot_read_but_a_revocation_is(
+    tmp_path: Path, idp: Idp, orbital: Orbital
+) -> None:
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
+        tenant = await stack.tenant()
+        check = reports.HealthCheck(
+            node=EU_NODE, region=EU, nonce="0" * 32, boot_id="b", sent_boottime_ns=1, ledger_epoch=1, cursor=(0, 0),
+            known_tags=("SystemRegistered.1",), workers=1, memory="mlock", sealed_mappings=False, dropped=0,
+        )  # fmt: skip
+        stack.cmk.watch.heard(check, 0)
+        admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}"
+        last = await stack.last()
+        refused = await stack.ask(admin, "PUT", f"{path}/suspension", {})
+        assert (refused.status_code, refused.json()["code"]) == (409, "illegal-in-this-state")
+        assert EU_NODE in refused.json()["detail"]
+        assert await stack.last() == last
+        await stack.must(admin, "POST", f"{path}/systems", {"system": "archive"})
+        await stack.must(admin, "POST", f"/tenants/{tenant}/revocations", {})
+
+
+async def test_the_process_stops_in_order_on_sigterm_with_a_stream_open(
+    tmp_path: Path, idp: Idp, orbital: Orbital
+) -> None:
+    await ceremony(orbital)
+    path, ready = tmp_path / "cmk.json", tmp_path / "ready.json"
+    path.write_bytes(msgspec.json.encode(configuration(orbital, idp, tmp_path / "cmk")))
+    command = [sys.executable, "-W", "ignore", "-m", "openkcm.cli.main", "cmk", "--config", path, "--ready", ready]
+    process = subprocess.Popen(command)  # noqa: ASYNC220 -- as above
+    try:
+        while not ready.exists():
+            assert process.poll() is None
+            await asyncio.sleep(0.02)
+        url = msgspec.json.decode(ready.read_bytes())["url"]
+        headers = {"Authorization": f"Bearer {idp.token(OPERATOR)}"}
+        async with (
+            httpx.AsyncClient(base_url=url, trust_env=False) as client,
+            client.stream("GET", "/cmk/v1/events", headers=headers) as stream,
+        ):
+            assert stream.status_code == 200
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, 5) == 0
+    finally:
+        process.kill()
+        process.wait()
