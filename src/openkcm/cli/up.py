@@ -25,6 +25,7 @@ from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
 from openkcm.cli import background, orbital, pki, programs, show
 from openkcm.cli import endpoints as ends
+from openkcm.cli.flow import wait_until_flowing
 from openkcm.cli.layout import ACCOUNTS, DEFAULT_PORT_BASE, TENANTS, Layout
 from openkcm.cli.onboarding import onboard
 from openkcm.cli.portal import Problem, SyncTimeout
@@ -136,6 +137,8 @@ class Stack:
             self._supervisor.bring_up([programs.cmk(layout)])  # (6)
             status.update("starting the crypto nodes")
             self._supervisor.bring_up([programs.node(layout, node) for node, _ in layout.nodes])  # (7)
+            status.update("waiting until every mirror hears from its origin")
+            asyncio.run(wait_until_flowing(layout))
             self._complete = True
             self._changed()
             if not (self._options.empty or self._options.demo):
