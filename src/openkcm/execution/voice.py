@@ -1,4 +1,4 @@
-"""What a node says, sealed with its own enrolled key: reports on the bus, records in the vault. Sends nothing itself."""
+"""What a node says, sealed with its own enrolled key: reports on the bus, records in the vault. Sends nothing."""
 
 from __future__ import annotations
 
