@@ -1,6 +1,7 @@
 """The state directory: everything the processes read, nothing that others may read, the same keys at a second start."""
 
 import json
+import socket
 import stat
 
 import pytest
@@ -93,3 +94,10 @@ def test_toml_is_read_back_as_it_was(layout):
     import tomllib
 
     assert tomllib.loads(toml(odd)) == {"a": odd["a"], "c": odd["c"]}
+
+
+def test_a_port_that_is_taken_is_named_with_what_it_is_for(layout):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", layout.ports.kmip(1)))
+        other.listen()
+        assert layout.taken_ports() == [f"{layout.ports.kmip(1)} (KMIP eu-frankfurt-2)"]

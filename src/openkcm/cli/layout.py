@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,6 +197,17 @@ class Layout:
             pki.write_private(path, msgspec.json.encode(known | missing))
         return known | missing
 
+    def taken_ports(self) -> list[str]:
+        """Name the ports of this map on which somebody else listens."""
+        wanted = {"portal": self.ports.portal, "identity provider": self.ports.idp}
+        wanted |= {"local KMS": self.ports.ministack} if self.aws else {}
+        for name, ports in self.server_ports.items():
+            wanted |= {f"NATS {name}": ports.client, f"NATS {name}'s monitor": ports.monitor}
+        wanted["NATS hub's leaf port"] = self.ports.hub.leaf
+        for index, (node, _) in enumerate(self.nodes):
+            wanted |= {f"KMIP {node}": self.ports.kmip(index), f"metrics {node}": self.ports.metrics(index)}
+        return [f"{port} ({what})" for what, port in wanted.items() if not _free(port)]
+
     # --- files ------------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
@@ -293,6 +305,16 @@ class Layout:
     @staticmethod
     def _write_json(path: Path, value: Any) -> None:
         pki.write_private(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier stack that linger
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
 
 
 def toml(value: Mapping[str, Any], prefix: str = "") -> str:

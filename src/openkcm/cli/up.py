@@ -119,6 +119,8 @@ class Stack:
         layout, say = self.layout, self._console.status
         with say("laying out certificates, keys, configurations") as status:
             background.end_leftovers(layout.state)
+            if taken := layout.taken_ports():
+                raise ValueError(f"ports in use: {', '.join(taken)}; choose others with --port-base N")
             layout.write()  # (1)
             saved = background.Saved(
                 port_base=layout.ports.portal, aws=layout.aws, nodes_per_region=len(layout.regions[0].nodes)
