@@ -54,7 +54,7 @@ class CustodianDouble:
         self.hide_keys = False
         self._disk = ThreadPoolExecutor(1)
 
-    async def __aenter__(self) -> CustodianDouble:
+    async def __aenter__(self):
         ready = asyncio.Event()
         self.crew.on_change = lambda: ready.set() if self.crew.ready else None
         self.crew.start()

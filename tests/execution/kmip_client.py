@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 
 from openkcm.kmip import KMIP_1_4, MAX_MESSAGE_BYTES, Attribute, decode_response, encode_request, message_length
@@ -97,10 +98,8 @@ class KmipClient:
 
     async def close(self):
         self.writer.close()
-        try:
+        with contextlib.suppress(OSError, ssl.SSLError):
             await self.writer.wait_closed()
-        except (OSError, ssl.SSLError):
-            pass
 
 
 def attribute(name, value):
