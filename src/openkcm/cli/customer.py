@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from openkcm.cli import pki
 from openkcm.cli.endpoints import Root
-from openkcm.cli.layout import HOST, Layout
+from openkcm.cli.layout import Layout
+from openkcm.cli.ports import HOST
 
 __all__ = ["AwsCustomer", "Customer", "FileCustomer", "customer_of"]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import os
-import socket
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,17 +17,15 @@ from msgspec.structs import replace
 
 from openkcm.cli import orbital, pki
 from openkcm.cli.orbital import HUB, ServerPorts
+from openkcm.cli.ports import DEFAULT_BASE, HOST, MOST_NODES, Ports, is_free
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.resources import ROOT
 from openkcm.contract.seal import Signer
 
-__all__ = ["ACCOUNTS", "HOST", "TENANTS", "Account", "Layout", "Ports", "Tenant"]
+__all__ = ["ACCOUNTS", "TENANTS", "Account", "Layout", "Tenant"]
 
-HOST: Final = "127.0.0.1"
 AUDIENCE: Final = "openkcm"
-MOST_NODES: Final = 24  # the map of ports has room for so many
 LOCAL_PROBE_S: Final = 1.0  # a cloud's calls cost money and are made every 30 s; the local KMS's do not
-DEFAULT_PORT_BASE: Final = 5690  # the first node then listens on KMIP's own port, 5696
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -60,29 +57,6 @@ TENANTS: Final[dict[str, Tenant]] = {
 }
 
 
-class Ports:
-    """The fixed map of ports from one base, loopback only."""
-
-    def __init__(self, base: int) -> None:
-        self.portal, self.idp = base, base + 1
-        self.hub = ServerPorts(client=base + 2, monitor=base + 3, leaf=base + 4)
-        self.ministack = base + 5
-        self._base = base
-
-    def kmip(self, index: int) -> int:
-        """Where the workers of the fleet's `index`-th node listen."""
-        return self._base + 6 + index
-
-    def metrics(self, index: int) -> int:
-        """Where that node's metrics are."""
-        return self._base + 6 + MOST_NODES + index
-
-    def leaf(self, index: int) -> ServerPorts:
-        """Where the `index`-th region's NATS server listens."""
-        first = self._base + 6 + 2 * MOST_NODES + 2 * index
-        return ServerPorts(client=first, monitor=first + 1)
-
-
 class Layout:
     """One state directory. The properties name paths; `write` makes what they name.
 
@@ -97,7 +71,7 @@ class Layout:
     """
 
     def __init__(
-        self, state: Path, *, port_base: int = DEFAULT_PORT_BASE, nodes_per_region: int = 1, workers: int = 0,
+        self, state: Path, *, port_base: int = DEFAULT_BASE, nodes_per_region: int = 1, workers: int = 0,
         aws: bool = False,
     ) -> None:  # fmt: skip
         self.state = state.resolve()
@@ -206,7 +180,7 @@ class Layout:
         wanted["NATS hub's leaf port"] = self.ports.hub.leaf
         for index, (node, _) in enumerate(self.nodes):
             wanted |= {f"KMIP {node}": self.ports.kmip(index), f"metrics {node}": self.ports.metrics(index)}
-        return [f"{port} ({what})" for what, port in wanted.items() if not _free(port)]
+        return [f"{port} ({what})" for what, port in wanted.items() if not is_free(port)]
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -305,16 +279,6 @@ class Layout:
     @staticmethod
     def _write_json(path: Path, value: Any) -> None:
         pki.write_private(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier stack that linger
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def toml(value: Mapping[str, Any], prefix: str = "") -> str:

@@ -12,7 +12,8 @@ import msgspec
 
 from openkcm.cli import orbital
 from openkcm.cli.background import COMMAND
-from openkcm.cli.layout import ACCOUNTS, HOST, Layout
+from openkcm.cli.layout import ACCOUNTS, Layout
+from openkcm.cli.ports import HOST
 from openkcm.cli.supervisor import Program
 
 __all__ = ["before_governance", "cmk", "mint", "node", "servers"]

@@ -23,10 +23,10 @@ from rich.console import Console
 from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
-from openkcm.cli import background, orbital, pki, programs, show
+from openkcm.cli import background, orbital, pki, ports, programs, show
 from openkcm.cli import endpoints as ends
 from openkcm.cli.flow import wait_until_flowing
-from openkcm.cli.layout import ACCOUNTS, DEFAULT_PORT_BASE, TENANTS, Layout
+from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
 from openkcm.cli.onboarding import onboard
 from openkcm.cli.portal import Problem, SyncTimeout
 from openkcm.cli.supervisor import Child, ChildFailed, Supervisor, start_time
@@ -85,7 +85,7 @@ class Stack:
             raise ValueError("this ledger's roots are key files; --aws needs a state directory of its own")
         self.layout = Layout(
             options.state,
-            port_base=options.port_base or (saved.port_base if saved else DEFAULT_PORT_BASE),
+            port_base=options.port_base or (saved.port_base if saved else ports.DEFAULT_BASE),
             nodes_per_region=max(options.nodes_per_region, saved.nodes_per_region if saved else 1),
             workers=options.workers,
             aws=options.aws or bool(saved and saved.aws),
