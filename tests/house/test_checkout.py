@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from openkcm.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
