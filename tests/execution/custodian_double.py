@@ -60,7 +60,14 @@ class CustodianDouble:
         self.crew.start()
         await asyncio.wait_for(ready.wait(), 20)
         self.crew.serve()
-        return self
+        while True:  # a worker opens its listener when it reads the message
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.crew.stop()
@@ -100,12 +107,7 @@ class CustodianDouble:
         return client_context(*(files or (None, None)), self.pki.ca, **more)
 
     async def client(self, files, **more) -> KmipClient:
-        for _ in range(100):
-            try:
-                return await KmipClient.connect(self.port, self.context(files, **more))
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
-        raise AssertionError("no listener")
+        return await KmipClient.connect(self.port, self.context(files, **more))
 
     # --- the kill switch --------------------------------------------------------------------------------------------
 
