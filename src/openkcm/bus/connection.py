@@ -25,6 +25,8 @@ from openkcm.bus.errors import BusError, Refused, TooLarge, Unavailable
 __all__ = ["Access", "Connection", "Message", "Stored", "connect"]
 
 log = logging.getLogger(__name__)
+# nats-py's reader answers True to every end of stream, which asyncio calls useless over TLS, once a connection.
+logging.getLogger("asyncio").addFilter(lambda record: "eof_received() has no effect" not in str(record.msg))
 #: Noticing a dead peer takes at most (outstanding + 1) intervals; the autonomy lease starts at 30 s.
 PING_INTERVAL_S: Final = 2
 OUTSTANDING_PINGS: Final = 2
