@@ -37,7 +37,7 @@ def come_aboard(stage: Stage) -> None:
         stage.say(f"{change.residence}: {change.what}: obeyed after {change.sync_ms:.0f} ms")
         slowest, changes = max(slowest, change.sync_ms), changes + 1
     if changes:
-        stage.fact(f"{changes} changes answered 202 and were Pending until every node's SyncAck")
+        stage.fact(f"{changes} changes answered 202 and were InSync once every node's SyncAck was there")
     else:
         stage.fact("the tenants were aboard already")
     for region in REGIONS:

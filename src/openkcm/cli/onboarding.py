@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,7 +18,8 @@ from openkcm.contract.seal import Signer
 
 __all__ = ["Change", "onboard", "portal_of"]
 
-VISIBLE_S = 10.0
+VISIBLE_S: Final = 10.0
+ACCEPTED: Final = 202
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,8 @@ def _visible(admin: Portal, path: str) -> Answer:
 
 def _settled(portal: Portal, what: str, tenant: str, region: str, answer: Answer) -> Change:
     path = f"/tenants/{tenant}/regions/{region}"
+    if answer.status != ACCEPTED:
+        raise Problem(answer.status, "not-accepted", f"{what}: answered {answer.status}, not {ACCEPTED}")
     _visible(portal, path)
     generation = int(answer.get("generation") or 0)
     try:
