@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from openkcm.bus.connection import Stored
@@ -200,3 +201,10 @@ async def test_suspension_leaves_the_keys_readable_only(pair):
     one.take(one.press.residence("acme", d.AccessResumed()))
     await one.keychain.provision("acme")
     assert one.arena.gate(slot) is Gate.OPEN
+
+
+async def test_a_node_whose_mirror_holds_less_than_its_mark_opens_nothing(pair):
+    (one, _), _, _ = pair
+    one.state = msgspec.structs.replace(one.state, behind_mark=True)
+    assert await one.keychain.provision("acme") == ("SmallerThanMark", ())
+    assert not one.keychain.is_open("acme")
