@@ -208,3 +208,18 @@ async def test_a_node_whose_mirror_holds_less_than_its_mark_opens_nothing(pair):
     one.state = msgspec.structs.replace(one.state, behind_mark=True)
     assert await one.keychain.provision("acme") == ("SmallerThanMark", ())
     assert not one.keychain.is_open("acme")
+
+
+async def test_an_l2_unwrapped_for_a_residence_that_was_closed_meanwhile_is_kept_nowhere(pair):
+    (one, two), _, root = pair
+    await one.keychain.provision("acme")
+    asked = root.asked
+    root.hold.clear()
+    under_way = asyncio.ensure_future(two.keychain.provision("acme"))
+    while root.asked == asked:  # noqa: ASYNC110 -- a double that counts
+        await asyncio.sleep(0)
+    two.take(two.press.residence("acme", d.AccessRevoked(reason="test")))
+    root.hold.set()
+    await under_way
+    assert two.gates.cell("acme", 1) is None
+    assert all(bytes(two.cells.view(cell)) == bytes(32) for cell in range(16))
