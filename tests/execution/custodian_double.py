@@ -58,16 +58,9 @@ class CustodianDouble:
         ready = asyncio.Event()
         self.crew.on_change = lambda: ready.set() if self.crew.ready else None
         self.crew.start()
-        await asyncio.wait_for(ready.wait(), 20)
         self.crew.serve()
-        while True:  # a worker opens its listener when it reads the message
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                return self
+        await asyncio.wait_for(ready.wait(), 20)
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.crew.stop()

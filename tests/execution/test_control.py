@@ -14,6 +14,7 @@ RECORD = ObjectRecord(
 )
 FROM_WORKER = [
     control.Hello(7, True),
+    control.Serving(),
     control.Identify(1, "f" * 64, ("spiffe://a/b",)),
     control.KeysOf(2, "acme", "pay"),
     control.Fetch(3, "acme", "u-1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -167,3 +168,17 @@ async def test_l3_and_l2_are_rotated_on_order_and_a_restart_unseals_what_came_of
     await governor.append(governor.press.residence("acme", d.AccessSuspended(reason="test")))
     ack = await governor.until(lambda: governor.acked("acme", "routine", 9, "suspended"))
     assert ack.failure is None
+
+
+async def test_a_node_whose_kmip_port_is_taken_is_not_ready_and_says_why(orbital_alone, tmp_path):
+    press = Press()
+    node = RunningNode(orbital_alone, press, tmp_path / "node")
+    async with Governor(orbital_alone, press) as governor:
+        for e in opening(press):
+            await governor.append(e)
+        with socket.create_server(("127.0.0.1", node.port)):
+            node.start()
+            await governor.until(lambda: "cannot listen on" in node.tail())
+            assert not node.ready_file.exists()
+        await node.wait_ready()
+    assert node.stop() == 0

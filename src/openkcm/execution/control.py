@@ -31,6 +31,7 @@ __all__ = [
     "Record",
     "Refused",
     "Serve",
+    "Serving",
     "Stop",
     "Stored",
     "frame",
@@ -56,6 +57,10 @@ class Hello(Message, frozen=True):
 
     pid: int
     sealed: bool
+
+
+class Serving(Message, frozen=True):
+    """The listener is open. A worker that cannot open it says why in its log and ends."""
 
 
 class Identify(Message, frozen=True):
@@ -176,7 +181,7 @@ class Stop(Message, frozen=True):
     """Close the listener and the sessions, then exit."""
 
 
-FromWorker = Hello | Identify | KeysOf | Fetch | Put | HandedOut
+FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandedOut
 FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Stop
 _ENCODER: Final = msgspec.msgpack.Encoder()
 

@@ -41,8 +41,7 @@ class _Worker:
     def __init__(self, index: int, process: subprocess.Popen[bytes], ours: socket.socket, scratch: Scratch) -> None:
         self.index, self.process, self.socket, self.scratch = index, process, ours, scratch
         self.frames = control.Frames(control.FromWorker)  # type: ignore[arg-type]  # msgspec takes a union
-        self.ready = False
-        self.sealed = False
+        self.mapped = self.serving = self.sealed = False
         self.tasks: set[asyncio.Task[None]] = set()
 
     def is_dead(self) -> bool:
@@ -116,7 +115,7 @@ class Crew:
         """Have the workers open their listeners: the node is at its critical head."""
         self._serving = True
         for worker in self._workers.values():
-            if worker.ready:
+            if worker.mapped:
                 self._send(worker, control.Serve())
 
     async def stop(self) -> None:
@@ -166,8 +165,8 @@ class Crew:
 
     @property
     def ready(self) -> bool:
-        """Whether every place has a worker that has mapped its memory."""
-        return len(self._workers) == self._count and all(w.ready for w in self._workers.values())
+        """Whether every place has a worker whose listener is open."""
+        return len(self._workers) == self._count and all(w.serving for w in self._workers.values())
 
     @property
     def sealed(self) -> bool:
@@ -219,10 +218,13 @@ class Crew:
             return
         for message in messages:
             if isinstance(message, control.Hello):
-                worker.ready, worker.sealed = True, message.sealed
-                self._failures[worker.index] = 0
+                worker.mapped, worker.sealed = True, message.sealed
                 if self._serving:
                     self._send(worker, control.Serve())
+                continue
+            if isinstance(message, control.Serving):
+                worker.serving = True
+                self._failures[worker.index] = 0
                 self.on_change()
                 continue
             task = asyncio.ensure_future(self._answer(worker, message))

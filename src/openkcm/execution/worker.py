@@ -144,11 +144,18 @@ class Worker:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # the kernel spreads connections over workers
-        listening.bind((self._listener.host, self._listener.port))
-        listening.listen(BACKLOG)
+        try:
+            listening.bind((self._listener.host, self._listener.port))
+            listening.listen(BACKLOG)
+        except OSError as taken:  # a worker that nobody can reach is none: the custodian sees it go, and says not ready
+            _log.error("cannot listen on %s:%d: %s", self._listener.host, self._listener.port, taken)
+            listening.close()
+            self._stop.set()
+            return
         listening.setblocking(False)
         self._accepting = listening
         self.loop.add_reader(listening.fileno(), self._accept)
+        self.bench.link.tell(control.Serving())
 
     def _close_listener(self) -> None:
         if self._accepting is not None:
