@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from openkcm.execution import control
-from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, Gate, WorkerArena
+from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, STATE_MASK, Gate, WorkerArena
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.objects import MAX_ENTRIES, Entry, Objects
 
@@ -19,6 +19,7 @@ COUNTS: Final = (
     "connections", "handshakes_failed", "denied", "messages_refused", "items_failed", "items_refused",
     "handed_out", "outputs_dropped", "overflows",
 )  # fmt: skip
+NEVER: Final = -1  # no word reads so
 IV_BYTES: Final = 12
 IV_POOL: Final = 256
 CLOSED_RING_NS: Final = 50_000_000  # how long "no keys" is believed before the custodian is asked again
@@ -81,7 +82,8 @@ class Caller:
     """Who is at the other end of a connection.
 
     Attributes:
-        word, open_word: Index of the enrolment's gate word, and what it read when the custodian named it.
+        word, open_word: Index of the enrolment's gate word, and what it read when the custodian named it; NEVER when it
+            was closed already.
     """
 
     __slots__ = ("enrolment", "hand_out", "max_objects", "open_word", "region", "registration", "system", "tenant",
@@ -93,7 +95,8 @@ class Caller:
         self.hand_out, self.max_objects = identity.hand_out, identity.max_objects
         self.system = system
         self.word = arena.workload_index(identity.workload_word)
-        self.open_word = int(arena.words[self.word])
+        read = int(arena.words[self.word])
+        self.open_word = read if read & STATE_MASK == Gate.OPEN else NEVER
 
 
 class Bench:
@@ -140,7 +143,7 @@ class Bench:
         self._zeros = bytes(32)
         self.held: Entry | None = None
         self._systems: dict[tuple[str, str], System] = {}
-        self._ivs: Iterator[bytes] = iter(())
+        self._ivs: list[bytes] = []
         self.wall_s: Callable[[], float] = time.time
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -152,12 +155,10 @@ class Bench:
 
     def new_iv(self) -> bytes:
         """Return 12 random bytes, drawn from the kernel by the few KiB; the pool is filled after exec."""
-        iv = next(self._ivs, None)
-        if iv is None:
+        if not self._ivs:
             raw = os.urandom(IV_BYTES * IV_POOL)
-            self._ivs = (raw[i : i + IV_BYTES] for i in range(0, len(raw), IV_BYTES))
-            iv = next(self._ivs)
-        return iv
+            self._ivs = [raw[i : i + IV_BYTES] for i in range(0, len(raw), IV_BYTES)]
+        return self._ivs.pop()
 
     # --- systems ----------------------------------------------------------------------------------------------------
 
@@ -190,8 +191,3 @@ class Bench:
     def count(self, what: str) -> None:
         """Count one of COUNTS."""
         self.board[self.board_start + BOARD_COUNTS + COUNTS.index(what)] += 1
-
-    def took(self, ns: int) -> None:
-        """Count an operation by how long it took."""
-        bucket = ns >> HISTOGRAM_SHIFT
-        self.board[self.histogram + (min(HISTOGRAM_LAST, bucket))] += 1

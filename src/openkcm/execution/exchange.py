@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
+from time import CLOCK_BOOTTIME, clock_gettime_ns
+from typing import Any, Final
 
 from openkcm.execution import control
 from openkcm.execution.arena import ALIVE_WORD, STATE_MASK, Gate
-from openkcm.execution.bench import Bench, Caller, Slot
+from openkcm.execution.bench import HISTOGRAM_LAST, HISTOGRAM_SHIFT, Bench, Caller, Slot
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.operations.call import READS, Call, Operation, Put, Work
 from openkcm.execution.operations.outcome import (
@@ -36,6 +37,9 @@ from openkcm.kmip import KmipError, Request, RequestItem, Structure, decode_payl
 from openkcm.kmip.enums import BatchErrorContinuationOption, ResultReason, ResultStatus
 
 __all__ = ["Exchange"]
+
+#: The gate that an answer depends on, what its word read, and the same of older key versions that were used.
+Guard = tuple[Slot | None, int, tuple[tuple[int, int], ...]]
 
 _log: Final = logging.getLogger("openkcm.worker")
 _SUCCESS: Final = ResultStatus.SUCCESS
@@ -53,14 +57,14 @@ PUT_REFUSALS: Final[dict[str, tuple[ResultReason, str]]] = {
 
 
 class Exchange(Call):
-    """A request and the answers to it so far.
+    """A request and the answers to it so far."""
 
-    Attributes:
-        guards: For each answer, the gates it depends on: (index, what it read) pairs, and the slot for its lease.
-    """
-
-    __slots__ = ("_asked_keys", "_failure", "_given", "_guards", "_operations", "_outputs", "_ready", "_request",
-                 "_retried", "_size", "_stop", "_work")  # fmt: skip
+    _work: Work | None = None  # the current item's handler, when it is a generator that waits
+    _given: int | None = None  # what it waited for
+    _failure: OperationFailed | None = None  # what it waited for failed
+    _asked_keys = False
+    _retried = False
+    _size = 0
 
     def __init__(
         self,
@@ -77,20 +81,9 @@ class Exchange(Call):
         """
         self.bench, self.caller, self.version = bench, caller, request.header.protocol_version
         self.now_s = int(bench.wall_s())
-        self.placeholder: str | None = None
-        self.absent: set[str] = set()
-        self.slot: Slot | None = None
-        self.word = 0
-        self.extra: list[tuple[int, int]] = []
-        self.served = tuple(operations)
-        self._operations, self._request, self._ready = operations, request, ready
+        self.operations, self._request, self._ready = operations, request, ready
         self._outputs: list[bytes] = []
-        self._guards: list[tuple[Slot | None, tuple[tuple[int, int], ...]]] = []
-        self._work: Work | None = None
-        self._given: int | None = None
-        self._failure: OperationFailed | None = None
-        self._asked_keys = self._retried = False
-        self._size = 0
+        self._guards: list[Guard] = []
         option = request.header.batch_error_continuation_option
         self._stop = option != BatchErrorContinuationOption.CONTINUE  # absent means Stop (section 6.14)
         if option == BatchErrorContinuationOption.UNDO and len(request.items) > 1:
@@ -140,11 +133,14 @@ class Exchange(Call):
             and all(self._unchanged(guard, now) for guard in answered)
         )
 
-    def _unchanged(self, guard: tuple[Slot | None, tuple[tuple[int, int], ...]], now: int) -> bool:
-        slot, read = guard
+    def _unchanged(self, guard: Guard, now: int) -> bool:
+        slot, word, extra = guard
         words = self.bench.words
-        return (slot is None or words[slot.lease] > now) and all(
-            words[i] == word or (words[i] >> 8 == word >> 8 and words[i] & STATE_MASK in READS) for i, word in read
+        if slot is None:
+            return True
+        return bool(words[slot.lease] > now) and all(
+            words[i] == read or (words[i] >> 8 == read >> 8 and words[i] & STATE_MASK in READS)
+            for i, read in ((slot.gate, word), *extra)
         )
 
     def _compare_answers(self) -> None:
@@ -160,33 +156,25 @@ class Exchange(Call):
 
     def _attempt(self, item: RequestItem) -> bytes | None:
         """Do one item; None when it must wait."""
-        began = boottime_ns()
+        began = clock_gettime_ns(CLOCK_BOOTTIME)
         self.slot = None
         try:
-            if self._failure is not None:
-                raise self._failure  # noqa: TRY301 -- one place answers failures
-            row = self._operations.get(item.operation)
+            row = self.operations.get(item.operation)
             if row is None:
-                raise OperationFailed(  # noqa: TRY301 -- as above
+                raise OperationFailed(  # noqa: TRY301 -- one place answers failures
                     ResultReason.OPERATION_NOT_SUPPORTED, f"operation 0x{item.operation:08X} is not served"
                 )
             self.row = row
+            if self._failure is not None:
+                raise self._failure  # noqa: TRY301 -- as above
             self._admit(row, began)  # (1)
-            result: Structure | None
-            if self._work is not None:
-                result = self._step()
+            if row.steps:
+                result: Any = self._start_or_go_on(row, item)
+                if result is None:
+                    return None
             else:
-                if self.extra:
-                    self.extra = []
-                if row.steps:
-                    self._room(row)
-                    self._work = row.handler(self, decode_payload(item, self.version))  # type: ignore[assignment]
-                    result = self._step()
-                else:
-                    result = row.handler(self, decode_payload(item, self.version))  # type: ignore[assignment]  # (2)
-            if result is None:
-                return None
-            ended = boottime_ns()
+                result = row.handler(self, decode_payload(item, self.version))  # (2)
+            ended = clock_gettime_ns(CLOCK_BOOTTIME)
             self._compare(ended)  # (3)
             output = encode_item(item.operation, item.unique_batch_item_id, _SUCCESS, None, None, result, self.version)
         except Wanted as wanted:
@@ -195,23 +183,28 @@ class Exchange(Call):
             return None
         except Exception as bad:  # whatever an operation raises fails its item alone
             return self._failed(item, bad)
-        self.bench.took(ended - began)
-        slot = self.slot
-        if slot is None:
-            self._guards.append(_UNGUARDED)
-        else:
-            self._guards.append((slot, ((slot.gate, self.word), *self.extra)))
-        self._next()
+        bench = self.bench
+        took = ended - began >> HISTOGRAM_SHIFT
+        bench.board[bench.histogram + (min(HISTOGRAM_LAST, took))] += 1
+        self._guards.append((self.slot, self.word, self.extra))
+        if self.extra or self._asked_keys or self._retried:
+            self._next()
         return output
+
+    def _start_or_go_on(self, row: Operation, item: RequestItem) -> Structure | None:
+        if self._work is None:
+            self._room(row)
+            self._work = row.handler(self, decode_payload(item, self.version))  # type: ignore[assignment]
+        return self._step()
 
     def _next(self) -> None:
         self._asked_keys = self._retried = False
-        self._failure, self._work, self._given = None, None, None
+        self._failure, self._work, self._given, self.extra = None, None, None, ()
 
     def _admit(self, row: Operation, now: int) -> None:
         """Step (1). Sets `slot` and `word`."""
         words, caller = self.bench.words, self.caller
-        if words[caller.word] != caller.open_word or caller.open_word & STATE_MASK != Gate.OPEN:
+        if words[caller.word] != caller.open_word:
             raise refusal(Gate.REMOVED)
         ring = caller.system.ring
         if ring is None:
@@ -334,7 +327,7 @@ class Exchange(Call):
 
             def answered(answer: control.Message) -> None:
                 if isinstance(answer, control.Record):
-                    self.absent.add(uid)  # what exists is in SQLite by now
+                    self.absent |= {uid}  # what exists is in SQLite by now
                 else:
                     self._failure = OperationFailed(*PUT_REFUSALS["unavailable"])
                 self._ready()
@@ -350,7 +343,6 @@ class Exchange(Call):
             self._work = None
 
 
-_UNGUARDED: Final[tuple[Slot | None, tuple[tuple[int, int], ...]]] = (None, ())
-_FAULT: Final[tuple[Slot | None, tuple[tuple[int, int], ...]]] = (None, ((-1, -1),))
+_FAULT: Final[Guard] = (None, -1, ())
 _UNSETTLED: Final = frozenset({Gate.COLD, Gate.EMPTY})
 _CHANGING: Final = frozenset({Gate.OPEN})

@@ -55,15 +55,17 @@ class Entry:
         epoch, seen: Index of the bucket's epoch word, and its value before the record was read.
         nonce, sealed, aad: What unwrapping takes.
         size: Of the key, in bytes.
+        version: Of the L3 that wraps it.
         parameters, plan: The cryptographic parameters seen last, and what they come to.
     """
 
     __slots__ = ("_attributes", "aad", "dated", "epoch", "nonce", "parameters", "plan", "record", "sealed", "seen",
-                 "sequence", "size", "state", "uid", "usage")  # fmt: skip
+                 "sequence", "size", "state", "uid", "usage", "version")  # fmt: skip
 
     def __init__(self, sequence: int, record: ObjectRecord, aad: bytes, epoch: int, seen: int) -> None:
         self.sequence, self.record, self.aad, self.epoch, self.seen = sequence, record, aad, epoch, seen
         self.uid, self.state, self.usage = record.uid, record.state, record.usage_mask
+        self.version = record.l3_version
         wrapped = record.wrapped or b""
         self.nonce, self.sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
         self.size = max(0, len(wrapped) - NONCE_BYTES - TAG_BYTES)

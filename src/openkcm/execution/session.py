@@ -22,7 +22,7 @@ from openkcm.execution import control
 from openkcm.execution.bench import Bench, Caller
 from openkcm.execution.exchange import Exchange
 from openkcm.execution.operations import OPERATIONS
-from openkcm.kmip import KMIP_1_4, KmipError, encode_item, encode_response, message_length
+from openkcm.kmip import HEADER_BYTES, KMIP_1_4, KmipError, encode_item, encode_response, framing, message_length
 from openkcm.kmip import Limits as MessageLimits
 from openkcm.kmip.enums import ResultReason, ResultStatus
 from openkcm.kmip.requests import decode_request
@@ -32,6 +32,7 @@ __all__ = ["Floor", "Session"]
 _log: Final = logging.getLogger("openkcm.worker")
 MESSAGE_S: Final = 60  # from a message's first byte to its last, and for a client to take its answer
 LINGER_S: Final = 2  # for the last answer to arrive before the socket goes
+REQUEST: Final = framing.REQUEST.to_bytes(4, "big")
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: unsent bytes are discarded, not delivered
 FAREWELL: Final = "certificate is not enrolled"
 
@@ -182,6 +183,8 @@ class Session:
         if self._partial:
             self._partial += data
             self._consume_partial()
+        elif data[:4] == REQUEST and int.from_bytes(data[4:8], "big") + HEADER_BYTES == n and not n & 7:
+            self._serve(data)  # one read, one message: nearly always
         else:
             self._consume(data)
 

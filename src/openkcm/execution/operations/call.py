@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -78,23 +78,22 @@ class Call:
         placeholder: The ID placeholder: the object that the last operation of this message made or found.
         slot, word: The gate that let the current item in, and what it read.
         extra: Gates of older key versions used by the current item, with what they read.
-        served: Every operation's code that OPERATIONS has.
+        operations: The table that is served.
+        absent: Identifiers that the vault does not have either.
     """
-
-    __slots__ = ("absent", "bench", "caller", "extra", "now_s", "placeholder", "row", "served", "slot", "version",
-                 "word")  # fmt: skip
 
     bench: Bench
     caller: Caller
     version: ProtocolVersion
     row: Operation
     now_s: int
-    placeholder: str | None
-    absent: set[str]
-    slot: Slot | None
-    word: int
-    extra: list[tuple[int, int]]
-    served: tuple[int, ...]
+    operations: Mapping[int, Operation]
+    # what follows begins alike for every message: defaults of the class cost nothing
+    placeholder: str | None = None
+    absent: frozenset[str] = frozenset()
+    slot: Slot | None = None
+    word: int = 0
+    extra: tuple[tuple[int, int], ...] = ()
 
     def object(self, uid: str | None) -> Entry:
         """Return the object, or the placeholder's, when the current operation may be applied to it.
@@ -146,12 +145,14 @@ class Call:
             OperationFailed: It is no key of 16, 24 or 32 bytes, or does not unwrap, or its wrapping key is withdrawn.
         """
         bench = self.bench
-        if bench.held is entry:
-            return bench.keys[entry.size]
         into = bench.keys.get(entry.size)
         if into is None:
             raise OperationFailed(ResultReason.INVALID_FIELD, "the object is no key of 128, 192 or 256 bits")
-        slot = self._wrapping(entry)
+        if bench.held is entry:
+            return into
+        slot = self.slot
+        if slot is None or slot.version != entry.version:
+            slot = self._wrapping(entry)
         bench.held = entry  # before the key is there: whatever happens, it is wiped
         try:
             AESGCM(slot.key).decrypt_into(entry.nonce, entry.sealed, entry.aad, into)
@@ -173,9 +174,8 @@ class Call:
 
     def _wrapping(self, entry: Entry) -> Slot:
         """Return the slot of the L3 that wraps the object; that of an older version is a gate of its own."""
-        current, version = self.slot, entry.record.l3_version
-        assert current is not None
-        if current.version == version:
+        current, version = self.slot, entry.version
+        if current is not None and current.version == version:
             return current
         ring = self.caller.system.ring
         slot = None if ring is None else ring.slots.get(version)
@@ -189,7 +189,7 @@ class Call:
             raise OperationFailed(ResultReason.PERMISSION_DENIED, "an emergency rotation withdrew its wrapping key")
         if state not in READS:
             raise refusal(state)
-        self.extra.append((slot.gate, word))
+        self.extra += ((slot.gate, word),)
         return slot
 
     def wrap(self, record: ObjectRecord, material: memoryview | bytes) -> ObjectRecord:

@@ -88,7 +88,9 @@ def encrypt(call: Call, asked: EncryptRequest) -> EncryptResponse:
     entry = call.object(asked.unique_identifier)
     given = asked.cryptographic_parameters
     plan: Plan = entry.plan if given is entry.parameters else _plan(entry, given)
-    data = _whole(asked)
+    data = asked.data
+    if data is None or asked.correlation_value is not None or asked.init_indicator or asked.final_indicator:
+        data = _whole(asked)
     iv = asked.iv_counter_nonce
     chosen = None
     tag = None
@@ -98,13 +100,12 @@ def encrypt(call: Call, asked: EncryptRequest) -> EncryptResponse:
             iv = chosen = call.bench.new_iv()
         elif len(iv) not in GCM_IV_BYTES:
             raise _invalid("an IV for GCM has 8 to 64 bytes; 12 is the one to use")
-        key = call.key_of(entry)
-        both = AESGCM(key).encrypt(iv, data, asked.authenticated_encryption_additional_data)
-        end = len(data)
+        both = AESGCM(call.key_of(entry)).encrypt(iv, data, asked.authenticated_encryption_additional_data)
         if call.version.protocol_version_minor >= TAG_FIELD_MINOR:
+            end = len(data)
             out, tag = both[:end], both[end : end + plan.tag]
         else:
-            out = both[: end + plan.tag]
+            out = both[: len(data) + plan.tag]
     else:
         if plan.mode == BlockCipherMode.CBC:
             if iv is None:

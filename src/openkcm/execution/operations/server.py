@@ -22,7 +22,7 @@ OBJECT_TYPES: Final = (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA, ObjectT
 
 #: What answers each query function; those without an entry are answered with nothing, as the specification allows.
 ANSWERS: Final[dict[int, Callable[[Call], dict[str, Any]]]] = {
-    QueryFunction.QUERY_OPERATIONS: lambda call: {"operation": call.served},
+    QueryFunction.QUERY_OPERATIONS: lambda call: {"operation": tuple(call.operations)},
     QueryFunction.QUERY_OBJECTS: lambda _: {"object_type": OBJECT_TYPES},
     QueryFunction.QUERY_SERVER_INFORMATION: lambda _: {"vendor_identification": VENDOR},
 }
