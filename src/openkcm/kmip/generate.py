@@ -45,6 +45,10 @@ def _missing(name: str) -> NoReturn:
     raise MalformedMessage(f"{name} is missing")
 
 
+def _unwritable(name: str) -> NoReturn:
+    raise NotEncodable(f"{name} must be there and is an attribute that this version does not have")
+
+
 def _not_member(name: str, value: int) -> NoReturn:
     raise FieldNotValid(f"{name} has no value 0x{value:08X}")
 
@@ -84,6 +88,7 @@ _RUNTIME: Final[dict[str, object]] = {
     "overrun": _overrun,
     "too_much": _too_much,
     "missing": _missing,
+    "unwritable": _unwritable,
     "not_member": _not_member,
     "bad_boolean": _boolean,
     "unexpected": unexpected,
@@ -212,12 +217,13 @@ def reader_source(structure: type[Structure], minor: int, names: dict[str, objec
     return "\n".join([f"def read({arguments}):", *_indent(first + body, 1)])
 
 
-def _write_value(kind: Kind, header: int, names: dict[str, object], minor: int) -> str:
+def _write_value(kind: Kind, header: int, names: dict[str, object], minor: int, needed: str) -> str:
     if kind.structure is not None:
         name = f"write_{kind.structure.__name__}"
         names[name] = writer(kind.structure, minor)
         if kind.structure in HANDWRITTEN:  # returns nothing for what this version does not have
-            return f"z = {name}(y)\nif z: p += (put_head({header}, len(z)), z)"
+            otherwise = f"\nelse: unwritable({needed!r})" if needed else ""
+            return f"z = {name}(y)\nif z: p += (put_head({header}, len(z)), z){otherwise}"
         return f"z = {name}(y); p += (put_head({header}, len(z)), z)"
     if kind.wire == ItemType.STRUCTURE:
         return f"z = b''.join([write_item(i) for i in y]); p += (put_head({header}, len(z)), z)"
@@ -228,7 +234,8 @@ def writer_source(structure: type[Structure], minor: int, names: dict[str, objec
     """Return the source of one structure's writer; fields newer than `minor` are left out."""
     body = ["p = []"]
     for field in _fields(structure, minor):
-        writes = [_write_value(kind, field.tag << 8 | kind.wire, names, minor) for kind in field.kinds]
+        needed = "" if field.optional or field.repeated else f"{structure.__name__}.{field.name}"
+        writes = [_write_value(kind, field.tag << 8 | kind.wire, names, minor, needed) for kind in field.kinds]
         if len(writes) == 1:
             lines = [writes[0]]
         else:  # bytes or a structure: told apart by the value as the wire type does
