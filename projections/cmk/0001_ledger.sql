@@ -97,6 +97,8 @@ CREATE TABLE access_denied (
     person TEXT NOT NULL,
     action TEXT NOT NULL,
     reason TEXT NOT NULL,
+    tenant TEXT,
+    region TEXT,
     at_ms INTEGER NOT NULL
 ) STRICT;
 -- ledger: critical

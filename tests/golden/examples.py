@@ -33,7 +33,7 @@ DECREES: Final[tuple[d.Decree, ...]] = (
     d.SigningKeyRotated(key=KEY.key_id, public_key=KEY.public_key, retires=("0123456789abcdef0123456789abcdef",)),
     d.NodeEnrolled(node=NODE, region=REGION, key=KEY.key_id, public_key=KEY.public_key),
     d.NodeRemoved(node=NODE, region=REGION),
-    d.AccessDenied(person="f3b9a6d2-anna", action="POST /tenants", reason="missing-role"),
+    d.AccessDenied(person="f3b9a6d2-anna", action="POST /tenants", reason="missing-role", tenant=TENANT, region=REGION),
     d.TenantRegistered(
         people=(
             d.Person(person=ANNA.person, roles=("tenant-admin", "kill-switch"), approval_key=KEY.public_key),

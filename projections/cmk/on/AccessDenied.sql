@@ -1,3 +1,3 @@
-INSERT INTO access_denied (sequence, person, action, reason, at_ms)
+INSERT INTO access_denied (sequence, person, action, reason, tenant, region, at_ms)
 VALUES (:sequence, json_extract(:data, '$.person'), json_extract(:data, '$.action'), json_extract(:data, '$.reason'),
-    :at_ms);
+    json_extract(:data, '$.tenant'), json_extract(:data, '$.region'), :at_ms);

@@ -155,7 +155,7 @@ class TrustedLedger:
             raise self._bad(sequence, "place", str(bad)) from bad
         if sealed.subject != subject:
             raise self._bad(sequence, "place", f"sealed for {sealed.subject}, found under {subject}")
-        kind = decrees.DECREES.get(sealed.tag)
+        kind = decrees.kind_of(sealed.tag)
         if kind is None:
             raise self._bad(sequence, "shape", f"unknown event {sealed.tag}: use a newer version to audit this ledger")
         if (kind.aggregate, kind.lane) != (place.kind, place.lane):

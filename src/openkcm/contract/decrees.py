@@ -6,16 +6,29 @@ shape is a new tag and an upcast in `retired`. Lists that mean sets are sorted b
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from openkcm.contract.errors import PayloadError, UnknownTag
-from openkcm.contract.ids import EventId, KeyId, Lane, NodeName, PersonId, Region, SystemName, WorkloadName
+from openkcm.contract.ids import EventId, KeyId, Lane, NodeName, PersonId, Region, SystemName, TenantId, WorkloadName
+from openkcm.contract.retired import RETIRED
 from openkcm.contract.statements import Lift, Signature
 
-__all__ = ["DECREES", "MAX_LEASE_S", "MIN_LEASE_S", "ROLES", "Decree", "Kind", "lane_of", "read", "tag_of"]
+__all__ = [
+    "DECREES",
+    "KNOWN_TAGS",
+    "MAX_LEASE_S",
+    "MIN_LEASE_S",
+    "ROLES",
+    "Decree",
+    "Kind",
+    "kind_of",
+    "lane_of",
+    "read",
+    "tag_of",
+]
 
 Role = Literal["tenant-admin", "key-admin", "kill-switch", "approver", "auditor", "provider-operator"]
 ROLES: Final[tuple[str, ...]] = Role.__args__  # type: ignore[attr-defined]
@@ -73,11 +86,13 @@ class NodeRemoved(Decree, frozen=True, kw_only=True):
 
 
 class AccessDenied(Decree, frozen=True, kw_only=True):
-    """Somebody asked for what is not theirs (rate-limited by the API)."""
+    """Somebody asked for what is not theirs (rate-limited by the API). `tenant` is whose it was, None for nobody's."""
 
     person: PersonId
     action: Text
     reason: ReasonCode
+    tenant: TenantId | None = None
+    region: Region | None = None
 
 
 # --- tenant (global) ------------------------------------------------------------------------------------------------
@@ -315,7 +330,7 @@ class Kind(NamedTuple):
 DECREES: Final[dict[str, Kind]] = {
     "LedgerOpened.1":               Kind(LedgerOpened, "ledger", "routine"),
     "NodeEnrolled.1":               Kind(NodeEnrolled, "ledger", "routine"),
-    "AccessDenied.1":               Kind(AccessDenied, "ledger", "routine"),
+    "AccessDenied.2":               Kind(AccessDenied, "ledger", "routine"),
     "NodeRemoved.1":                Kind(NodeRemoved, "ledger", "critical"),
     "SigningKeyRotated.1":          Kind(SigningKeyRotated, "ledger", "critical"),
     "TenantRegistered.1":           Kind(TenantRegistered, "tenant", "routine"),
@@ -346,7 +361,16 @@ DECREES: Final[dict[str, Kind]] = {
 }
 # fmt: on
 _TAGS: Final = {kind.decree: tag for tag, kind in DECREES.items()}
-_DECODERS: Final = {tag: msgspec.json.Decoder(kind.decree) for tag, kind in DECREES.items()}
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    **{tag: msgspec.json.Decoder(kind.decree) for tag, kind in DECREES.items()},
+    **{tag: msgspec.json.Decoder(old.shape) for tag, old in RETIRED.items()},
+}
+_SHAPES: Final[dict[str, type[msgspec.Struct]]] = {
+    **{tag: kind.decree for tag, kind in DECREES.items()},
+    **{tag: old.shape for tag, old in RETIRED.items()},
+}
+#: Every tag that can be read: the living ones and the retired.
+KNOWN_TAGS: Final = tuple(sorted(_DECODERS))
 TRUST_ROOT_DECREES: Final = frozenset({LedgerOpened, NodeEnrolled, NodeRemoved, SigningKeyRotated})
 
 
@@ -355,13 +379,20 @@ def tag_of(decree: Decree) -> str:
     return _TAGS[type(decree)]
 
 
+def kind_of(tag: str) -> Kind | None:
+    """Return what the table says of a tag; a retired one is of its successor's kind. None: unknown."""
+    while tag in RETIRED:
+        tag = RETIRED[tag].successor
+    return DECREES.get(tag)
+
+
 def lane_of(decree: Decree) -> Lane:
     """Return the lane: decided by the class, never by the caller."""
     return DECREES[tag_of(decree)].lane
 
 
 def read(tag: str, data: bytes | msgspec.Raw) -> Decree:
-    """Return the decree in an envelope's `data`.
+    """Return the decree in an envelope's `data`; a retired shape comes back as its newest successor.
 
     Raises:
         UnknownTag: This version does not know the tag.
@@ -371,6 +402,13 @@ def read(tag: str, data: bytes | msgspec.Raw) -> Decree:
     if decoder is None:
         raise UnknownTag(f"unknown event {tag}")
     try:
-        return decoder.decode(data)
+        return _newest(tag, decoder.decode(data))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise PayloadError(f"{tag}: {bad}") from bad
+
+
+def _newest(tag: str, value: Any) -> Decree:
+    while (old := RETIRED.get(tag)) is not None:
+        tag = old.successor
+        value = msgspec.convert(old.fields(value), _SHAPES[tag])
+    return value  # type: ignore[no-any-return]  # the last shape is a living decree's

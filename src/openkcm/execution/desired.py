@@ -140,7 +140,7 @@ def _judge(state: State, m: Arrived) -> Outcome:
         return _drop(state, "malformed")
     if where.region != state.region and (where.region, where.tenant) != ("global", NOBODY):
         return _drop(state, "foreign-region")
-    kind = d.DECREES.get(e.tag)
+    kind = d.kind_of(e.tag)
     root_sealed = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
     book = (
         {seal.key_id(state.trust_root): state.trust_root}

@@ -26,7 +26,7 @@ _log: Final = logging.getLogger("openkcm.reporter")
 HEALTH_INTERVAL_S: Final = 2.0
 UNHEARD_INTERVAL_S: Final = 0.25  # while no beat answers: a node that starts serves nobody until one does
 RETRY_S: Final = 0.5
-KNOWN_TAGS: Final = tuple(sorted(decrees.DECREES))
+KNOWN_TAGS: Final = decrees.KNOWN_TAGS
 Send = Callable[[Envelope], Awaitable[None]]
 
 

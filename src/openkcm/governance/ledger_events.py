@@ -36,6 +36,6 @@ class LedgerEvents(LedgerAggregate):
         """Return a ledger that was not opened."""
         return LedgerFacts()
 
-    def deny(self, person: str, action: str, reason: str) -> None:
-        """Write down that somebody asked for what is not theirs."""
-        self.decree(d.AccessDenied(person=person, action=action, reason=reason))
+    def deny(self, person: str, action: str, reason: str, *, tenant: str | None, region: str | None) -> None:
+        """Write down that somebody asked for what is not theirs, and whose it was."""
+        self.decree(d.AccessDenied(person=person, action=action, reason=reason, tenant=tenant, region=region))

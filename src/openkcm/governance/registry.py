@@ -199,7 +199,7 @@ class Registry:
         cached.cursors[where.lane] = max(before, message.sequence)
         try:
             e = env.decode(message.body)
-            kind = d.DECREES.get(e.tag)
+            kind = d.kind_of(e.tag)
             by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
             keys = self._trust if by_root else self._projection.keys_at(message.sequence)
             env.verify(e, str(where), keys)

@@ -106,22 +106,33 @@ class Writer(Reader):
             UnknownStatement: No shipped file of that name; nothing ran.
             StorageFailed: SQLite refused; nothing is kept.
         """
-        work: list[tuple[str, str, Mapping[str, Value]]] = []
+        work: list[tuple[str, list[Mapping[str, Value]]]] = []  # one name, and how often in a row
         for name, parameters in batch:
             if name not in self._named:
                 raise UnknownStatement(f"no statement {name!r} was shipped")
-            work += [(name, sql, parameters) for sql in self._named[name]]
+            if work and work[-1][0] == name:
+                work[-1][1].append(parameters)
+            else:
+                work.append((name, [parameters]))
         with self._lock:
             name = "begin"
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                for name, sql, parameters in work:  # noqa: B007 -- named in the error
-                    self._connection.execute(sql, parameters)
+                for name, rows in work:
+                    self._run(self._named[name], rows)
                 self._connection.execute("COMMIT")
             except sqlite3.Error as bad:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise StorageFailed(f"{name}: {bad}") from bad
+
+    def _run(self, statements_: tuple[str, ...], rows: list[Mapping[str, Value]]) -> None:
+        if len(statements_) == 1:
+            self._connection.executemany(statements_[0], rows)
+            return
+        for parameters in rows:  # statements of one name may build on one another
+            for sql in statements_:
+                self._connection.execute(sql, parameters)
 
     def close(self) -> None:
         """Empty the write-ahead log into the file and close it."""

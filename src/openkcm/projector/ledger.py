@@ -12,7 +12,7 @@ Numbered as in `Projection.judge`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -54,7 +54,7 @@ class Message(Protocol):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What became of one message: `fault` says why it changed nothing."""
+    """What became of one message: `fault` says why it changed nothing. `body` is what is stored, byte for byte."""
 
     sequence: int
     subject: str
@@ -62,6 +62,7 @@ class Applied(msgspec.Struct, frozen=True):
     envelope: env.Envelope | None = None
     decree: d.Decree | None = None
     fault: str | None = None
+    body: bytes = b""
 
 
 class Projection:
@@ -104,19 +105,19 @@ class Projection:
         Raises:
             ProjectorError: SQLite refused; nothing is kept, here or there.
         """
-        rows: list[_Row] = []
+        rows = _Batch()
         applied: list[Applied] = []
         try:
             for message in messages:
                 if message.sequence <= self._cursor:
                     continue
                 outcome = self._judge(message)
-                rows += self._rows(outcome)
+                rows.take(outcome, self._marks)
                 applied.append(outcome)
                 self._cursor = message.sequence
             if applied:
-                rows.append(("cursor", {"sequence": self._cursor, "epoch": self._epoch}))
-                self._writer.apply(rows)
+                cursor: _Row = ("cursor", {"sequence": self._cursor, "epoch": self._epoch})
+                self._writer.apply([*rows.in_order(), cursor])
         except BaseException:
             self._reload()
             raise
@@ -142,7 +143,7 @@ class Projection:
             e = env.decode(message.body)
         except ContractError:
             return Applied(message.sequence, message.subject, fault="malformed")
-        kind = d.DECREES.get(e.tag)
+        kind = d.kind_of(e.tag)
         by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
         try:  # (2)
             env.verify(e, message.subject, self._trust if by_root else self.signing_keys)
@@ -175,7 +176,7 @@ class Projection:
     ) -> Applied:
         mark = self._marks.get((message.subject, e.epoch), 0)
         self._marks[message.subject, e.epoch] = max(mark, e.counter)
-        return Applied(message.sequence, message.subject, where, e, decree, fault)
+        return Applied(message.sequence, message.subject, where, e, decree, fault, message.body)
 
     def _learn(self, decree: d.Decree, sequence: int) -> None:
         if isinstance(decree, d.LedgerOpened):
@@ -188,16 +189,32 @@ class Projection:
             if decree.key not in self._retired:
                 self._history.setdefault(decree.key, (decree.public_key, None))
 
-    @staticmethod
-    def _rows(outcome: Applied) -> list[_Row]:
-        rows: list[_Row] = []
+
+class _Batch:
+    """The rows of one transaction, the same statements together: what events say of tables of one's own commutes.
+
+    Only the decrees' own statements read what earlier ones wrote; they keep the ledger's order. Of each mark only the
+    last matters.
+    """
+
+    def __init__(self) -> None:
+        self._events: dict[str, list[_Row]] = {"event_routine": [], "event_critical": []}
+        self._rejected: list[_Row] = []
+        self._decrees: list[_Row] = []
+        self._marks: dict[tuple[str, int], _Row] = {}
+
+    def take(self, outcome: Applied, marks: Mapping[tuple[str, int], int]) -> None:
+        """Add what one message changes."""
         where, e, decree = outcome.where, outcome.envelope, outcome.decree
         if outcome.fault is not None:
-            rows.append(
-                ("rejected", {"sequence": outcome.sequence, "subject": outcome.subject, "reason": outcome.fault})
-            )
+            rejected: dict[str, Value] = {
+                "sequence": outcome.sequence,
+                "subject": outcome.subject,
+                "reason": outcome.fault,
+            }
+            self._rejected.append(("rejected", rejected))
         if where is None or e is None:
-            return rows
+            return
         parameters: dict[str, Value] = {
             "sequence": outcome.sequence,
             "id": e.id,
@@ -213,13 +230,19 @@ class Projection:
             "person": e.actor.subject,
             "correlation": e.correlation,
             "at_ms": e.at_ms,
-            "body": env.encode(e),
+            "body": outcome.body,
         }
-        rows.append((f"event_{where.lane}", parameters))
+        self._events[f"event_{where.lane}"].append((f"event_{where.lane}", parameters))
+        mark = (outcome.subject, e.epoch)
+        self._marks[mark] = (f"mark_{where.lane}", {**parameters, "counter": marks[mark]})
         if decree is not None:  # written anew, so that every field is there and in one form
             data = msgspec.json.encode(decree).decode()
-            rows.append((type(decree).__name__, {**parameters, "data": data}))
-        return rows
+            self._decrees.append((type(decree).__name__, {**parameters, "data": data}))
+
+    def in_order(self) -> Iterator[_Row]:
+        """Yield all of it."""
+        for rows in (self._rejected, *self._events.values(), self._decrees, self._marks.values()):
+            yield from rows
 
 
 def _unbase64(text: str) -> bytes:

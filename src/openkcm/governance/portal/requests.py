@@ -45,7 +45,7 @@ class Desk:
         self.issuer = Issuer(cmk.configuration.oidc)
         self.sessions = Sessions()
         self.operators = frozenset(cmk.configuration.operators)
-        self._denied: dict[tuple[str, str], float] = {}
+        self._denied: dict[tuple[str, str, str | None], float] = {}
         self._writing: set[asyncio.Task[None]] = set()
         self._in_flight: set[tuple[str, str, str, str]] = set()
 
@@ -88,32 +88,37 @@ class Desk:
         try:
             commands.allow(self.cmk, caller, command, tenant)
         except (Forbidden, NotFound) as no:
-            self._deny(caller, command, tenant, no)
+            self._deny(caller, command, tenant, region, no)
             raise
         if tenant is not None and region is not None:
             commands.tenant_region(self.cmk, tenant, region)
         return caller
 
-    def _deny(self, caller: Caller, command: str, tenant: str | None, no: GovernanceError) -> None:
-        """Write it into the ledger, once a minute for the same person and command, and not for what does not exist."""
+    def _deny(self, caller: Caller, command: str, tenant: str | None, region: str | None, no: GovernanceError) -> None:
+        """Write it into the ledger, once a minute for one person, command and tenant; not for what is not there."""
         if tenant is not None and self.cmk.views.tenant(tenant) is None:
             return
         now = time.monotonic()
         self._denied = {k: at for k, at in self._denied.items() if now - at < DENIED_EVERY_S}
-        if (caller.subject, command) in self._denied or len(self._denied) >= DENIED_A_MINUTE:
+        attempt = (caller.subject, command, tenant)
+        if attempt in self._denied or len(self._denied) >= DENIED_A_MINUTE:
             return
-        self._denied[caller.subject, command] = now
-        task = asyncio.create_task(self._write_denial(caller, command, no.code))
+        self._denied[attempt] = now
+        known = region if region in self.cmk.regions else None
+        task = asyncio.create_task(self._write_denial(caller, command, no.code, tenant, known))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    async def _write_denial(self, caller: Caller, command: str, reason: str) -> None:
+    async def _write_denial(
+        self, caller: Caller, command: str, reason: str, tenant: str | None, region: str | None
+    ) -> None:
         order = self.cmk.own_order("_", "DenyAccess", secrets.token_hex(16))
         order = msgspec.structs.replace(order, actor=caller.actor)
         try:
             await self.cmk.registry.execute(
-                ledger_aggregate(), LedgerEvents, order, lambda x: x.deny(caller.subject, command, reason)
-            )
+                ledger_aggregate(), LedgerEvents, order,
+                lambda x: x.deny(caller.subject, command, reason, tenant=tenant, region=region),
+            )  # fmt: skip
         except GovernanceError as bad:
             log.warning("a denial is not in the ledger: %s", bad)
 

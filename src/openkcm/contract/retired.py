@@ -1,0 +1,36 @@
+"""Shapes that are written no more and read for ever, and how each becomes its successor. Imports no living shape.
+
+A tag here keeps its golden file. Its shape is spelled out anew: a later change of a living class must not reach it.
+What an upcast cannot know it leaves out: the successor's field is optional, and its default says "not recorded".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+__all__ = ["RETIRED", "Retired"]
+
+
+class _AccessDenied1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Did not say of which tenant: only the operator could read who tried the tenant's door."""
+
+    person: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
+    action: Annotated[str, Meta(min_length=1, max_length=512)]
+    reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+
+
+class Retired(NamedTuple):
+    """One retired tag: its shape, the tag that follows it, and the successor's fields."""
+
+    shape: type[msgspec.Struct]
+    successor: str
+    fields: Callable[[Any], dict[str, Any]]
+
+
+RETIRED: Final[dict[str, Retired]] = {
+    "AccessDenied.1": Retired(_AccessDenied1, "AccessDenied.2", msgspec.structs.asdict),
+}
