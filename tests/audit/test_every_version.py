@@ -59,4 +59,4 @@ def test_without_its_upcast_a_retired_event_stops_the_audit(monkeypatch):
     monkeypatch.delitem(RETIRED, "AccessDenied.1")
     trusted = TrustedLedger(ROOT.public_key)
     with pytest.raises(BadEvent, match=r"AccessDenied\.1"):
-        list(map(lambda entry: trusted.add(*entry), whole.entries))
+        [trusted.add(*entry) for entry in whole.entries]
