@@ -7,6 +7,9 @@
 | `kcm.report.<region>.<node>.<tenant or _>.<tag>` | a node's report |
 | `kcm.vault.<region>.<tenant>.<kind>.<id>` | a sealed record of the region's vault |
 | `kcm.beat.<region>` | governance's sign of life |
+| `kcm.checkpoint.<tree>` | a signed checkpoint of one Merkle tree: a region's, or `global` |
+| `kcm.noted.<tree>` | the same as the hub republishes it once it is stored |
+| `kcm.cosignature.<tree>.<witness>` | the newest cosignature of one outside witness |
 """
 
 from __future__ import annotations
@@ -17,18 +20,22 @@ from typing import Final, get_args
 import msgspec
 
 from openkcm.contract.errors import NameError_
-from openkcm.contract.ids import GLOBAL, NOBODY, Lane, check_token
+from openkcm.contract.ids import GLOBAL, NOBODY, TOKEN_PATTERN, Lane, check_token
 
 __all__ = [
     "DecreeSubject",
     "ReportSubject",
     "VaultSubject",
     "beat",
+    "checkpoint",
+    "cosignature",
     "decree_of_lane0",
+    "noted",
     "parse_decree",
     "parse_report",
     "parse_vault",
     "report_token",
+    "tree_of",
 ]
 
 LANES: Final = get_args(Lane)
@@ -133,6 +140,30 @@ def parse_vault(subject: str) -> VaultSubject:
 def beat(region: str) -> str:
     """Return the subject of governance's beat towards `region`."""
     return f"kcm.beat.{check_token(region, 'region')}"
+
+
+_REGION: Final = re.compile(r"kcm\.decree\.(" + TOKEN_PATTERN[1:-1] + r")\.")
+
+
+def tree_of(subject: str) -> str:
+    """Return the Merkle tree in which a stored decree is a leaf: its region's, as the region's mirror filters it."""
+    found = _REGION.match(subject)
+    return GLOBAL if found is None else found[1]
+
+
+def checkpoint(tree: str) -> str:
+    """Return where a tree's checkpoints are published."""
+    return f"kcm.checkpoint.{check_token(tree, 'tree')}"
+
+
+def noted(tree: str) -> str:
+    """Return where a tree's checkpoints are heard once they are stored."""
+    return f"kcm.noted.{check_token(tree, 'tree')}"
+
+
+def cosignature(tree: str, witness: str) -> str:
+    """Return where a witness's newest cosignature of a tree is kept."""
+    return f"kcm.cosignature.{check_token(tree, 'tree')}.{check_token(witness, 'witness')}"
 
 
 def report_token(name: str) -> str:

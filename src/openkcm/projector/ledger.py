@@ -22,7 +22,8 @@ from openkcm.contract import envelope as env
 from openkcm.contract import seal, subjects
 from openkcm.contract.errors import ContractError, EnvelopeError
 from openkcm.contract.subjects import DecreeSubject
-from openkcm.projector.database import Value, Writer
+from openkcm.projector.database import SchemaError, Value, Writer
+from openkcm.projector.trees import TreeFold
 
 __all__ = ["LEDGER_TABLES", "Applied", "Message", "Projection"]
 
@@ -32,7 +33,7 @@ LEDGER_TABLES: Final = (
     "node_enrolled", "access_denied", "node_removed", "signing_key", "signing_key_retired", "tenant", "person",
     "person_role", "tenant_region", "approval", "approval_grant", "configuration", "lease", "approvers_set",
     "approval_used", "root_key", "registered_system", "enrolled_workload", "rotation", "suspension", "lifted",
-    "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction",
+    "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile",
 )  # fmt: skip
 _Row = tuple[str, Mapping[str, Value]]
 
@@ -106,18 +107,20 @@ class Projection:
             ProjectorError: SQLite refused; nothing is kept, here or there.
         """
         rows = _Batch()
+        leaves: list[_Row] = []
         applied: list[Applied] = []
         try:
             for message in messages:
                 if message.sequence <= self._cursor:
                     continue
                 outcome = self._judge(message)
+                leaves += self._trees.add(message)
                 rows.take(outcome, self._marks)
                 applied.append(outcome)
                 self._cursor = message.sequence
             if applied:
                 cursor: _Row = ("cursor", {"sequence": self._cursor, "epoch": self._epoch})
-                self._writer.apply([*rows.in_order(), cursor])
+                self._writer.apply([*rows.in_order(), *leaves, *self._trees.rows(), cursor])
         except BaseException:
             self._reload()
             raise
@@ -130,6 +133,9 @@ class Projection:
         self._history: dict[str, tuple[bytes, int | None]] = {
             key: (_unbase64(public), retired_at) for key, public, retired_at in rows(known)
         }
+        self._trees = TreeFold(self._writer)
+        if self._cursor and not self._trees.size:
+            raise SchemaError("this read model has no Merkle trees: remove its file, it is made anew from the ledger")
         self._retired: set[str] = {key for (key,) in rows("SELECT key FROM signing_key_retired")}
         self._marks: dict[tuple[str, int], int] = {
             (subject, epoch): counter
