@@ -41,8 +41,15 @@ DECREES: Final[tuple[d.Decree, ...]] = (
         )
     ),
     d.TenantRegionsAssigned(regions=(REGION, "us-virginia")),
-    d.RoleGranted(person=BEN.person, roles=("auditor",), approval_key=KEY.public_key, signatures=BOTH),
-    d.RoleWithdrawn(person=BEN.person, roles=("auditor",), signatures=BOTH),
+    d.RoleGranted(
+        person=BEN.person, roles=("auditor",), approval_key=KEY.public_key, approval="approval-0001", signatures=BOTH
+    ),
+    d.RoleWithdrawn(person=BEN.person, roles=("auditor",), approval="approval-0001", signatures=BOTH),
+    d.ApprovalPolicyChanged(quorum=3, approval="approval-0001", signatures=BOTH),
+    d.TenantTerminationRequested(regions=(REGION, "us-virginia"), reason="contract-ended"),
+    d.TenantTerminated(
+        regions=(REGION,), nodes=(NODE,), by_lease=("eu-frankfurt-2",), acks=(msgspec.Raw(b'{"an":"envelope"}'),)
+    ),
     d.ApprovalRequested(
         command="RestoreAccess",
         region=REGION,

@@ -65,7 +65,16 @@ def test_every_decree_has_its_file_and_every_file_its_decree() -> None:
 
 def test_the_list_of_ledger_tables_is_complete(writer: Writer) -> None:
     tables = {name for (name,) in writer.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    others = {"report_cursor", "node_ack", "node_root", "node_rotation", "node_note", "request"}
+    others = {
+        "report_cursor",
+        "node_ack",
+        "node_root",
+        "node_rotation",
+        "node_note",
+        "request",
+        "session",
+        "offered_key",
+    }
     assert tables == set(LEDGER_TABLES) | others
 
 

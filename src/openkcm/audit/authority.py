@@ -127,7 +127,7 @@ class Authority:
         own = statements.approvers_hash(tenant, region, x.version, pairs.items(), x.previous)
         if x.version != r.version + 1 or x.previous != r.hash:
             raise _Unsupported("approvers", f"set {x.version} does not follow set {r.version}")
-        if len(set(pairs.values())) < statements.REQUIRED_SIGNATURES:
+        if statements.different_people(pairs.values()) < statements.REQUIRED_SIGNATURES:
             raise _Unsupported("approvers", "fewer than two different keys")
         if r.version:
             _two_people(r, statements.approvers_statement(tenant, region, own), x.signatures)

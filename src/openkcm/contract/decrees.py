@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from openkcm.contract import passkey
 from openkcm.contract.errors import PayloadError, UnknownTag
 from openkcm.contract.ids import EventId, KeyId, Lane, NodeName, PersonId, Region, SystemName, TenantId, WorkloadName
 from openkcm.contract.retired import RETIRED
@@ -37,6 +38,7 @@ HandOut = Literal["allowed", "wrapped-only", "never"]
 Level = Literal["L1", "L2", "L3"]
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{7,62}$")]  # a random id: registration, enrolment, approval
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
+ApprovalKey = Annotated[bytes, Meta(min_length=32, max_length=passkey.MAX_KEY_BYTES)]  # Ed25519, or a packed passkey
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 ReasonCode = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
@@ -103,7 +105,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     person: PersonId
     roles: tuple[Role, ...]
-    approval_key: PublicKey | None = None
+    approval_key: ApprovalKey | None = None
 
 
 class TenantRegistered(Decree, frozen=True, kw_only=True):
@@ -119,11 +121,12 @@ class TenantRegionsAssigned(Decree, frozen=True, kw_only=True):
 
 
 class RoleGranted(Decree, frozen=True, kw_only=True):
-    """A person of the tenant may do more."""
+    """A person of the tenant may do more, or has another approval key. Carries two signatures once two can sign."""
 
     person: PersonId
     roles: tuple[Role, ...]
-    approval_key: PublicKey | None = None
+    approval_key: ApprovalKey | None = None
+    approval: Id | None = None
     signatures: tuple[Signature, ...] = ()
 
 
@@ -132,7 +135,32 @@ class RoleWithdrawn(Decree, frozen=True, kw_only=True):
 
     person: PersonId
     roles: tuple[Role, ...]
+    approval: Id | None = None
     signatures: tuple[Signature, ...] = ()
+
+
+class ApprovalPolicyChanged(Decree, frozen=True, kw_only=True):
+    """So many of the tenant's people sign what takes an approval. Two is the least, and what nodes themselves ask."""
+
+    quorum: Annotated[int, Meta(ge=2, le=8)]
+    approval: Id
+    signatures: tuple[Signature, ...]
+
+
+class TenantTerminationRequested(Decree, frozen=True, kw_only=True):
+    """The end of a tenant has begun: each of these regions is to be destroyed, each by an approval of its own."""
+
+    regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=256)]
+    reason: ReasonCode
+
+
+class TenantTerminated(Decree, frozen=True, kw_only=True):
+    """Every region is destroyed and every node obeys, or its lease is over. `acks` are the nodes' own sealed words."""
+
+    regions: tuple[Region, ...]
+    nodes: tuple[NodeName, ...]
+    by_lease: tuple[NodeName, ...] = ()
+    acks: tuple[msgspec.Raw, ...] = ()
 
 
 # --- approval (global) ----------------------------------------------------------------------------------------------
@@ -198,7 +226,7 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A person whose signature counts in this residence."""
 
     person: PersonId
-    public_key: PublicKey
+    public_key: ApprovalKey
 
 
 class ApproversSet(Decree, frozen=True, kw_only=True):
@@ -337,6 +365,9 @@ DECREES: Final[dict[str, Kind]] = {
     "TenantRegionsAssigned.1":      Kind(TenantRegionsAssigned, "tenant", "routine"),
     "RoleGranted.1":                Kind(RoleGranted, "tenant", "routine"),
     "RoleWithdrawn.1":              Kind(RoleWithdrawn, "tenant", "routine"),
+    "ApprovalPolicyChanged.1":      Kind(ApprovalPolicyChanged, "tenant", "routine"),
+    "TenantTerminationRequested.1": Kind(TenantTerminationRequested, "tenant", "routine"),
+    "TenantTerminated.1":           Kind(TenantTerminated, "tenant", "routine"),
     "ApprovalRequested.1":          Kind(ApprovalRequested, "approval", "routine"),
     "ApprovalGranted.1":            Kind(ApprovalGranted, "approval", "routine"),
     "ApprovalRejected.1":           Kind(ApprovalRejected, "approval", "routine"),

@@ -1,4 +1,4 @@
-"""Ed25519 seals over canonical bytes, and the canonical bytes themselves. No I/O; the only cipher code of the treaty.
+"""Ed25519 seals and passkeys' P-256 over canonical bytes, and these bytes. No I/O; the treaty's only cipher code.
 
 Canonical bytes are length-prefixed fields behind a domain: 4 bytes big-endian length, then the UTF-8 bytes;
 `None` is the length 0xFFFFFFFF. Two different tuples can therefore never be the same bytes. Source: RFC 8032.
@@ -10,11 +10,13 @@ import hashlib
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from openkcm.contract.errors import SealError
 
-__all__ = ["PUBLIC_KEY_BYTES", "SEAL_BYTES", "Signer", "canonical", "key_id", "verify"]
+__all__ = ["PUBLIC_KEY_BYTES", "SEAL_BYTES", "Signer", "canonical", "key_id", "verify", "verify_p256"]
 
 PUBLIC_KEY_BYTES: Final = 32
 SEAL_BYTES: Final = 64
@@ -66,3 +68,16 @@ def verify(public_key: bytes, seal: bytes, message: bytes) -> None:
         Ed25519PublicKey.from_public_bytes(public_key).verify(seal, message)
     except (InvalidSignature, ValueError) as bad:
         raise SealError(f"not sealed by key {key_id(public_key)}") from bad
+
+
+def verify_p256(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """Check an ECDSA signature (DER) with SHA-256 over P-256 (RFC 9053 ES256, as authenticators write it).
+
+    Raises:
+        SealError: The key is no point of the curve, or the signature is not its over this message.
+    """
+    try:
+        point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
+        point.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError) as bad:
+        raise SealError(f"not signed by key {key_id(public_key)}") from bad

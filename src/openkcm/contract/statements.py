@@ -1,7 +1,8 @@
 """What two people of a tenant sign, as canonical bytes, and the check that two of them did. Pure.
 
-An approval is the approver's own Ed25519 signature over tenant, region, command, arguments and the approval's id: the
-very words, not a database row. Governance collects signatures and nodes verify them; neither can make one.
+An approval is the approver's own signature (Ed25519, or a passkey's) over tenant, region, command, arguments and the
+approval's id: the very words, not a database row. Governance collects signatures and nodes verify them; neither can
+make one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from openkcm.contract import seal
+from openkcm.contract import passkey, seal
 from openkcm.contract.errors import SealError
-from openkcm.contract.ids import EventId, PersonId
+from openkcm.contract.ids import GLOBAL, EventId, PersonId
 
 __all__ = [
     "REQUIRED_SIGNATURES",
@@ -26,8 +27,11 @@ __all__ = [
     "approvers_statement",
     "configuration_statement",
     "destroy_statement",
+    "different_people",
     "link_statement",
+    "policy_statement",
     "restore_statement",
+    "role_statement",
     "signers",
 ]
 
@@ -45,10 +49,10 @@ class Lift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A person's own signature over a statement."""
+    """A person's own signature over a statement: 64 bytes Ed25519, or a passkey's packed answer."""
 
     person: PersonId
-    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=passkey.MAX_SIGNATURE_BYTES)]
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +118,25 @@ def destroy_statement(tenant: str, region: str, approval: str, approvers_version
     )
 
 
+def role_statement(
+    tenant: str, command: str, approval: str, person: str, roles: Iterable[str], key: bytes | None = None
+) -> Statement:
+    """The words of GrantRole or WithdrawRole: one person, the roles, and the approval key that comes with them."""
+    digest = hashlib.sha256(key).hexdigest() if key is not None else ""
+    return Statement(
+        tenant=tenant, region=GLOBAL, command=command, approval=approval,
+        arguments=(("person", person), ("roles", " ".join(sorted(roles))), ("approval_key", digest)),
+    )  # fmt: skip
+
+
+def policy_statement(tenant: str, approval: str, quorum: int) -> Statement:
+    """The words of another approval policy: how many people sign from now on."""
+    return Statement(
+        tenant=tenant, region=GLOBAL, command="ChangeApprovalPolicy", approval=approval,
+        arguments=(("quorum", str(quorum)),),
+    )  # fmt: skip
+
+
 def approvers_hash(
     tenant: str, region: str, version: int, approvers: Iterable[tuple[str, bytes]], previous: str | None
 ) -> str:
@@ -136,17 +159,31 @@ def approvers_statement(tenant: str, region: str, set_hash: str) -> Statement:
 def signers(statement: Statement, signatures: Iterable[Signature], approvers: Mapping[str, bytes]) -> frozenset[str]:
     """Return the approvers whose signature over `statement` holds: each person once, whatever the number of signatures.
 
-    Two names that share one key are one person.
+    Two names that share one key are one person, also when the key is a passkey pinned to two sites.
     """
     message = statement.signed_bytes()
     good: dict[bytes, str] = {}
     for signature in signatures:
-        public_key = approvers.get(signature.person)
-        if public_key is None or public_key in good:
+        key = approvers.get(signature.person)
+        if key is None:
             continue
         try:
-            seal.verify(public_key, signature.signature, message)
+            owner = passkey.whose(key)
+            if owner in good:
+                continue
+            passkey.verify(key, signature.signature, message)
         except SealError:
             continue
-        good[public_key] = signature.person
+        good[owner] = signature.person
     return frozenset(good.values())
+
+
+def different_people(keys: Iterable[bytes]) -> int:
+    """Return how many different people's keys these are; what is no approval key counts for nobody."""
+    owners = set()
+    for key in keys:
+        try:
+            owners.add(passkey.whose(key))
+        except SealError:
+            continue
+    return len(owners)

@@ -67,7 +67,7 @@ def _approvers(r: Residence, x: d.ApproversSet, _e: Envelope, region: str, _now:
     own = statements.approvers_hash(r.tenant, region, x.version, pairs.items(), x.previous)
     if x.version != r.approvers_version + 1 or x.previous != r.approvers_hash:
         raise Refused("ApproversRefused", f"set {x.version} does not follow set {r.approvers_version}")
-    if len(set(pairs.values())) < statements.REQUIRED_SIGNATURES:
+    if statements.different_people(pairs.values()) < statements.REQUIRED_SIGNATURES:
         raise Refused("ApproversRefused", "fewer than two different keys")
     if r.approvers_version:
         _two_people(r, statements.approvers_statement(r.tenant, region, own), x.signatures, "ApproversRefused")

@@ -68,7 +68,7 @@ class Residence(LedgerAggregate):
             Invalid: Fewer than two different keys.
         """
         if self.facts.approvers_version == 0:
-            if len({a.public_key for a in approvers}) < statements.REQUIRED_SIGNATURES:
+            if statements.different_people(a.public_key for a in approvers) < statements.REQUIRED_SIGNATURES:
                 raise Invalid("approvers need two different keys")
             self.decree(d.ApproversSet(version=1, approvers=tuple(sorted(approvers, key=lambda a: a.person))))
 

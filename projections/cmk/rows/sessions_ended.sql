@@ -1,0 +1,1 @@
+DELETE FROM session WHERE issuer = :issuer AND person = :person;
