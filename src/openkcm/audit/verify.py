@@ -93,13 +93,14 @@ class TrustedLedger:
         self.sequence = 0
         self.events = 0
 
-    def add(self, sequence: int, subject: str, body: bytes, message_id: str) -> Event:
+    def add(self, sequence: int, subject: str, body: bytes, message_id: str, *, checked: bool = False) -> Event:
         """Check the next event and return it.
 
         Args:
             sequence: The stream's, a cursor and no order.
             subject: Under which it is stored.
             message_id: Under which it is stored, the stream's de-duplication id.
+            checked: Its seal was found good before, over these very bytes and the key they name.
 
         Raises:
             BadEvent: It breaks the ledger; so does every later call.
@@ -107,12 +108,12 @@ class TrustedLedger:
         if self._broken is not None:
             raise self._broken
         try:
-            return self._add(sequence, subject, body, message_id)
+            return self._add(sequence, subject, body, message_id, checked)
         except BadEvent as bad:
             self._broken = bad
             raise
 
-    def _add(self, sequence: int, subject: str, body: bytes, message_id: str) -> Event:
+    def _add(self, sequence: int, subject: str, body: bytes, message_id: str, checked: bool) -> Event:
         self._check_sequence(sequence)  # (1)
         try:  # (2)
             sealed = envelope.decode(body)
@@ -125,7 +126,7 @@ class TrustedLedger:
         place = self._check_place(sequence, subject, sealed)  # (3)
         decree = self._check_shape(sequence, sealed)  # (4)
         epoch = self._check_epoch(sequence, sealed, decree)  # (5)
-        self._check_seal(sequence, subject, sealed, decree)  # (6)
+        self._check_seal(sequence, subject, sealed, decree, checked)  # (6)
         counted = self._counters.get((epoch, subject), 0)  # (7)
         if sealed.counter != counted + 1:
             raise self._bad(sequence, "counter", f"number {sealed.counter} of {subject} follows number {counted}")
@@ -193,10 +194,10 @@ class TrustedLedger:
             raise self._bad(sequence, "epoch", f"the epoch begins at {decree.first_sequence}")
         return decree.epoch
 
-    def _check_seal(self, sequence: int, subject: str, sealed: Envelope, decree: decrees.Decree) -> None:
+    def _check_seal(self, sequence: int, subject: str, sealed: Envelope, decree: decrees.Decree, checked: bool) -> None:
         by_root = type(decree) in decrees.TRUST_ROOT_DECREES
         try:
-            envelope.verify(sealed, subject, self._root if by_root else self._keys)
+            envelope.verify(sealed, subject, self._root if by_root else self._keys, checked=checked)
         except SealError as bad:
             raise self._bad(sequence, "seal", str(bad)) from bad
         if sealed.key in self._retired:

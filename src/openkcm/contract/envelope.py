@@ -138,10 +138,13 @@ def decode(raw: bytes) -> Envelope:
         raise EnvelopeError(f"not an envelope: {bad}") from bad
 
 
-def verify(envelope: Envelope, subject: str, keys: KeyBook) -> None:
+def verify(envelope: Envelope, subject: str, keys: KeyBook, *, checked: bool = False) -> None:
     """Check that the envelope is its author's and belongs under `subject`.
 
     (1) the subject it was found under is the sealed one; (2) the author's key is known; (3) the seal holds.
+
+    Args:
+        checked: (3) was found good before, over these very bytes and the key they name: an auditor does that in bulk.
 
     Raises:
         SealError: Any of the three does not hold.
@@ -151,4 +154,5 @@ def verify(envelope: Envelope, subject: str, keys: KeyBook) -> None:
     public_key = keys.get(envelope.key)  # (2)
     if public_key is None:
         raise SealError(f"sealed by an unknown key {envelope.key}")
-    seal.verify(public_key, envelope.seal, envelope.signed_bytes())  # (3)
+    if not checked:
+        seal.verify(public_key, envelope.seal, envelope.signed_bytes())  # (3)

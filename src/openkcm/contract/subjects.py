@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, get_args
 
 import msgspec
@@ -97,6 +98,7 @@ def _split(subject: str, prefix: str, count: int) -> list[str]:
     return parts[2:]
 
 
+@lru_cache(maxsize=16_384)  # a ledger has many more events than subjects
 def parse_decree(subject: str) -> DecreeSubject:
     """Return the parts of a decree's subject.
 

@@ -12,7 +12,7 @@ Numbered as in `Projection.judge`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -90,7 +90,7 @@ class Projection:
     @property
     def signing_keys(self) -> Mapping[str, bytes]:
         """Governance's keys in force, by their names."""
-        return {key: public for key, (public, retired_at) in self._history.items() if retired_at is None}
+        return self._in_force
 
     def keys_at(self, sequence: int) -> Mapping[str, bytes]:
         """Return governance's keys that could seal what has this sequence: a retired one holds for what came before."""
@@ -99,10 +99,13 @@ class Projection:
             if retired_at is None or sequence < retired_at
         }  # fmt: skip
 
-    def apply(self, messages: Sequence[Message]) -> list[Applied]:
+    def apply(self, messages: Sequence[Message], *, checked: Container[int] = ()) -> list[Applied]:
         """Take messages in, in the order of their sequences, in one transaction with the cursor.
 
         A message at or below the cursor is skipped.
+
+        Args:
+            checked: Sequences whose seal was found good before, over these very bytes and the key they name.
 
         Raises:
             ProjectorError: SQLite refused; nothing is kept, here or there.
@@ -114,7 +117,7 @@ class Projection:
             for message in messages:
                 if message.sequence <= self._cursor:
                     continue
-                outcome = self._judge(message)
+                outcome = self._judge(message, message.sequence in checked)
                 leaves += self._trees.add(message)
                 rows.take(outcome, self._marks)
                 applied.append(outcome)
@@ -134,6 +137,7 @@ class Projection:
         self._history: dict[str, tuple[bytes, int | None]] = {
             key: (_unbase64(public), retired_at) for key, public, retired_at in rows(known)
         }
+        self._in_force = self._not_retired()
         self._trees = TreeFold(self._writer)
         if self._cursor and not self._trees.size:
             raise SchemaError("this read model has no Merkle trees: remove its file, it is made anew from the ledger")
@@ -144,7 +148,7 @@ class Projection:
             for subject, epoch, counter in rows(f"SELECT subject, epoch, counter FROM mark_{lane}")
         }
 
-    def _judge(self, message: Message) -> Applied:
+    def _judge(self, message: Message, checked: bool) -> Applied:
         try:  # (1)
             where = subjects.parse_decree(message.subject)
             e = env.decode(message.body)
@@ -153,7 +157,7 @@ class Projection:
         kind = d.kind_of(e.tag)
         by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
         try:  # (2)
-            env.verify(e, message.subject, self._trust if by_root else self.signing_keys)
+            env.verify(e, message.subject, self._trust if by_root else self.signing_keys, checked=checked)
         except ContractError:
             return Applied(message.sequence, message.subject, where, fault="bad-seal")
         if kind is None:  # (5)
@@ -195,6 +199,10 @@ class Projection:
                 self._history[key] = (public, sequence if retired_at is None else retired_at)
             if decree.key not in self._retired:
                 self._history.setdefault(decree.key, (decree.public_key, None))
+            self._in_force = self._not_retired()
+
+    def _not_retired(self) -> Mapping[str, bytes]:
+        return {key: public for key, (public, retired_at) in self._history.items() if retired_at is None}
 
 
 class _Batch:
