@@ -406,6 +406,28 @@ def test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing(world):
     assert not world.state.behind_mark
 
 
+def test_a_removed_node_closes_everything_at_once_and_no_beat_leases_to_it_again(world):
+    beat(world)
+    assert world.state.lease_until(world.state.residences["acme"]) > 0
+    effects = world.arrive(world.press.ledger(d.NodeRemoved(node=NODE[0], region=NODE[1])))
+    assert world.kinds(effects)[:3] == ["close", "commit", "lease"]
+    beat(world)
+    assert world.state.lease_until(world.state.residences["acme"]) == 0
+
+
+@pytest.mark.parametrize("removed_first", [False, True])
+def test_a_removed_nodes_key_counts_no_more_whichever_lane_comes_first(world, removed_first):
+    late = seed("eu-frankfurt-3")
+    enrolled = world.press.ledger(
+        d.NodeEnrolled(node="eu-frankfurt-3", region=NODE[1], key=late.key_id, public_key=late.public_key)
+    )
+    removed = world.press.ledger(d.NodeRemoved(node="eu-frankfurt-3", region=NODE[1]))
+    for e in [removed, enrolled] if removed_first else [enrolled, removed]:
+        world.arrive(e)
+    assert "eu-frankfurt-3" not in world.state.nodes
+    assert late.key_id not in world.state.keys
+
+
 def test_a_restart_loads_the_rows_back_into_the_same_state(world):
     world.arrive(revoke(world))
     committed: dict = {}

@@ -19,9 +19,10 @@ from openkcm.bus.publish import api
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.resources import ROOT
 
-__all__ = ["Declared", "Part", "apply", "check", "declared", "diff"]
+__all__ = ["PARTS", "Declared", "Part", "apply", "check", "declared", "diff", "drop_consumers"]
 
 Part = Literal["ledger", "reports", "audit", "region"]
+PARTS: Final[tuple[Part, ...]] = ("ledger", "reports", "audit", "region")
 NO_STREAM: Final = 10059
 NO_CONSUMER: Final = 10014
 API: Final = "$JS.API"
@@ -156,6 +157,25 @@ async def apply(connection: Connection, wanted: Iterable[Declared], *, update: b
             drift += [f"{item}: {difference}" for difference in differences]
     if drift:
         raise Drift(drift)
+    return done
+
+
+async def drop_consumers(connection: Connection, items: Iterable[Declared]) -> list[str]:
+    """Delete consumers of what is no longer in the fleet; streams are never touched. Return what was done.
+
+    Raises:
+        BusError: The server refuses.
+    """
+    done = []
+    for item in items:
+        if item.consumer is None:
+            continue
+        answer = await api(connection, f"{API}.CONSUMER.DELETE.{item.stream}.{item.consumer}", timeout_s=10)
+        error = answer.get("error")
+        if error is None:
+            done.append(f"deleted {item}")
+        elif error.get("err_code") != NO_CONSUMER:
+            raise BusError(f"delete {item}: {error.get('description')}")
     return done
 
 

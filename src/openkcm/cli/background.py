@@ -20,8 +20,8 @@ from openkcm.cli.layout import Layout
 from openkcm.cli.supervisor import end_leftover, start_time
 
 __all__ = [
-    "COMMAND", "AlreadyRunning", "Saved", "announce_ready", "detach", "end_leftovers", "held", "log_to", "saved",
-    "saved_layout", "stop",
+    "COMMAND", "AlreadyRunning", "Saved", "announce_ready", "detach", "end_leftovers", "held", "log_to", "running",
+    "saved", "saved_layout", "stop",
 ]  # fmt: skip
 
 log = logging.getLogger("openkcm.up")
@@ -63,16 +63,16 @@ def saved(state: Path) -> Saved | None:
 
 def stop(state: Path) -> int:
     """Stop the stack that runs on `state`, and wait until it has stopped."""
-    running = _running(state)
-    if running is None:
+    holder = running(state)
+    if holder is None:
         print(f"no stack runs on {state}")
         return 0
-    os.kill(running, signal.SIGTERM)
+    os.kill(holder, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
-    while start_time(running) is not None and time.monotonic() < deadline:
+    while start_time(holder) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
-    if start_time(running) is not None:
-        print(f"the stack on {state} (pid {running}) did not stop within {STOP_S:.0f} s", file=sys.stderr)
+    if start_time(holder) is not None:
+        print(f"the stack on {state} (pid {holder}) did not stop within {STOP_S:.0f} s", file=sys.stderr)
         return FAILED
     print(f"stopped the stack on {state}")
     return 0
@@ -114,8 +114,8 @@ def announce_ready() -> None:
         os.close(int(inherited))
 
 
-def _running(state: Path) -> int | None:
-    """The pid of the stack that holds the directory, None when none does."""
+def running(state: Path) -> int | None:
+    """Return the pid of the stack that holds the directory, None when none does."""
     lock = state / "run" / "up.lock"
     if not lock.exists():
         return None

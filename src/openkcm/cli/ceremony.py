@@ -20,7 +20,7 @@ from openkcm.contract.ids import event_id
 from openkcm.contract.seal import Signer, key_id
 from openkcm.contract.subjects import DecreeSubject
 
-__all__ = ["open_ledger"]
+__all__ = ["open_ledger", "remove_nodes"]
 
 ACTOR: Final = env.Actor(issuer="trust-root", subject="ceremony")
 
@@ -41,6 +41,7 @@ async def open_ledger(
 
     Raises:
         BusError: The ledger does not take it.
+        ValueError: A node has the name of a removed one.
     """
     routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
     critical = await _Lane.read(ledger, subjects.ledger_aggregate("critical"))
@@ -56,11 +57,32 @@ async def open_ledger(
         await critical.append(root, d.SigningKeyRotated(key=key_id(governance), public_key=governance), epoch=epoch)
         done.append(f"governance seals with {key_id(governance)}")
     enrolled = {x.key for x in routine.decrees if isinstance(x, d.NodeEnrolled)}
+    removed = {x.node for x in critical.decrees if isinstance(x, d.NodeRemoved)}
     for node, region, public in nodes:
+        if node in removed:
+            raise ValueError(f"{node} was removed: its name is never enrolled again, choose another one")
         if key_id(public) not in enrolled:
             decree = d.NodeEnrolled(node=node, region=region, key=key_id(public), public_key=public)
             await routine.append(root, decree, epoch=epoch)
             done.append(f"enrolled {node} in {region}")
+    return done
+
+
+async def remove_nodes(ledger: Ledger, root: Signer, nodes: Iterable[tuple[str, str]]) -> list[str]:
+    """Append the removal of each of these nodes (name, region) that is not removed yet; return a line for each.
+
+    Raises:
+        BusError: The ledger does not take it.
+    """
+    routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
+    critical = await _Lane.read(ledger, subjects.ledger_aggregate("critical"))
+    epoch = max(x.epoch for x in routine.decrees if isinstance(x, d.LedgerOpened))
+    gone = {x.node for x in critical.decrees if isinstance(x, d.NodeRemoved)}
+    done = []
+    for node, region in nodes:
+        if node not in gone:
+            await critical.append(root, d.NodeRemoved(node=node, region=region), epoch=epoch)
+            done.append(f"removed {node} from {region}")
     return done
 
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from openkcm.cli import orbital, pki
 from openkcm.cli.orbital import HUB, ServerPorts
-from openkcm.cli.ports import DEFAULT_BASE, HOST, MOST_NODES, Ports, is_free
+from openkcm.cli.ports import DEFAULT_BASE, HOST, MOST_NODES, MOST_REGIONS, Ports, is_free
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.resources import ROOT
 from openkcm.contract.seal import Signer
@@ -78,9 +78,17 @@ class Layout:
         self.ports = Ports(port_base)
         self.workers = workers
         self.aws = aws
-        self.regions = tuple(self._region(path, nodes_per_region) for path in sorted(ROOT.glob("nodes/*/node.toml")))
-        if len(self.nodes) > MOST_NODES:
-            raise ValueError(f"{len(self.nodes)} nodes; the map of ports has room for {MOST_NODES}")
+        shipped = {path.parent.name: path for path in sorted(ROOT.glob("nodes/*/node.toml"))}
+        own = {path.parent.name: path for path in sorted(self.fleet_dir.glob("*/node.toml"))}
+        self.regions = tuple(
+            self._region(path, 0 if name in own else nodes_per_region)
+            for name, path in (shipped | own).items()
+            if path.stat().st_size
+        )
+        if len(self.nodes) > MOST_NODES or len(self.regions) > MOST_REGIONS:
+            raise ValueError(f"{len(self.nodes)} nodes in {len(self.regions)} regions; the map of ports has room for "
+                             f"{MOST_NODES} in {MOST_REGIONS}")  # fmt: skip
+        self._places = self._placed()
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -92,7 +100,41 @@ class Layout:
     @property
     def server_ports(self) -> dict[str, ServerPorts]:
         """The NATS servers' ports, by name."""
-        return {HUB: self.ports.hub, **{r.region: self.ports.leaf(i) for i, r in enumerate(self.regions)}}
+        return {HUB: self.ports.hub, **{r.region: self.ports.leaf(self.place(r.region)) for r in self.regions}}
+
+    @property
+    def fleet_dir(self) -> Path:
+        """This stack's own fleet: `<region>/node.toml` here stands for the shipped one; an empty one removes it."""
+        return self.state / "regions"
+
+    def region(self, name: str) -> RegionConfiguration:
+        """Return a region of this fleet.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        for region in self.regions:
+            if region.region == name:
+                return region
+        raise ValueError(f"no region {name}: the fleet has {', '.join(r.region for r in self.regions)}")
+
+    def leaf_conf(self, region: str) -> Path:
+        """The configuration of a region's NATS server."""
+        own = self.fleet_dir / region / "leaf.conf"
+        return own if own.exists() else ROOT / "nodes" / region / "leaf.conf"
+
+    def place(self, name: str) -> int:
+        """The number that a region or node has in the map of ports: given once, never to another one."""
+        return self._places[name]
+
+    def _placed(self) -> dict[str, int]:
+        path = self.state / "places.json"
+        places: dict[str, int] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        for names in ([r.region for r in self.regions], [node for node, _ in self.nodes]):
+            taken = {places[name] for name in names if name in places}
+            free = (n for n in range(MOST_NODES) if n not in taken)
+            places |= {name: next(free) for name in names if name not in places}
+        return places
 
     @property
     def portal_url(self) -> str:
@@ -178,8 +220,9 @@ class Layout:
         for name, ports in self.server_ports.items():
             wanted |= {f"NATS {name}": ports.client, f"NATS {name}'s monitor": ports.monitor}
         wanted["NATS hub's leaf port"] = self.ports.hub.leaf
-        for index, (node, _) in enumerate(self.nodes):
-            wanted |= {f"KMIP {node}": self.ports.kmip(index), f"metrics {node}": self.ports.metrics(index)}
+        for node, _ in self.nodes:
+            place = self.place(node)
+            wanted |= {f"KMIP {node}": self.ports.kmip(place), f"metrics {node}": self.ports.metrics(place)}
         return [f"{port} ({what})" for what, port in wanted.items() if not is_free(port)]
 
     # --- files ------------------------------------------------------------------------------------------------------
@@ -195,6 +238,10 @@ class Layout:
             directory.chmod(0o700)
         authority = pki.authority(self.state)
         pki.write_private(self.state / "trust" / "root.pub", base64.b64encode(self.trust_root.public_key) + b"\n")
+        kept = {region.region for region in self.regions}
+        for file in self._region_file("*").parent.parent.glob("*/node.toml"):
+            if file.parent.name not in kept:
+                file.unlink()
         for region in self.regions:
             pki.write_private(self._region_file(region.region), toml(msgspec.to_builtins(region)).encode())
         for name, account in ACCOUNTS.items():
@@ -203,18 +250,23 @@ class Layout:
         for tenant, demo in TENANTS.items():
             for system in demo.systems:
                 authority.issue_workload(tenant, system)
-        orbital.lay_out(self.state, self.regions, self.server_ports)
+        pki.write_private(self.state / "places.json", msgspec.json.encode(self._places))
+        leaves = {region.region: self.leaf_conf(region.region) for region in self.regions}
+        orbital.lay_out(self.state, self.regions, self.server_ports, leaves)
         self._write_json(self.configuration("idp"), self._idp())
         self._write_json(self.configuration("cmk"), self._cmk())
-        for index, (node, home) in enumerate(self.nodes):
-            self._write_json(self.configuration(node), self._node(index, node, home, authority))
+        for node, home in self.nodes:
+            self._write_json(self.configuration(node), self._node(node, home, authority))
 
     def _region_file(self, region: str) -> Path:
         return self.state / "nodes-regions" / region / "node.toml"
 
     def _region(self, path: Path, nodes_per_region: int) -> RegionConfiguration:
         shipped = parse_region(path.read_bytes())
-        more = tuple(f"{shipped.region}-{n}" for n in range(len(shipped.nodes) + 1, nodes_per_region + 1))
+        nodes = shipped.nodes
+        if nodes_per_region:  # 0: the file is this stack's own and means what it says
+            more = tuple(f"{shipped.region}-{n}" for n in range(len(nodes) + 1, nodes_per_region + 1))
+            nodes = nodes[:nodes_per_region] + more
         roots = replace(shipped.roots, directories=(str(self.state / "roots"),))
         if self.aws:
             url = f"http://{HOST}:{self.ports.ministack}"
@@ -225,7 +277,7 @@ class Layout:
                 probe_s={"aws": LOCAL_PROBE_S},
             )
         trust = base64.b64encode(self.trust_root.public_key).decode()
-        return replace(shipped, nodes=shipped.nodes[:nodes_per_region] + more, roots=roots, trust_root=trust)
+        return replace(shipped, nodes=nodes, roots=roots, trust_root=trust)
 
     def _access(self, user: str, server: str) -> Any:
         return msgspec.to_builtins(orbital.access(self.state, user, self.server_ports[server]))
@@ -256,8 +308,8 @@ class Layout:
             "operators": [self.subjects()["provider/operator"]],
         }
 
-    def _node(self, index: int, node: str, region: str, authority: pki.Authority) -> dict[str, Any]:
-        home = self.node_dir(node)
+    def _node(self, node: str, region: str, authority: pki.Authority) -> dict[str, Any]:
+        place, home = self.place(node), self.node_dir(node)
         self.node_signer(node)
         # Workers hold no NATS credential: what they show to KMIP clients is a certificate of its own.
         certificate, key = authority.issue(f"kmip-{node}")
@@ -269,10 +321,10 @@ class Layout:
             "seal_seed": str(home / "seal.seed"),
             "database": str(home / "node.sqlite"),
             "kmip": {
-                "host": HOST, "port": self.ports.kmip(index), "cert": str(certificate), "key": str(key),
+                "host": HOST, "port": self.ports.kmip(place), "cert": str(certificate), "key": str(key),
                 "client_ca": str(authority.ca),
             },
-            "metrics": {"host": HOST, "port": self.ports.metrics(index)},
+            "metrics": {"host": HOST, "port": self.ports.metrics(place)},
             "workers": self.workers,
         }  # fmt: skip
 

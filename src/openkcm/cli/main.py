@@ -137,6 +137,90 @@ def diff(state: Path) -> None:
     sys.exit(stack.diff_streams(state))
 
 
+# --- the fleet ------------------------------------------------------------------------------------------------------
+
+
+def change(work: Callable[..., Any], *given: Any, **options: Any) -> None:
+    """Change the fleet and say what was done; exit status 1, with the reason, when it may not be or did not work."""
+    from openkcm.cli import fleet, portal, reconcile
+    from openkcm.contract.errors import ContractError
+
+    try:
+        click.echo(work(*given, **options))
+    except (fleet.NotAllowed, reconcile.NotReconciled, ContractError, portal.Problem, OSError, ValueError) as no:
+        click.echo(f"not done: {no}", err=True)
+        sys.exit(1)
+
+
+@main.group()
+def region() -> None:
+    """Add, drain or remove a region. A running stack comes to it without a restart of the others."""
+
+
+@region.command("add")
+@click.argument("name")
+@click.option("--residency", multiple=True, required=True, help="Jurisdiction it lies in, e.g. DE; may be repeated.")
+@click.option("--nodes", type=click.IntRange(1, 12), default=1, show_default=True)
+@click.option("--aws-region", "aws_regions", multiple=True, help="Cloud region in which root keys may lie.")
+@state_option
+def region_add(state: Path, **options: Any) -> None:
+    """Write the region NAME, its credentials, permissions, streams; enrol and start its nodes."""
+    from openkcm.cli import fleet
+
+    change(fleet.add_region, state, options.pop("name"), **options)
+
+
+@region.command("drain")
+@click.argument("name")
+@state_option
+def region_drain(state: Path, name: str) -> None:
+    """Take in no more tenants; list those who are still there."""
+    from openkcm.cli import fleet
+
+    def drain() -> str:
+        done, there = fleet.drain_region(state, name)
+        lines = [f"{t['tenant']}: {t['state']}{', its last region' if t['last'] else ''}" for t in there]
+        return "\n".join([done or f"{name} takes no tenant in", f"tenants still there: {len(there)}", *lines])
+
+    change(drain)
+
+
+@region.command("remove")
+@click.argument("name")
+@state_option
+def region_remove(state: Path, name: str) -> None:
+    """Remove a drained region in which no tenant is left."""
+    from openkcm.cli import fleet
+
+    change(fleet.remove_region, state, name)
+
+
+@main.group("fleet")
+def nodes() -> None:
+    """Enrol or remove a node of a region."""
+
+
+@nodes.command("enrol")
+@click.argument("name")
+@click.option("--region", required=True)
+@state_option
+def node_enrol(state: Path, name: str, region: str) -> None:
+    """Enrol the node NAME by the trust root, and start it."""
+    from openkcm.cli import fleet
+
+    change(fleet.enrol_node, state, name, region)
+
+
+@nodes.command("remove")
+@click.argument("name")
+@state_option
+def node_remove(state: Path, name: str) -> None:
+    """Remove the node NAME for ever: by decree, then its process and its consumers."""
+    from openkcm.cli import fleet
+
+    change(fleet.remove_node, state, name)
+
+
 # --- audit ----------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +25,12 @@ from openkcm.cli import pki
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.resources import ROOT
 
-__all__ = ["HUB", "Server", "ServerPorts", "access", "apply_streams", "diff_streams", "lay_out", "start"]
+__all__ = ["HUB", "Server", "ServerPorts", "access", "apply_streams", "diff_streams", "lay_out", "reload", "start"]
 
 HUB: Final = "hub"
 HOST: Final = "127.0.0.1"
 STOP_S: Final = 10.0
+RELOAD_S: Final = 10.0
 #: Users that are no process of their own share one client certificate; the nkey tells them apart.
 OPERATOR: Final = "operator"
 
@@ -97,17 +98,24 @@ class Server:
         self.process.wait()
 
 
-def lay_out(state_dir: Path, regions: Sequence[RegionConfiguration], ports: Mapping[str, ServerPorts]) -> None:
+def lay_out(
+    state_dir: Path,
+    regions: Sequence[RegionConfiguration],
+    ports: Mapping[str, ServerPorts],
+    leaves: Mapping[str, Path] | None = None,
+) -> None:
     """Write everything the servers read: certificates, users, configuration. Idempotent; keys and stores are kept.
 
     Args:
         regions: The fleet; each needs `nodes/<region>/leaf.conf` as shipped.
         ports: By server: `hub` and each region.
+        leaves: Each region's leaf.conf; the shipped ones unless told otherwise.
 
     Raises:
-        ValueError: A region without a shipped leaf.conf, or a name that is used twice or by the bus itself.
+        ValueError: A region without a leaf.conf, or a name that is used twice or by the bus itself.
     """
-    _check_names(regions)
+    leaves = leaves or {region.region: ROOT / "nodes" / region.region / "leaf.conf" for region in regions}
+    _check_names(regions, leaves)
     authority = pki.authority(state_dir)
     for name in (OPERATOR, "cmk", "auditor", *(node for region in regions for node in region.nodes)):
         authority.issue(name)
@@ -129,7 +137,7 @@ def lay_out(state_dir: Path, regions: Sequence[RegionConfiguration], ports: Mapp
         _write_server(
             state_dir,
             region.region,
-            ROOT / "nodes" / region.region / "leaf.conf",
+            leaves[region.region],
             authority,
             {
                 "ports.conf": f'LEAF_LISTEN: "{HOST}:{own.client}"\nLEAF_MONITOR: "{HOST}:{own.monitor}"\n'
@@ -155,6 +163,26 @@ def start(state_dir: Path, name: str, ports: ServerPorts) -> Server:
     return Server(name, directory, ports, process)
 
 
+def reload(pid: int, ports: ServerPorts, *, times: int = 1) -> None:
+    """Have a running server read its configuration again, and return when it has.
+
+    Args:
+        times: 2 on the hub after an account was added: nats-server 2.15 resolves what a new account imports from
+            another one only when it reads both again.
+
+    Raises:
+        RuntimeError: It did not within RELOAD_S; a configuration with an error leaves the server as it was.
+    """
+    for _ in range(times):
+        before = _loaded_at(ports.monitor)
+        os.kill(pid, signal.SIGHUP)
+        deadline = time.monotonic() + RELOAD_S
+        while _loaded_at(ports.monitor) in (before, None):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server with pid {pid} did not read its configuration: see its server.log")
+            time.sleep(0.02)
+
+
 def access(state_dir: Path, user: str, ports: ServerPorts) -> Access:
     """Return how `user` reaches the server with these ports."""
     own = state_dir / "pki" / f"{user}.pem"
@@ -174,9 +202,12 @@ async def apply_streams(
     regions: Sequence[RegionConfiguration],
     ports: Mapping[str, ServerPorts],
     *,
-    update: bool = False,
+    update: Collection[declare.Part] = (),
 ) -> list[str]:
     """Create what streams/ declares and is missing, on all servers; return what was done.
+
+    Args:
+        update: The parts in which what exists may also be changed.
 
     Raises:
         Drift: Something live differs from what is declared, and `update` was not asked for.
@@ -186,7 +217,7 @@ async def apply_streams(
     for user, server, part, fleet in _parts(regions):
         connection = await connect(access(state_dir, user, ports[server]), name=user)
         try:
-            applied = await declare.apply(connection, declare.declared(part, fleet), update=update)
+            applied = await declare.apply(connection, declare.declared(part, fleet), update=part in update)
             done += [f"{server}: {item}" for item in applied]
         finally:
             await connection.close()
@@ -223,11 +254,11 @@ def _parts(
     ]
 
 
-def _check_names(regions: Sequence[RegionConfiguration]) -> None:
+def _check_names(regions: Sequence[RegionConfiguration], leaves: Mapping[str, Path]) -> None:
     for region in regions:
         permissions.account_of_region(region.region)
-        if not (ROOT / "nodes" / region.region / "leaf.conf").exists():
-            raise ValueError(f"nodes/{region.region}/leaf.conf does not exist: every region ships one")
+        if not leaves[region.region].exists():
+            raise ValueError(f"{leaves[region.region]} does not exist: every region has one")
     names = _all_users(regions)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -278,11 +309,22 @@ def _binary() -> str:
 
 
 def _healthy(monitor_port: int) -> bool:
+    return _asked(monitor_port, "/healthz") is not None
+
+
+def _loaded_at(monitor_port: int) -> str | None:
+    said = _asked(monitor_port, "/varz")
+    return None if said is None else str(msgspec.json.decode(said)["config_load_time"])
+
+
+def _asked(monitor_port: int, path: str) -> bytes | None:
     monitor = http.client.HTTPConnection(HOST, monitor_port, timeout=2)
     try:
-        monitor.request("GET", "/healthz")
-        return monitor.getresponse().status == http.client.OK
+        monitor.request("GET", path)
+        answer = monitor.getresponse()
+        body = answer.read() if answer.status == http.client.OK else None
     except (OSError, http.client.HTTPException):
-        return False
+        body = None
     finally:
         monitor.close()
+    return body

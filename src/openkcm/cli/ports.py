@@ -7,10 +7,11 @@ from typing import Final
 
 from openkcm.cli.orbital import ServerPorts
 
-__all__ = ["DEFAULT_BASE", "HOST", "MOST_NODES", "Ports", "is_free"]
+__all__ = ["DEFAULT_BASE", "HOST", "MOST_NODES", "MOST_REGIONS", "Ports", "is_free"]
 
 HOST: Final = "127.0.0.1"
 MOST_NODES: Final = 24  # the map has room for so many
+MOST_REGIONS: Final = 12
 DEFAULT_BASE: Final = 5690  # the first node then listens on KMIP's own port, 5696
 
 

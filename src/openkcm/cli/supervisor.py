@@ -141,14 +141,15 @@ class Supervisor:
                     f"{child.program.name} ended with status {child.process.returncode}:\n{child.last_words()}"
                 )
 
-    def watch(self) -> None:
-        """Keep all children alive until somebody asks to stop.
+    def watch(self, then: Callable[[], None] = lambda: None) -> None:
+        """Keep all children alive until somebody asks to stop; `then` is called after each look.
 
         Raises:
             ChildFailed: One died, and this supervisor is strict.
         """
         while not self._stop.wait(LOOK_S):
             self.watch_once()
+            then()
 
     def watch_once(self) -> None:
         """Look after every child once.
@@ -162,16 +163,14 @@ class Supervisor:
     def stop_all(self) -> None:
         """Stop the children in the reverse order of their start, each in order, and kill what does not listen."""
         for child in reversed(list(self.children.values())):
-            process = child.process
-            if process is None or process.poll() is not None:
-                continue
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                log.warning("%s did not stop within %s s: killed", child.program.name, STOP_S)
-                process.kill()
-                process.wait()
+            _stop(child)
+
+    def end(self, name: str) -> None:
+        """Stop one child in order and forget it: it is not started again."""
+        child = self.children.pop(name, None)
+        if child is not None:
+            _stop(child)
+            self._changed()
 
     def _look_after(self, child: Child) -> None:
         now = time.monotonic()
@@ -208,6 +207,19 @@ class Supervisor:
             child.facts = facts
             self._changed()
         return facts is not None
+
+
+def _stop(child: Child) -> None:
+    process = child.process
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        log.warning("%s did not stop within %s s: killed", child.program.name, STOP_S)
+        process.kill()
+        process.wait()
 
 
 def start_time(pid: int) -> int | None:

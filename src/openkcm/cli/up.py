@@ -20,10 +20,11 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
+from openkcm.bus import declare
 from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
-from openkcm.cli import background, orbital, pki, ports, programs, show
+from openkcm.cli import background, orbital, pki, ports, programs, reconcile, show
 from openkcm.cli import endpoints as ends
 from openkcm.cli.flow import wait_until_flowing
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
@@ -83,22 +84,34 @@ class Stack:
         saved = background.saved(options.state)
         if saved is not None and options.aws and not saved.aws:
             raise ValueError("this ledger's roots are key files; --aws needs a state directory of its own")
-        self.layout = Layout(
-            options.state,
+        self._saved = background.Saved(
             port_base=options.port_base or (saved.port_base if saved else ports.DEFAULT_BASE),
             nodes_per_region=max(options.nodes_per_region, saved.nodes_per_region if saved else 1),
-            workers=options.workers,
             aws=options.aws or bool(saved and saved.aws),
         )
+        self.layout = self._layout()
+        self._asked = False
         self._tokens: dict[str, str] = {}
         self._roots: dict[str, ends.Root] = {}
         self._complete = False
         self._supervisor = Supervisor(strict=options.strict, changed=self._changed)
 
+    def _layout(self) -> Layout:
+        """Return what the state directory and the command line ask for now."""
+        last = self._saved
+        return Layout(
+            self._options.state, port_base=last.port_base, nodes_per_region=last.nodes_per_region,
+            workers=self._options.workers, aws=last.aws,
+        )  # fmt: skip
+
+    def _ask(self) -> None:
+        self._asked = True
+
     def run(self) -> int:
-        """Start, announce, watch (or play the demo), stop."""
+        """Start, announce, watch (or play the demo), stop. SIGHUP: come to the fleet that is asked for."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._supervisor.ask_to_stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._ask())
         status = FAILED
         try:
             self._start()
@@ -122,10 +135,7 @@ class Stack:
             if taken := layout.taken_ports():
                 raise ValueError(f"ports in use: {', '.join(taken)}; choose others with --port-base N")
             layout.write()  # (1)
-            saved = background.Saved(
-                port_base=layout.ports.portal, aws=layout.aws, nodes_per_region=len(layout.regions[0].nodes)
-            )
-            pki.write_private(layout.state / "up.json", msgspec.json.encode(saved))
+            pki.write_private(layout.state / "up.json", msgspec.json.encode(self._saved))
             status.update("starting the hub and the regions' NATS servers")
             self._supervisor.bring_up(programs.servers(layout))  # (2)
             status.update("comparing the streams with what is declared")
@@ -166,7 +176,7 @@ class Stack:
     def _serve(self) -> int:
         if not self._options.demo:
             background.announce_ready()
-            self._supervisor.watch()
+            self._supervisor.watch(self._reconcile)
             return 0
         command = [*background.COMMAND, "demo", "--state", str(self.layout.state)]
         demo = subprocess.Popen([*command, "--json"] if self._options.as_json else command)
@@ -178,6 +188,23 @@ class Stack:
                 return FAILED
             time.sleep(0.05)
         return status
+
+    def _reconcile(self) -> None:
+        """Come to the fleet that the state directory asks for, when somebody asked."""
+        if not self._asked:
+            return
+        self._asked = False
+        done, error = [], None
+        try:
+            wanted = self._layout()
+            done = reconcile.bring_to(wanted, self.layout, self._supervisor)
+            self.layout = wanted
+            self._changed()
+        except (ChildFailed, BusError, OSError, RuntimeError, ValueError) as bad:
+            error = str(bad)
+            log.error("the fleet was not changed as asked: %s", bad)  # noqa: TRY400 -- its own words say enough
+        log.info("fleet: %s", "; ".join(done) or "unchanged")
+        reconcile.keep_outcome(self.layout.state, done=done, error=error)
 
     def _changed(self) -> None:
         children = self._supervisor.children
@@ -216,24 +243,24 @@ class Stack:
                 )
                 for name, ports in layout.server_ports.items()
             },
-            nodes=tuple(self._node(index, *node) for index, node in enumerate(layout.nodes)),
+            nodes=tuple(self._node(*node) for node in layout.nodes),
             workloads=workloads,
             roots=self._roots,
             log_dir=str(layout.logs),
         )
 
-    def _node(self, index: int, node: str, region: str) -> ends.Node:
+    def _node(self, node: str, region: str) -> ends.Node:
         child: Child = self._supervisor.children[node]
         facts: dict[str, Any] = child.facts
-        ports = self.layout.ports
+        ports, place = self.layout.ports, self.layout.place(node)
         return ends.Node(
             name=node,
             region=region,
             custodian_pid=facts.get("custodian_pid", child.pid),
             worker_pids=tuple(facts.get("worker_pids", ())),
-            kmip=ends.Kmip(**facts.get("kmip", {"host": orbital.HOST, "port": ports.kmip(index)})),
+            kmip=ends.Kmip(**facts.get("kmip", {"host": orbital.HOST, "port": ports.kmip(place)})),
             sqlite=str(self.layout.node_dir(node) / "node.sqlite"),
-            metrics=facts.get("metrics", f"http://{orbital.HOST}:{ports.metrics(index)}/metrics"),
+            metrics=facts.get("metrics", f"http://{orbital.HOST}:{ports.metrics(place)}/metrics"),
         )
 
     def _make_roots(self) -> dict[str, ends.Root]:
@@ -256,7 +283,8 @@ def apply_streams(state: Path, *, update: bool) -> int:
     """Create what is declared and missing on the running servers; return the exit status."""
     layout = background.saved_layout(state)
     try:
-        done = asyncio.run(orbital.apply_streams(layout.state, layout.regions, layout.server_ports, update=update))
+        parts = declare.PARTS if update else ()
+        done = asyncio.run(orbital.apply_streams(layout.state, layout.regions, layout.server_ports, update=parts))
     except BusError as bad:
         print(f"not applied: {bad}", file=sys.stderr)
         return FAILED

@@ -81,7 +81,10 @@ class NodeEnrolled(Decree, frozen=True, kw_only=True):
 
 
 class NodeRemoved(Decree, frozen=True, kw_only=True):
-    """A node's seal counts no more; it stays in the count until its last lease is over."""
+    """A node's seal counts no more; it stays in the count until its last lease is over.
+
+    Its name is never enrolled again: the two lanes may deliver a removal and an enrolment in either order.
+    """
 
     node: NodeName
     region: Region

@@ -49,6 +49,7 @@ class RegionConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     Attributes:
         residency: Codes of the jurisdictions the region lies in (`DE`, `EU`), for people and for root-key rules.
         root_regions: By provider, the cloud regions in which a root key of this region may lie.
+        draining: No tenant is taken in any more; those who are here go on.
         trust_root: Public key (base64) pinned out of band; `up` writes the stack's own.
     """
 
@@ -58,6 +59,7 @@ class RegionConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     listen: str = "127.0.0.1"
     workers: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: one less than there are cores, at least one
     require_secretmem: bool = False
+    draining: bool = False
     roots: RootPolicy
     root_regions: dict[str, tuple[str, ...]] = {}
     limits: Limits = Limits()

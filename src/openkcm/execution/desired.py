@@ -187,13 +187,16 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope) -> Out
     elif isinstance(decree, d.SigningKeyRotated):
         keys = {k: v for k, v in after.keys.items() if k not in decree.retires}
         after = replace(after, keys={**keys, decree.key: (decree.public_key, "cmk")})
-    elif isinstance(decree, d.NodeEnrolled):
+    elif isinstance(decree, d.NodeEnrolled) and decree.node not in after.removed_nodes:  # a name is used once
         keys = {**after.keys, decree.key: (decree.public_key, decree.node)}
         after = replace(after, keys=keys, nodes={**after.nodes, decree.node: decree.region})
     elif isinstance(decree, d.NodeRemoved):
         nodes = {n: r for n, r in after.nodes.items() if n != decree.node}
         keys = {k: v for k, v in after.keys.items() if v[1] != decree.node}
-        after = replace(after, nodes=nodes, keys=keys)
+        after = replace(after, nodes=nodes, keys=keys, removed_nodes=after.removed_nodes | {decree.node})
+        if decree.node == after.node:  # it is us: no lease holds from here on
+            return after, [*(Effect("close", tenant, "expired") for tenant in after.residences), Effect("commit"),
+                           Effect("lease"), Effect("alarm", detail="this-node-is-removed")]  # fmt: skip
     return after, []
 
 

@@ -139,6 +139,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         trust_root: Public key pinned in node.toml.
         keys: Sealing keys by id: (public key, "cmk" or a node's name). Retired ones are gone.
+        removed_nodes: Names that count no more, this node's own perhaps among them; none is ever enrolled again.
         cursor_routine, cursor_critical: Stream sequences (on the hub) up to which everything was applied.
         chain: The rolling hash over the region's critical decrees at `cursor_critical`.
         recent_heads: Chain by sequence, for a beat that is a little older than we are (newest 256).
@@ -155,6 +156,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     keys: dict[str, tuple[bytes, str]] = {}
     nodes: dict[str, str] = {}
+    removed_nodes: frozenset[str] = frozenset()
     residences: dict[str, Residence] = {}
     ledger_routine: dict[int, Mark] = {}
     ledger_critical: dict[int, Mark] = {}
@@ -169,11 +171,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
 
     def lease_until(self, residence: Residence) -> int:
-        """CLOCK_BOOTTIME ns until which this residence may be served; 0 without a beat of this boot.
+        """CLOCK_BOOTTIME ns until which this residence may be served; 0 without a beat of this boot, or once removed.
 
         An echo is worth the smaller of the lease when its nonce was sent and the lease now.
         """
-        if self.beat is None or self.beat[0] != self.boot_id:
+        if self.beat is None or self.beat[0] != self.boot_id or self.node in self.removed_nodes:
             return 0
         sent = self.beat[1]
         return sent + min(residence.lease_s, residence.lease_at(sent)) * 1_000_000_000

@@ -21,6 +21,7 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     keys: dict[str, tuple[bytes, str]]
     nodes: dict[str, str]
+    removed_nodes: frozenset[str] = frozenset()
     ledger_routine: dict[int, Mark]
     ledger_critical: dict[int, Mark]
     chain: bytes

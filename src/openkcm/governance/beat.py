@@ -76,7 +76,7 @@ class Beats:
     """
 
     def __init__(
-        self, ledger: Ledger, signer: seal.Signer, *, regions: tuple[str, ...], node_keys: NodeKeys,
+        self, ledger: Ledger, signer: seal.Signer, *, node_keys: NodeKeys,
         epoch: Callable[[], int], heard: Callable[[reports.HealthCheck], None], send: Send,
     ) -> None:  # fmt: skip
         self._ledger = ledger
@@ -85,12 +85,17 @@ class Beats:
         self._epoch = epoch
         self._heard = heard
         self._send = send
-        self._nonces: dict[str, deque[str]] = {region: deque(maxlen=NONCES) for region in regions}
-        self._woken: dict[str, asyncio.Event] = {region: asyncio.Event() for region in regions}
-        self.chains: dict[str, Chain] = {region: Chain() for region in regions}
+        self._nonces: dict[str, deque[str]] = {}
+        self._woken: dict[str, asyncio.Event] = {}
+        self.chains: dict[str, Chain] = {}
         self.dropped = 0
         self.sent = 0
         self._count = time.time_ns() // 1_000_000  # above every earlier run's; a record, no decision
+
+    def join(self, region: str) -> None:
+        """Take a region in: its nonces are kept from now on, for `follow` and `answer`."""
+        self._nonces[region], self._woken[region] = deque(maxlen=NONCES), asyncio.Event()
+        self.chains[region] = Chain()
 
     def on_health(self, subject: str, body: bytes) -> None:
         """Take a HealthCheck in; drop and count what no enrolled node sealed."""

@@ -150,7 +150,10 @@ async def register_tenant(cmk: Cmk, asked: Asked, body: TenantBody) -> list[Reco
     async def go_on(where: DecreeSubject, kind: type[_A], command: str, decide: Callable[[_A], None]) -> None:
         done.extend(await cmk.registry.execute(where, kind, asked.order(cmk, body.id, command), decide))
 
+    draining = sorted(r for r in set(body.regions) & cmk.regions.keys() if cmk.regions[r].draining)
     where = tenant_aggregate(body.id)
+    if draining and not set(draining) <= set(cmk.views.regions_of(body.id)):
+        raise IllegalNow(f"region {', '.join(draining)} is being drained and takes in no tenant")
     await go_on(where, Tenant, "RegisterTenant", lambda t: t.register(people, body.regions, cmk.regions))
     await go_on(where, Tenant, "AssignRegions", lambda t: t.assign_regions(body.regions))
     approvers = tuple(

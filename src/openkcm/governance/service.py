@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ class Cmk:
         )  # fmt: skip
         self.news = News()
         self.beats = Beats(
-            self.ledger, self.signer, regions=tuple(self.regions), node_keys=self.node_keys,
+            self.ledger, self.signer, node_keys=self.node_keys,
             epoch=lambda: self.projection.epoch, heard=self._on_health, send=self._send_beat,
         )  # fmt: skip
         self.dropped_reports = 0
@@ -113,10 +113,31 @@ class Cmk:
         self._end_health = await subscribe_health(self.connection, self._hear_health)
         for work in (
             self._follow_ledger(), self._follow_reports(), self.switch.resend(), self._repeat(), self._tend(),
-            *(self.beats.follow(region) for region in self.regions),
-            *(self.beats.answer(region) for region in self.regions),
         ):  # fmt: skip
             self._spawn(work)
+        self._serve_regions(self.regions)
+
+    def _serve_regions(self, regions: Iterable[str]) -> None:
+        for region in regions:
+            self.beats.join(region)
+            self._spawn(self.beats.follow(region))
+            self._spawn(self.beats.answer(region))
+
+    def reload_regions(self) -> None:
+        """Read the regions' configuration again: new ones are served from now on, the others as they now say.
+
+        A configuration that cannot be read changes nothing and is logged. What is gone gets no beats after a restart.
+        """
+        try:
+            found = read_regions(Path(self.configuration.regions))
+        except ConfigurationError as bad:
+            log.error("the regions stay as they are: %s", bad)  # noqa: TRY400 -- its own words say enough
+            return
+        new = found.keys() - self.regions.keys()
+        self.regions.clear()
+        self.regions.update(found)
+        self._serve_regions(sorted(new - self.beats.chains.keys()))
+        log.info("regions: %s", ", ".join(found))
 
     async def close(self) -> None:
         """Stop work, close the files and the connection."""

@@ -84,7 +84,7 @@ async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]
 
 
 async def run(configuration: Configuration, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; SIGHUP has it read the regions again.
 
     Args:
         ready: Told the portal's address when it serves.
@@ -98,6 +98,7 @@ async def run(configuration: Configuration, ready: Callable[[str], None]) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(configuration) as (cmk, url):
+        loop.add_signal_handler(signal.SIGHUP, cmk.reload_regions)
         ready(url)
         stopping = asyncio.create_task(stop.wait())
         ends: set[asyncio.Future[Any]] = {stopping, cmk.failed}
