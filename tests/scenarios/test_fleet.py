@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 from kmip.core import enums
@@ -103,7 +104,7 @@ class Load:
                 except Exception as bad:
                     self.failed.append(repr(bad))
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -194,9 +195,11 @@ def test_the_last_node_and_the_region_of_a_tenant_are_not_removed(stack, corp):
     assert "region drain" in refused(stack, "region", "remove", NEW)
     assert "tenants still there: 1" in change(stack, "region", "drain", NEW)
     assert "corp (Revoked, its last region)" in refused(stack, "region", "remove", NEW)
+    people = [
+        {"person": f"p{n}", "roles": ["approver"], "approval_key": base64.b64encode(os.urandom(32)).decode()}
+        for n in range(2)
+    ]
     with stack.portal("provider/operator") as operator, pytest.raises(Problem, match="being drained"):
-        people = [{"person": f"p{n}", "roles": ["approver"], "approval_key": base64.b64encode(os.urandom(32)).decode()}
-                  for n in range(2)]  # fmt: skip
         operator.post("/tenants", {"id": "late", "regions": [NEW], "people": people})
 
 

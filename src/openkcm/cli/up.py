@@ -242,8 +242,9 @@ class Stack:
                     store=str(layout.state / "nats" / name / "store"),
                 )
                 for name, ports in layout.server_ports.items()
+                if f"nats-{name}" in children
             },
-            nodes=tuple(self._node(*node) for node in layout.nodes),
+            nodes=tuple(self._node(*node) for node in layout.nodes if node[0] in children),
             workloads=workloads,
             roots=self._roots,
             log_dir=str(layout.logs),
