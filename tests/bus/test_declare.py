@@ -76,7 +76,7 @@ async def test_a_drifted_or_missing_stream_or_consumer_is_named_and_only_an_upda
             await declare.check(node, declare.declared("region", orbital.regions[:1], node=EU_NODE), skip_refused=True)
         with pytest.raises(Drift, match="max_age"):
             await servers.apply_streams(*everything)
-        await servers.apply_streams(*everything, update=True)
+        await servers.apply_streams(*everything, update=declare.PARTS)
         assert await servers.diff_streams(*everything) == []
         for connection in (admin, region, node):
             await connection.close()
