@@ -51,7 +51,7 @@ async def test_a_drifted_or_missing_stream_or_consumer_is_named_and_only_an_upda
         assert await servers.diff_streams(*everything) == []
         assert await servers.apply_streams(*everything) == []
         admin, region = await orbital.connect("ledger-admin"), await orbital.connect(f"{EU}-admin")
-        ledger = declare.declared("ledger", orbital.regions)[0]
+        ledger = next(d for d in declare.declared("ledger", orbital.regions) if str(d) == "stream LEDGER")
         assert "error" not in await api(admin, "$JS.API.STREAM.UPDATE.LEDGER", ledger.body | {"max_age": 10**15})
         vault = await api(region, "$JS.API.STREAM.INFO.VAULT")
         changed = vault["config"] | {"max_msgs_per_subject": 1}

@@ -134,6 +134,10 @@ REPORTS: Final[tuple[r.Report, ...]] = (
         decrypted=8, since_ms=1_750_000_000_000,
     ),
     r.HandedOut(tenant=TENANT, registration="reg-00000001", workload="payments", object_id="obj-00000001"),
+    r.CheckpointCosigned(
+        verifier="openkcm-0123456789abcdef/eu-frankfurt-1+00000000+BAAA",
+        note="openkcm-0123456789abcdef/eu-frankfurt/1\n1\nAA==\nopenkcm epoch 1 sequence 9\n\n— someone AAAAAAA=\n",
+    ),
 )  # fmt: skip
 BEAT: Final = r.Beat(region=REGION, ledger_epoch=1, head=r.Head(sequence=7, hash=SHA), nonces=(NONCE,))
 

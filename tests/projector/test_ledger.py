@@ -74,6 +74,7 @@ def test_the_list_of_ledger_tables_is_complete(writer: Writer) -> None:
         "request",
         "session",
         "offered_key",
+        "node_cosignature",
     }
     assert tables == set(LEDGER_TABLES) | others
 

@@ -85,6 +85,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "kcm.decree.>", "kcm.lane0.>", "kcm.beat.*",
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
         "$JS.API.STREAM.INFO.LEDGER", "$JS.API.CONSUMER.INFO.LEDGER.*",
+        "kcm.checkpoint.*", "$JS.API.STREAM.MSG.GET.CHECKPOINTS", "$JS.API.STREAM.INFO.CHECKPOINTS",
+        "kcm.cosignature.*.*", "$JS.API.DIRECT.GET.COSIGNATURES", "$JS.API.STREAM.INFO.COSIGNATURES",
         "$JS.reports.API.DIRECT.GET.REPORTS",
         "$JS.reports.API.STREAM.INFO.REPORTS", "$JS.reports.API.STREAM.INFO.HEALTH"),
     *_rules("cmk", "subscribe", "kcm.decree.>", "kcm.report.*.*._.health-check", "kcm.reported.>"),
@@ -102,11 +104,13 @@ RULES: Final[tuple[Rule, ...]] = (
         "$JS.API.STREAM.INFO.VAULT", "$JS.API.STREAM.INFO.REPORTS-OUT",
         "$JS.API.STREAM.MSG.GET.VAULT", "$JS.API.STREAM.MSG.DELETE.VAULT",
         "kcm.report.{region}.{node}.>", "kcm.vault.{region}.>"),
-    *_rules("{node}", "subscribe", "kcm.lane0.{region}.>", "kcm.lane0.global._.>", "kcm.beat.{region}"),
+    *_rules("{node}", "subscribe", "kcm.lane0.{region}.>", "kcm.lane0.global._.>", "kcm.beat.{region}",
+        "kcm.noted.{region}"),
 )
 
 CROSSINGS: Final[tuple[Crossing, ...]] = (
-    # Down: two mirrors by the hub's own consumers, which a region may RESET and nothing else; the fast lane; the beat.
+    # Down: two mirrors by the hub's own consumers, which a region may RESET and nothing else; the fast lane; the beat;
+    # the checkpoints of the region's own tree.
     *(crossing
       for name in ("mirror", "mirror-critical")
       for crossing in (
@@ -117,6 +121,7 @@ CROSSINGS: Final[tuple[Crossing, ...]] = (
     Crossing("stream", "kcm.lane0.{region}.>", LEDGER, REGION),
     Crossing("stream", "kcm.lane0.global._.>", LEDGER, REGION),
     Crossing("stream", "kcm.beat.{region}", LEDGER, REGION),
+    Crossing("stream", "kcm.noted.{region}", LEDGER, REGION),
     # The auditor's mirror.
     Crossing("service", "$JS.API.CONSUMER.RESET.LEDGER.mirror-audit", LEDGER, AUDIT,
              "$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-audit"),

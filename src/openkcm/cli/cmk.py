@@ -1,4 +1,7 @@
-"""The process of governance: reads cmk.json, serves, says when it is ready. Decides nothing."""
+"""The process of governance: reads cmk.json, serves, says when it is ready. Decides nothing.
+
+The notary runs beside it on a connection of its own: governance may not know of it, and serves whether it works or not.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,27 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from openkcm.audit.notary import Notary
+from openkcm.bus.checkpoints import Checkpoints
+from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
+from openkcm.bus.ledger import Ledger
 from openkcm.bus.spool import SpoolDamaged
-from openkcm.governance.configuration import ConfigurationError, read_configuration
+from openkcm.contract import seal
+from openkcm.governance.configuration import Configuration, ConfigurationError, read_configuration
 from openkcm.governance.portal.server import run as serve
-from openkcm.projector import ProjectorError
+from openkcm.projector import ProjectorError, open_reader
 
 __all__ = ["run"]
+
+log = logging.getLogger(__name__)
+NOTARY_AGAIN_S: Final = 5.0
 
 
 def run(config_path: Path, ready_path: Path | None = None) -> None:
@@ -37,7 +50,42 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
 
     try:
         configuration = read_configuration(config_path)
-        asyncio.run(serve(configuration, ready))
+        signer = seal.Signer(Path(configuration.signing_seed).read_bytes())
+        asyncio.run(_with_notary(configuration, signer, ready))
     except (ConfigurationError, BusError, ProjectorError, SpoolDamaged, OSError) as bad:
         print(f"openkcm cmk: {bad}", file=sys.stderr)
         raise SystemExit(2) from bad
+
+
+async def _with_notary(configuration: Configuration, signer: seal.Signer, ready: Callable[[str], None]) -> None:
+    serves = asyncio.Event()
+
+    def announce(url: str) -> None:
+        ready(url)
+        serves.set()
+
+    notary = asyncio.create_task(_notary(configuration, signer, serves))
+    try:
+        await serve(configuration, announce)
+    finally:
+        notary.cancel()
+        await asyncio.gather(notary, return_exceptions=True)
+
+
+async def _notary(configuration: Configuration, signer: seal.Signer, serves: asyncio.Event) -> None:
+    """Publish checkpoints of the read model's trees, for ever."""
+    await serves.wait()
+    while True:
+        try:
+            connection = await connect(configuration.nats, name="notary")
+            reader = open_reader(Path(configuration.registry))
+            try:
+                await Notary(
+                    Ledger(connection), Checkpoints(connection), reader, signer, configuration.trust_root
+                ).run()
+            finally:
+                reader.close()
+                await connection.close()
+        except Exception:  # whatever ends a notary must not end the kill switch
+            log.exception("the notary stopped; it starts again in %s s", NOTARY_AGAIN_S)
+        await asyncio.sleep(NOTARY_AGAIN_S)

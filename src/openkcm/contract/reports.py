@@ -17,6 +17,7 @@ __all__ = [
     "BEAT_TAG",
     "REPORTS",
     "Beat",
+    "CheckpointCosigned",
     "HealthCheck",
     "Report",
     "RootStateObserved",
@@ -149,6 +150,18 @@ class KeyUsage(Report, frozen=True, kw_only=True):
     since_ms: Count
 
 
+class CheckpointCosigned(Report, frozen=True, kw_only=True):
+    """A checkpoint of the region's tree that this node computed itself from its mirror, with its own signature.
+
+    Attributes:
+        verifier: The node's key as signed-note spells it.
+        note: The checkpoint with this node's line (cosignature/v1).
+    """
+
+    verifier: Annotated[str, Meta(max_length=512)]
+    note: Annotated[str, Meta(max_length=8192)]
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The last critical decree that concerns a region: its sequence on the hub, and the rolling hash up to it.
 
@@ -177,6 +190,7 @@ REPORTS: Final[dict[str, type[Report]]] = {
     "WorkloadDenied.1": WorkloadDenied,
     "KeyUsage.1": KeyUsage,
     "HandedOut.1": HandedOut,
+    "CheckpointCosigned.1": CheckpointCosigned,
 }
 _TAGS: Final = {report: tag for tag, report in REPORTS.items()}
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Report]]] = {

@@ -37,6 +37,8 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "RegisterTenant":     frozenset({OPERATOR}),
     "ReadTenant":         EVERYBODY,
     "ReadLedger":         frozenset({AUDITOR, OPERATOR}),
+    "ReadCheckpoints":    EVERYBODY,
+    "Cosign":             frozenset({AUDITOR, OPERATOR}),
     "ReadFleet":          frozenset({AUDITOR, OPERATOR, ADMIN}),
     "ConfigureResidence": frozenset({ADMIN}),
     "LinkRootKey":        frozenset({KEYS}),

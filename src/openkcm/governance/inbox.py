@@ -21,6 +21,9 @@ NOTES: Final[dict[type[reports.Report], Callable[[reports.Report], str]]] = {
     reports.KeyUsage: lambda r: f"{r.registration}/{r.workload}/{r.object_id}",  # type: ignore[attr-defined]
 }
 
+#: Reports that have a table of their own.
+KEPT: Final = frozenset({"SyncAck", "RootStateObserved", "RotationComplete", "CheckpointCosigned"})
+
 
 class UnknownNode(Exception):
     """Sealed by a key nobody enrolled, as far as the ledger is read."""
@@ -76,4 +79,4 @@ def rows_of(heard: Heard) -> list[tuple[str, Mapping[str, str | int | bytes | No
     if about is not None:
         return [("note", {**parameters, "about": about(heard.report)})]
     name = type(heard.report).__name__
-    return [(name, parameters)] if name in {"SyncAck", "RootStateObserved", "RotationComplete"} else []
+    return [(name, parameters)] if name in KEPT else []

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from openkcm.bus import declare
 from openkcm.bus.beat import send_beat, subscribe_health
+from openkcm.bus.checkpoints import Checkpoints
 from openkcm.bus.connection import Connection, Stored, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.lanes import repeat
@@ -36,6 +37,7 @@ from openkcm.governance.killswitch import KillSwitch
 from openkcm.governance.news import Item, News
 from openkcm.governance.registry import Recorded, Registry
 from openkcm.governance.residence import Residence
+from openkcm.governance.trees import Trees
 from openkcm.governance.views import Views
 from openkcm.governance.watch import Watch
 from openkcm.projector import open_reader, open_writer
@@ -65,6 +67,7 @@ class Cmk:
         self.writer = open_writer(path, resources.ROOT / "projections" / "cmk")
         self.projection = Projection(self.writer, configuration.trust_root)
         self.views = Views(open_reader(path))
+        self.trees = Trees(Checkpoints(connection), self.views.reader, configuration.trust_root)
         self.watch = Watch(self.views, epoch=lambda: self.projection.epoch)
         self.registry = Registry(
             self.ledger, self.signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant

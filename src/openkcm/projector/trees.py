@@ -18,7 +18,7 @@ from openkcm.contract.merkle import HASH_BYTES, Edge
 from openkcm.contract.subjects import tree_of
 from openkcm.projector.database import Reader, Value
 
-__all__ = ["StoredTree", "TreeFold", "TreeHead", "heads", "leaf_at"]
+__all__ = ["StoredTree", "TreeFold", "TreeHead", "heads", "known_keys", "leaf_at"]
 
 #: 2 to this power hashes a tile.
 HEIGHT: Final = 8
@@ -185,6 +185,12 @@ def heads(reader: Reader) -> list[TreeHead]:
     ]
 
 
+def known_keys(reader: Reader) -> tuple[dict[str, bytes], int]:
+    """Return governance's keys, past ones too, by name, and the ledger's epoch, as far as it is folded."""
+    keys = {key: _unbase64(public) for key, public in reader.rows("SELECT key, public_key FROM signing_key")}
+    return keys, int(reader.rows("SELECT epoch FROM cursor")[0][0])
+
+
 def leaf_at(reader: Reader, tree: str, sequence: int) -> int | None:
     """Return which leaf of its tree stands at a sequence, None when none does."""
     rows = reader.rows(
@@ -197,6 +203,10 @@ def leaf_at(reader: Reader, tree: str, sequence: int) -> int | None:
         if sequence in sequences:
             return int(number) * WIDTH + sequences.index(sequence)
     return None
+
+
+def _unbase64(text: str) -> bytes:
+    return msgspec.json.decode(msgspec.json.encode(text), type=bytes)
 
 
 def _last_tiles(reader: Reader, head: TreeHead) -> dict[int, _Tile]:

@@ -12,7 +12,7 @@ from litestar.types import Message, Scope
 
 from openkcm.governance.portal.problems import HANDLERS
 from openkcm.governance.portal.requests import Desk
-from openkcm.governance.portal.routes import approvals, reading, regions, site, switch, tenants
+from openkcm.governance.portal.routes import approvals, checkpoints, reading, regions, site, switch, tenants
 from openkcm.governance.service import Cmk
 
 __all__ = ["create_app"]
@@ -52,7 +52,8 @@ def create_app(cmk: Cmk) -> Litestar:
         finally:
             await desk.close()
 
-    handlers: list[Any] = [*tenants.ROUTES, *regions.ROUTES, *switch.ROUTES, *approvals.ROUTES, *reading.ROUTES]
+    rooms = (tenants, regions, switch, approvals, reading, checkpoints)
+    handlers: list[Any] = [route for room in rooms for route in room.ROUTES]
     return Litestar(
         [Router(API, route_handlers=handlers), *reading.PROBES, *site.ROUTES],
         state=State({"desk": desk}),

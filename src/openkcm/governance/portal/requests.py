@@ -230,6 +230,18 @@ def token_of(text: str, check: Callable[[str, str], str], what: str) -> str:
         raise Invalid(str(bad)) from bad
 
 
+def number(request: Req, name: str, default: int) -> int:
+    """Return a number of the query.
+
+    Raises:
+        Invalid: It is none.
+    """
+    text = request.query_params.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise Invalid(f"{name} takes a number")
+    return int(text)
+
+
 def _if_match(request: Req) -> int | None:
     given = request.headers.get("if-match")
     if given is None or given.strip() == "*":

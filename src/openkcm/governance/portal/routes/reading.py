@@ -14,7 +14,7 @@ from openkcm.contract import envelope as env
 from openkcm.governance.commands import Caller
 from openkcm.governance.errors import Invalid
 from openkcm.governance.news import Item
-from openkcm.governance.portal.requests import Desk, Req, answered, desk_of
+from openkcm.governance.portal.requests import Desk, Req, answered, desk_of, number
 
 __all__ = ["PROBES", "ROUTES"]
 
@@ -30,7 +30,7 @@ async def ledger(request: Req) -> Response[bytes]:
     await desk.allowed(request, "ReadLedger", tenant)
     if tenant is None and not (await desk.caller(request)).operator:
         raise Invalid("tenant is needed: whose ledger?")
-    after, limit = _number(request, "after", 0), min(_number(request, "limit", MAX_EVENTS), MAX_EVENTS)
+    after, limit = number(request, "after", 0), min(number(request, "limit", MAX_EVENTS), MAX_EVENTS)
     values = []
     for sequence, subject, body in desk.cmk.views.events(tenant, after, limit):
         e = env.decode(body)
@@ -127,13 +127,6 @@ async def readyz(request: Req) -> Response[bytes]:
     }
     good = all(checks.values())
     return answered(request, {"status": "ok" if good else "not ready", "checks": checks}, status=200 if good else 503)
-
-
-def _number(request: Req, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Invalid(f"{name} takes a number")
-    return int(text)
 
 
 ROUTES = [ledger, fleet, events]

@@ -1,0 +1,152 @@
+"""Checkpoints, proofs and cosignatures over the API, on a real hub; verified with the treaty's pure functions alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from governance_ledger import CMK, TRUST
+from governance_stack import NODE_KEYS, OPERATOR, Idp, Stack, issuer, running_cmk
+from openkcm.audit.notary import Notary
+from openkcm.bus.checkpoints import Checkpoints
+from openkcm.contract import checkpoint as cp
+from openkcm.contract import merkle, reports
+from openkcm.contract.seal import Signer
+from orbital_fixture import EU, EU_NODE, Orbital
+
+WITNESS = Signer(b"w" * 32)
+KEY = cp.verifier_key("auditor.example/w1", WITNESS.public_key, witness=True)
+
+
+@pytest.fixture(scope="module")
+def idp() -> Iterator[Idp]:
+    with issuer() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
+        yield running
+
+
+async def noted(stack: Stack) -> None:
+    cmk = stack.cmk
+    await cmk.projected((await cmk.ledger.info()).last)
+    notary = Notary(cmk.ledger, Checkpoints(cmk.connection), cmk.views.reader, CMK, TRUST.public_key)
+    await notary.round()
+    assert notary.forks == {}
+
+
+async def tree_of(stack: Stack, who: str, tree: str = EU) -> dict[str, Any]:
+    return next(t for t in (await stack.must(who, "GET", "/checkpoints"))["value"] if t["tree"] == tree)
+
+
+def raw(text: str) -> bytes:
+    return base64.b64decode(text)
+
+
+async def test_an_event_is_proved_to_be_under_a_signed_root_and_the_root_to_grow(stack: Stack) -> None:
+    tenant = await stack.tenant()
+    await noted(stack)
+    auditor = f"{tenant}-auditor"
+    before = (await tree_of(stack, auditor))["checkpoint"]
+    note = cp.parse_note(before["note"])
+    cp.verify(note, cp.verifier_key(before["origin"], CMK.public_key))
+    assert cp.read_verifier(before["verifier"]).public_key == CMK.public_key
+    point = note.checkpoint()
+    events = (await stack.must(auditor, "GET", "/ledger", tenant=tenant))["value"]
+    mine = [e for e in events if e["subject"].startswith(f"kcm.decree.{EU}.")]
+    assert len(mine) >= 3
+    for event in mine:
+        query = {"sequence": event["sequence"], "size": point.size}
+        shown = await stack.must(auditor, "GET", f"/checkpoints/{EU}/inclusion", **query)
+        leaf = merkle.ledger_leaf(1, event["sequence"], event["subject"], raw(event["body"]))
+        proof = [raw(part) for part in shown["proof"]]
+        merkle.verify_inclusion(leaf, shown["index"], point.size, proof, point.root)
+    await stack.tenant()
+    await noted(stack)
+    after = cp.parse_note((await tree_of(stack, auditor))["checkpoint"]["note"]).checkpoint()
+    assert after.size > point.size
+    query = {"epoch": 1, "old": point.size, "new": after.size}
+    shown = await stack.must(auditor, "GET", f"/checkpoints/{EU}/consistency", **query)
+    proof = [raw(part) for part in shown["proof"]]
+    merkle.verify_consistency(point.size, after.size, point.root, after.root, proof)
+
+
+async def test_an_outside_witness_and_a_node_are_shown_with_what_they_signed(stack: Stack) -> None:
+    tenant = await stack.tenant()
+    await noted(stack)
+    auditor = f"{tenant}-auditor"
+    text = (await tree_of(stack, auditor))["checkpoint"]["note"]
+    note = cp.parse_note(text)
+    line = cp.cosign(note.text, KEY.name, WITNESS, 1_700_000_000)
+    body = {"verifier": str(KEY), "note": str(note.with_lines([line]))}
+    answer = await stack.ask(auditor, "POST", f"/checkpoints/{EU}/cosignatures", body)
+    assert answer.status_code == 201
+    async with stack.node() as node:
+        own = cp.verifier_key(f"{stack.cmk.trees.ledger}/{EU_NODE}", NODE_KEYS[EU_NODE].public_key, witness=True)
+        signed = cp.Note(note.text, (cp.cosign(note.text, own.name, NODE_KEYS[EU_NODE], 1_700_000_001),))
+        await node.say(None, reports.CheckpointCosigned(verifier=str(own), note=str(signed)))
+
+        async def both() -> list[dict[str, Any]] | None:
+            witnesses = (await tree_of(stack, auditor))["witnesses"]
+            return witnesses if len(witnesses) == 2 else None
+
+        witnesses = await stack.until(both)
+    assert [(w["kind"], w["name"], w["at_s"], w["newest"]) for w in witnesses] == [
+        ("node", own.name, 1_700_000_001, True),
+        ("witness", KEY.name, 1_700_000_000, True),
+    ]
+    newest = note.with_lines([cp.parse_note(w["note"]).lines[0] for w in witnesses])
+    for key in (KEY, own):
+        cp.verify(newest, key)
+    await stack.tenant()
+    await noted(stack)
+    late = (await tree_of(stack, auditor))["witnesses"]
+    assert [w["newest"] for w in late] == [False, False], "an absent cosignature shows"
+
+
+async def test_what_is_no_cosignature_is_refused_and_a_fork_is_named(stack: Stack) -> None:
+    tenant = await stack.tenant()
+    await noted(stack)
+    auditor, admin = f"{tenant}-auditor", f"{tenant}-admin"
+    note = cp.parse_note((await tree_of(stack, auditor))["checkpoint"]["note"])
+    path = f"/checkpoints/{EU}/cosignatures"
+
+    def signed(text: str, *, by: Signer = WITNESS, key: cp.Verifier = KEY) -> dict[str, str]:
+        return {"verifier": str(key), "note": str(cp.Note(text, (cp.cosign(text, KEY.name, by, 1),)))}
+
+    point = note.checkpoint()
+    forked = msgspec.structs.replace(point, root=bytes(32)).text()
+    foreign = msgspec.structs.replace(point, origin="openkcm-other/eu-frankfurt/1").text()
+    for who, body, status in (
+        (admin, signed(note.text), 403),
+        (None, signed(note.text), 401),
+        (auditor, {"verifier": str(KEY), "note": str(note)}, 422),
+        (auditor, signed(note.text, by=Signer(b"x" * 32)), 422),
+        (auditor, signed(note.text, key=cp.verifier_key(KEY.name, WITNESS.public_key)), 422),
+        (auditor, signed(foreign), 422),
+        (auditor, {"verifier": "x", "note": "y"}, 422),
+        (auditor, signed(forked), 409),
+    ):
+        answer = await stack.ask(who, "POST", path, body)
+        assert answer.status_code == status, answer.text
+    assert bytes(32).hex()[:16] in answer.json()["detail"]
+    assert point.root.hex()[:16] in answer.json()["detail"]
+    for tree, query in (
+        ("us-virginia", {"sequence": 1}),
+        (EU, {"sequence": 10_000_000}),
+        ("no-such-tree", {"sequence": 3}),
+    ):
+        assert (await stack.ask(auditor, "GET", f"/checkpoints/{tree}/inclusion", **query)).status_code == 404
+    wrong = {"epoch": 1, "old": 1, "new": 10_000_000}
+    assert (await stack.ask(auditor, "GET", f"/checkpoints/{EU}/consistency", **wrong)).status_code == 422
+    assert (await stack.ask(auditor, "GET", f"/checkpoints/{EU}/consistency")).status_code == 422
+    assert (await stack.ask(OPERATOR, "GET", "/checkpoints")).status_code == 200
