@@ -144,15 +144,12 @@ class Notary:
         e = seal_published(
             ours, self._signer, counter=counter, epoch=epoch, at_ms=self._now_ms(), time_source=TIME_SOURCE
         )
-        await self._checkpoints.append(  # (3)
-            head.tree,
-            env.encode(e),
-            id=e.id,
-            tag=CHECKPOINT_TAG,
-            expected_last=0 if stored is None else stored.sequence,
+        after = 0 if stored is None else stored.sequence
+        done = await self._checkpoints.append(  # (3)
+            head.tree, env.encode(e), id=e.id, tag=CHECKPOINT_TAG, expected_last=after
         )
         self._seen[head.tree] = (counter, self._monotonic())
-        return ours
+        return None if done.duplicate else ours  # another notary with our key had the very same words
 
     def _age_s(self, tree: str, last: Published | None) -> float:
         if last is None:
