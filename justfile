@@ -41,3 +41,7 @@ golden: prepare
 # Write requirements.lock anew from pyproject.toml (needs uv)
 lock:
     uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
+
+# Measure: `just bench kmip`, `bench objects` ...; each says in its first lines what it does, and writes docs/bench
+bench what *args: prepare
+    {{bin}}/python scripts/bench/{{what}}.py {{args}}

@@ -1,0 +1,371 @@
+"""`just bench kmip`: how fast a node serves KMIP, beside a bare TLS echo, PyKMIP's server and OpenSSL, in one run.
+
+Starts the one-command stack with one worker, pins that worker to the first core and everything else (custodian, NATS,
+governance, the load) to the second, and measures each case in several rounds; the median round counts. Every check,
+counter and metric of the node is on. Writes `docs/bench/kmip.json` and `docs/bench/kmip.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from load import Result, Task
+from plot import draw
+
+from openkcm.cli import endpoints as ends
+from openkcm.cli.pki import authority
+from openkcm.kmip import KMIP_1_4, Attribute, decode_response, encode_request
+from openkcm.kmip.enums import (
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    CryptographicUsageMask,
+    ObjectType,
+    ResultStatus,
+)
+from openkcm.kmip.objects import TemplateAttribute
+from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
+from openkcm.kmip.payloads.lifecycle import ActivateRequest
+from openkcm.kmip.payloads.objects import CreateRequest
+from openkcm.kmip.payloads.retrieval import GetRequest
+from openkcm.kmip.payloads.server import DiscoverVersionsRequest
+from openkcm.kmip.structures import CryptographicParameters
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+HERE: Final = Path(__file__).resolve().parent
+OUT: Final = ROOT / "docs" / "bench"
+SERVER_CORE, LOAD_CORE = 0, 1
+DATA_BYTES: Final = 1024
+BATCH: Final = 10
+REGION: Final = "eu-frankfurt"
+GCM: Final = CryptographicParameters(
+    block_cipher_mode=BlockCipherMode.GCM, cryptographic_algorithm=CryptographicAlgorithm.AES, tag_length=16
+)
+USAGE: Final = int(CryptographicUsageMask.ENCRYPT | CryptographicUsageMask.DECRYPT)
+
+
+class Target:
+    """A KMIP server and how to reach it."""
+
+    def __init__(self, host: str, port: int, pid: int, workload: ends.Workload, tls: ssl.TLSVersion | None) -> None:
+        self.host, self.port, self.pid, self.workload = host, port, pid, workload
+        context = ssl.create_default_context(cafile=workload.ca)
+        context.check_hostname = False
+        context.load_cert_chain(workload.cert, workload.key)
+        if tls is not None:
+            context.maximum_version = tls
+        self._tls = context.wrap_socket(socket.create_connection((host, port), timeout=10))
+
+    def raw(self, request: bytes) -> bytes:
+        """Send one message, return its answer."""
+        self._tls.sendall(request)
+        answer = b""
+        while len(answer) < 8 or len(answer) < 8 + int.from_bytes(answer[4:8], "big"):
+            part = self._tls.recv(1 << 16)
+            if not part:
+                raise SystemExit("the server hung up")
+            answer += part
+        return answer
+
+    def call(self, *payloads: Any) -> list[Any]:
+        """Return the answers' payloads; every item must succeed."""
+        items = decode_response(self.raw(encode_request(*payloads, version=KMIP_1_4))).items
+        for item in items:
+            if item.status != ResultStatus.SUCCESS:
+                raise SystemExit(f"{item.operation}: {item.reason} {item.message}")
+        return [item.payload for item in items]
+
+    def new_key(self) -> str:
+        """Make and activate an AES-256 key."""
+        (made,) = self.call(create())
+        self.call(ActivateRequest(unique_identifier=made.unique_identifier))
+        uid: str = made.unique_identifier
+        return uid
+
+
+def create() -> CreateRequest:
+    """The request of an AES-256 key."""
+    attributes = {
+        "Cryptographic Algorithm": CryptographicAlgorithm.AES,
+        "Cryptographic Length": 256,
+        "Cryptographic Usage Mask": USAGE,
+    }
+    template = TemplateAttribute(
+        attribute=tuple(Attribute(attribute_name=n, attribute_value=v) for n, v in attributes.items())
+    )
+    return CreateRequest(object_type=ObjectType.SYMMETRIC_KEY, template_attribute=template)
+
+
+def payloads_of(target: Target) -> dict[str, Any]:
+    """One request of each kind; Decrypt undoes what Encrypt did, and is compared with it."""
+    uid, plain = target.new_key(), os.urandom(DATA_BYTES)
+    encrypt = EncryptRequest(unique_identifier=uid, data=plain, cryptographic_parameters=GCM)
+    (sealed,) = target.call(encrypt)
+    decrypt = DecryptRequest(
+        unique_identifier=uid,
+        data=sealed.data,
+        iv_counter_nonce=sealed.iv_counter_nonce,
+        authenticated_encryption_tag=sealed.authenticated_encryption_tag,
+        cryptographic_parameters=GCM,
+    )
+    (opened,) = target.call(decrypt)
+    if opened.data != plain:
+        raise SystemExit("what was encrypted does not decrypt")
+    return {"encrypt": encrypt, "decrypt": decrypt, "get": GetRequest(unique_identifier=uid), "create": create()}
+
+
+def measure(target: Target, request: bytes, **more: Any) -> Result:
+    """One load process, one result. `answer_bytes` is learnt from one call when not given."""
+    size = more.pop("answer_bytes", None) or len(target.raw(request))
+    task = Task(
+        host=target.host, port=target.port, cert=target.workload.cert, key=target.workload.key, ca=target.workload.ca,
+        request=request, answer_bytes=size, pid=target.pid, **more,
+    )  # fmt: skip
+    done = subprocess.run(
+        ["taskset", "-c", str(LOAD_CORE), sys.executable, HERE / "load.py"],
+        input=msgspec.json.encode(task), stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    return msgspec.json.decode(done.stdout, type=Result)
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stack(folder: Path, port_base: int) -> Iterator[ends.Endpoints]:
+    """The one-command stack with one worker a node, pinned."""
+    flags = ["--state", str(folder), "--port-base", str(port_base), "--workers", "1"]
+    subprocess.run([ROOT / "scripts" / "up", "--detach", *flags], check=True, stdout=sys.stderr)
+    try:
+        found = ends.load(folder)
+        up = json.loads((folder / "run" / "up.json").read_bytes())
+        worker = found.node_of(REGION).worker_pids[0]
+        everybody = {up["pid"], *(pid for pid, _ in up["children"].values())}
+        everybody |= {pid for node in found.nodes for pid in (node.custodian_pid, *node.worker_pids)}
+        for pid in everybody:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {SERVER_CORE if pid == worker else LOAD_CORE})
+        yield found
+    finally:
+        subprocess.run([ROOT / "scripts" / "up", "--stop", "--state", folder], check=False, stdout=sys.stderr)
+
+
+@contextlib.contextmanager
+def pinned(*command: Any, port: int) -> Iterator[int]:
+    """A server on the first core, from when it listens; yields its process id."""
+    process = subprocess.Popen(
+        ["taskset", "-c", str(SERVER_CORE), sys.executable, "-P", *map(str, command)], start_new_session=True
+    )
+    try:
+        until = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"{command[0]} does not listen")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # PyKMIP's server leaves children behind
+        process.wait()
+
+
+def cases_of(payloads: dict[str, Any]) -> dict[str, tuple[bytes, dict[str, Any]]]:
+    """Name -> (request, options) of the saturating cases."""
+    cases: dict[str, tuple[bytes, dict[str, Any]]] = {}
+    for name, payload in payloads.items():
+        for connections in (1, 8, 64):
+            cases[f"{name} x{connections}"] = (encode_request(payload), {"connections": connections})
+    batch = encode_request(*[payloads["encrypt"]] * BATCH)
+    for connections in (1, 8, 64):
+        cases[f"encrypt batch of {BATCH} x{connections}"] = (batch, {"connections": connections, "items": BATCH})
+    return cases
+
+
+def openssl_speed(seconds: int) -> float:
+    """AES-256-GCM of 1 KiB on one core by `openssl speed`: operations a second, no protocol, key set once."""
+    command = ["openssl", "speed", "-mr", "-seconds", str(seconds), "-bytes", str(DATA_BYTES), "-evp", "aes-256-gcm"]
+    done = subprocess.run(
+        ["taskset", "-c", str(SERVER_CORE), *command], capture_output=True, text=True, check=True
+    ).stdout
+    line = next(x for x in done.splitlines() if x.startswith("+F:"))
+    return float(line.split(":")[3]) / DATA_BYTES
+
+
+def median(results: list[Result]) -> dict[str, Any]:
+    """The round in the middle by throughput and latency alike: each figure's own median."""
+    out: dict[str, Any] = {
+        name: round(statistics.median(getattr(r, name) for r in results), 3)
+        for name in Result.__struct_fields__
+        if name not in {"tls", "wrong", "samples"}
+    }
+    out["samples"], out["wrong"] = sum(r.samples for r in results), sum(r.wrong for r in results)
+    out["tls"] = results[0].tls
+    return out
+
+
+def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All of it."""
+    seconds, rounds = options.seconds, options.rounds
+    found: dict[str, list[Result]] = {}
+
+    def note(name: str, result: Result) -> Result:
+        found.setdefault(name, []).append(result)
+        print(
+            f"{name:28} {result.operations_s:9.0f}/s  p50 {result.p50_us:8.0f}  p99 {result.p99_us:8.0f}  p99.9 "
+            f"{result.p999_us:8.0f} us  CPU {result.server_cpu_us:7.1f} us/op  server {result.server_share:4.0%}  "
+            f"load {result.load_share:4.0%}" + (f"  WRONG {result.wrong}" if result.wrong else ""),
+            file=sys.stderr,
+        )
+        return result
+
+    with stack(folder / "stack", options.port_base) as endpoints:
+        node = endpoints.node_of(REGION)
+        workload = endpoints.workloads["acme/payments"]
+        target = Target(node.kmip.host, node.kmip.port, node.worker_pids[0], workload, None)
+        payloads = payloads_of(target)
+        cases = {n: c for n, c in cases_of(payloads).items() if options.only in n}
+        echo_port, sizes = options.port_base + 900, {}
+        encrypt = encode_request(payloads["encrypt"])
+        sizes = (len(encrypt), len(target.raw(encrypt)))
+        certificate = authority(folder / "stack").issue("echo")
+        echo = (HERE / "echo.py", echo_port, *certificate, workload.ca, *sizes)
+        with pinned(*echo, port=echo_port) as echo_pid:
+            floor = Target("127.0.0.1", echo_port, echo_pid, workload, None)
+            for _ in range(rounds):
+                for connections in (1, 8, 64):
+                    more = {"connections": connections, "seconds": seconds, "answer_bytes": sizes[1]}
+                    note(f"echo x{connections}", measure(floor, encrypt, mode="closed", **more))
+                for name, (request, more) in cases.items():
+                    note(name, measure(target, request, mode="closed", seconds=seconds, **more))
+                half = {
+                    "encrypt x8": "encrypt at half load",
+                    "decrypt x8": "decrypt at half load",
+                    "get x8": "get at half load",
+                }
+                for base, name in half.items():
+                    if base in cases:
+                        rate = found[base][-1].operations_s / 2
+                        more = {"mode": "open", "rate": rate, "connections": 8, "seconds": 2 * seconds}
+                        note(name, measure(target, cases[base][0], **more))
+                hello = encode_request(DiscoverVersionsRequest())
+                note("handshakes", measure(target, hello, mode="handshake", connections=8, seconds=seconds))
+        counts = {name: value for name, value in metrics(node.metrics).items() if "worker" in name or "kmip" in name}
+    if options.pykmip:
+        pykmip(folder, options, note)
+    results = {name: median(of) for name, of in found.items()}
+    cipher = openssl_speed(1)
+    return {
+        "machine": machine(),
+        "data_bytes": DATA_BYTES,
+        "rounds": rounds,
+        "seconds": seconds,
+        "openssl_aes_256_gcm_per_s": round(cipher),
+        "ratios": ratios(results, cipher),
+        "results": results,
+        "node_counts": counts,
+    }
+
+
+def pykmip(folder: Path, options: argparse.Namespace, note: Any) -> None:
+    """The same requests to PyKMIP's server."""
+    own = folder / "pykmip"
+    own.mkdir()
+    pki = authority(own)
+    cert, key = pki.issue("pykmip")
+    client_cert, client_key = pki.issue_workload("acme", "payments")
+    workload = ends.Workload(cert=str(client_cert), key=str(client_key), ca=str(pki.ca))
+    port = options.port_base + 901
+    with pinned(HERE / "pykmip_server.py", own, port, cert, key, pki.ca, port=port) as pid:
+        target = Target("127.0.0.1", port, pid, workload, ssl.TLSVersion.TLSv1_2)
+        payloads = payloads_of(target)
+        for _ in range(options.rounds):
+            for name, payload in payloads.items():
+                request = encode_request(payload)
+                more = {"connections": 8, "seconds": options.seconds}
+                note(f"PyKMIP {name} x8", measure(target, request, mode="closed", **more))
+
+
+def ratios(results: dict[str, dict[str, Any]], cipher: float) -> dict[str, float]:
+    """The figures that a noisy machine changes least."""
+    out = {}
+    if "encrypt x8" in results:
+        ours, echo = results["encrypt x8"], results["echo x8"]
+        out["CPU per Encrypt / CPU per echo"] = round(ours["server_cpu_us"] / echo["server_cpu_us"], 2)
+        out["bare cipher / Encrypt"] = round(cipher / ours["operations_s"], 1)
+    for name in ("encrypt", "decrypt", "get", "create"):
+        theirs = results.get(f"PyKMIP {name} x8")
+        if theirs and f"{name} x8" in results:
+            out[f"{name} / PyKMIP's {name}"] = round(results[f"{name} x8"]["operations_s"] / theirs["operations_s"], 1)
+    return out
+
+
+def metrics(url: str) -> dict[str, float]:
+    """What the node says it has counted."""
+    import urllib.request
+
+    with urllib.request.urlopen(url, timeout=5) as page:  # noqa: S310 -- loopback, from endpoints.json
+        lines = page.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures belong to."""
+    cpu = next((x.partition(":")[2].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "?")  # noqa: SIM115, PTH123
+    openssl = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "ssl": ssl.OPENSSL_VERSION,
+        "openssl": openssl,
+        "load_average_before": LOAD_BEFORE,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+LOAD_BEFORE: Final = os.getloadavg()[0]
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each case and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port-base", type=int, default=26000)
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--no-pykmip", dest="pykmip", action="store_false")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("two cores are needed: one for the worker, one for the load")
+    folder = Path(tempfile.mkdtemp(prefix="bench-kmip-"))
+    try:
+        found = run(folder, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "kmip.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "kmip.svg").write_text(draw(found))
+    print(json.dumps(found["ratios"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
