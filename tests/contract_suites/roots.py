@@ -1,4 +1,8 @@
-"""What every root must do. A test module inherits `RootContract` and gives it a `customer`: the other side, on real parts."""
+"""What every root must do. A test module inherits `RootContract` and gives it a `customer`: the other side, on real parts.
+
+`pytest --live` runs the same against real clouds (docs/roots/README.md); there a customer's deeds are those that its own
+administrator's credential allows, and what a cloud does only after days is skipped.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ CONTEXT = {"openkcm-tenant": "acme", "openkcm-region": "eu-frankfurt", "openkcm-
 
 
 class Customer(Protocol):
-    """The customer's side of its key. What a backend cannot do raises NotImplementedError, and its test is skipped."""
+    """The customer's side of its key.
+
+    What a backend cannot do is missing, and its test is skipped.
+    """
 
     reference: RootReference
     settings: RootSettings
@@ -30,16 +37,17 @@ class Customer(Protocol):
     def unreachable(self) -> RootSettings: ...
     def slow(self) -> RootSettings: ...
     def bad_credential(self) -> RootSettings: ...
+    def throttled(self) -> RootSettings: ...
+    def throttled_once(self) -> RootSettings: ...
 
 
-def _do(act):
-    try:
-        return act()
-    except NotImplementedError:
-        pytest.skip("this backend has no such state")
+def _deed(customer: Customer, act: str):
+    if not hasattr(customer, act):
+        pytest.skip(f"{customer.reference.provider}: no way to {act}")
+    return getattr(customer, act)()
 
 
-def _refused(code: str, act) -> RootError:
+def refused(code: str, act) -> RootError:
     with pytest.raises(RootError) as no:
         act()
     assert no.value.code == code, no.value
@@ -70,7 +78,7 @@ class RootContract:
         wrapped = root.wrap(KEK, CONTEXT)
         other = {**CONTEXT, field: "other"}
         assert (
-            _refused("WrongContext", lambda: root.unwrap(wrapped.ciphertext, wrapped.root_version, other)).action
+            refused("WrongContext", lambda: root.unwrap(wrapped.ciphertext, wrapped.root_version, other)).action
             == "lock"
         )
 
@@ -89,7 +97,7 @@ class RootContract:
         wrapped = root.wrap(KEK, CONTEXT)
         changed = bytearray(wrapped.ciphertext)
         changed[where] ^= 1
-        _refused("WrongContext", lambda: root.unwrap(bytes(changed), wrapped.root_version, CONTEXT))
+        refused("WrongContext", lambda: root.unwrap(bytes(changed), wrapped.root_version, CONTEXT))
 
     @pytest.mark.parametrize("size", [0, 11, 40])
     def test_a_cut_ciphertext_is_refused(self, root: Root, size: int) -> None:
@@ -99,11 +107,11 @@ class RootContract:
 
     @pytest.mark.parametrize("size", [0, 16, 31, 33])
     def test_only_32_bytes_are_wrapped(self, root: Root, size: int) -> None:
-        _refused("Misconfigured", lambda: root.wrap(bytes(size), CONTEXT))
+        refused("Misconfigured", lambda: root.wrap(bytes(size), CONTEXT))
 
     def test_a_key_of_the_same_name_that_is_another_one_is_refused(self, root: Root, customer: Customer) -> None:
         wrapped = root.wrap(KEK, CONTEXT)
-        _do(customer.use_another_key)
+        _deed(customer, "use_another_key")
         with pytest.raises(RootError) as no:
             root.unwrap(wrapped.ciphertext, root.describe().version or "", CONTEXT)
         assert no.value.code == "WrongContext"
@@ -111,7 +119,7 @@ class RootContract:
     def test_a_rotation_shows_and_the_old_version_still_unwraps(self, root: Root, customer: Customer) -> None:
         old = root.wrap(KEK, CONTEXT)
         canary = make_canary(root, KEK, CONTEXT)
-        customer.rotate()
+        _deed(customer, "rotate")
         new = root.wrap(KEK, CONTEXT)
         assert new.root_version != old.root_version
         assert root.describe().version == new.root_version == root.probe(canary, CONTEXT).version
@@ -121,22 +129,22 @@ class RootContract:
     def test_a_probe_is_good_while_the_key_is(self, root: Root) -> None:
         canary = make_canary(root, KEK, CONTEXT)
         assert root.probe(canary, CONTEXT).state == "ok"
-        _refused("WrongContext", lambda: root.probe(canary, {**CONTEXT, "openkcm-tenant": "bolt"}))
+        refused("WrongContext", lambda: root.probe(canary, {**CONTEXT, "openkcm-tenant": "bolt"}))
 
     def test_a_canary_is_no_kek_and_a_kek_no_canary(self, root: Root) -> None:
         canary = make_canary(root, KEK, CONTEXT)
-        _refused("WrongContext", lambda: root.unwrap(canary.ciphertext, canary.root_version, CONTEXT))
+        refused("WrongContext", lambda: root.unwrap(canary.ciphertext, canary.root_version, CONTEXT))
 
     def _locks(self, root: Root, customer: Customer, act: str, code: str, back: str | None) -> None:
         wrapped, canary = root.wrap(KEK, CONTEXT), make_canary(root, KEK, CONTEXT)
-        _do(getattr(customer, act))
+        _deed(customer, act)
         for call in (
             lambda: root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT),
             lambda: root.probe(canary, CONTEXT),
             lambda: root.wrap(KEK, CONTEXT),
         ):
-            assert _refused(code, call).action == "lock"
-        if back:
+            assert refused(code, call).action == "lock"
+        if back and hasattr(customer, back):
             getattr(customer, back)()
             assert root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT) == KEK
 
@@ -152,17 +160,25 @@ class RootContract:
     def test_a_withdrawn_permission_locks(self, root: Root, customer: Customer) -> None:
         self._locks(root, customer, "forbid", "AccessDenied", None)
 
-    def _keeps(self, customer: Customer, settings: RootSettings, code: str) -> None:
+    def _keeps(self, customer: Customer, act: str, code: str, action: str = "keep") -> None:
         wrapped = open_root(customer.reference, customer.settings).wrap(KEK, CONTEXT)
-        root = open_root(customer.reference, settings)
-        no = _refused(code, lambda: root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT))
-        assert no.action == "keep"
+        root = open_root(customer.reference, _deed(customer, act))
+        no = refused(code, lambda: root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT))
+        assert no.action == action
 
     def test_an_unreachable_root_takes_no_key_away(self, customer: Customer) -> None:
-        self._keeps(customer, _do(customer.unreachable), "Unreachable")
+        self._keeps(customer, "unreachable", "Unreachable")
 
     def test_a_root_that_does_not_answer_in_time_takes_no_key_away(self, customer: Customer) -> None:
-        self._keeps(customer, _do(customer.slow), "Unreachable")
+        self._keeps(customer, "slow", "Unreachable")
 
     def test_our_own_bad_credential_takes_no_key_away(self, customer: Customer) -> None:
-        self._keeps(customer, _do(customer.bad_credential), "CredentialRejected")
+        self._keeps(customer, "bad_credential", "CredentialRejected")
+
+    def test_a_root_that_throttles_is_asked_again_inside_the_deadline(self, customer: Customer) -> None:
+        self._keeps(customer, "throttled", "Throttled", "retry")
+
+    def test_a_root_that_throttles_for_a_moment_is_waited_for(self, customer: Customer) -> None:
+        wrapped = open_root(customer.reference, customer.settings).wrap(KEK, CONTEXT)
+        root = open_root(customer.reference, _deed(customer, "throttled_once"))
+        assert root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT) == KEK

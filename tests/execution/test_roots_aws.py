@@ -59,9 +59,6 @@ class AwsCustomer:
     def schedule_deletion(self) -> None:
         self.kms.schedule_key_deletion(KeyId=self.key, PendingWindowInDays=7)
 
-    def delete(self) -> None:
-        raise NotImplementedError  # KMS deletes only after seven days; see the alias below
-
     def forbid(self) -> None:
         self.stack.forbid(self.user)
 

@@ -22,7 +22,7 @@ from openkcm.execution.unseal_probe import Observation, Prober
 
 ID = "0123456789abcdef" * 2
 REGION = "eu-central-1"
-SLOW_ARN = f"arn:aws:kms:{REGION}:000000000000:key/slow"
+SLOW_ARN = f"arn:aws:kms:{REGION}:000000000000:key/00000000-0000-0000-0000-000000000000"
 
 
 def line(version: int) -> str:

@@ -29,8 +29,12 @@ from openkcm.governance.tenant import Tenant
 
 ORDER = Order(tenant="acme", actor=SOMEBODY, command="Test", key="k", correlation="c")
 REGION = RegionConfiguration(
-    region=EU, residency=("DE",), nodes=("n-1",), roots=RootPolicy(providers=("file", "aws", "gcp")),
-    root_regions={"aws": ("eu-central-1",), "gcp": ("europe-west3",)},
+    region=EU, residency=("DE",), nodes=("n-1",), roots=RootPolicy(
+        providers=("file", "aws", "gcp", "azure", "pkcs11", "kmip"),
+        vaults={"acme.vault.azure.net": "germanywestcentral", "acme-hsm.managedhsm.azure.net": "germanywestcentral",
+                "acme-us.vault.azure.net": "eastus"},
+    ),
+    root_regions={"aws": ("eu-central-1",), "gcp": ("europe-west3",), "azure": ("germanywestcentral",)},
 )  # fmt: skip
 ROOT = d.RootReference(provider="file", ref="/keys/acme")
 KNOWN = {"anna": ANNA.public_key, "bert": BERT.public_key}
@@ -297,6 +301,13 @@ GOOD = [
     ("aws", "arn:aws:kms:eu-central-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab"),
     ("aws", "arn:aws:kms:eu-central-1:000000000000:alias/acme-eu"),
     ("gcp", "projects/acme-prod/locations/europe-west3/keyRings/Ring_1/cryptoKeys/root"),
+    ("azure", "https://acme.vault.azure.net/keys/l1"),
+    ("azure", "https://ACME.vault.azure.net/keys/l1/0123456789abcdef0123456789abcdef"),
+    ("azure", "https://acme-hsm.managedhsm.azure.net/keys/l1"),
+    ("pkcs11", "pkcs11:token=Acme%20HSM;object=l1;type=secret-key"),
+    ("pkcs11", "pkcs11:serial=def86c0b36d39e10;id=%01%02"),
+    ("kmip", "name:acme-l1"),
+    ("kmip", "5c9b81ef-4ee5-42cd-ba2d-c002fdd0c7b3"),
     ("file", "/tmp/pytest-of-root/pytest-0/test_a_revocation_overtakes_a_link_already_0/roots/acme.keys"),
 ]
 
@@ -316,7 +327,21 @@ def test_a_reference_of_the_region_is_taken(provider: Any, ref: str) -> None:
         ("aws", " arn:aws:kms:eu-central-1:123456789012:alias/acme"),
         ("aws", "arn:aws:kms:eu-central-1:123456789012:alias/acme\n"),
         ("gcp", "projects/acme-prod/locations/us/keyRings/r/cryptoKeys/k"),
-        ("azure", "https://acme.vault.azure.net/keys/root"),
+        ("gcp", "projects/acme-prod/locations/europe-west3/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"),
+        ("azure", "https://acme-us.vault.azure.net/keys/l1"),
+        ("azure", "https://nobody.vault.azure.net/keys/l1"),
+        ("azure", "https://acme.vault.azure.net.evil.example/keys/l1"),
+        ("azure", "https://acme.vault.azure.net/secrets/l1"),
+        ("azure", "http://acme.vault.azure.net/keys/l1"),
+        ("azure", "https://acme.vault.azure.net/keys/l1/latest"),
+        ("pkcs11", "pkcs11:object=l1"),
+        ("pkcs11", "pkcs11:token=x;object=y?module-path=/tmp/evil.so"),
+        ("pkcs11", "pkcs11:token=x;object=y;type=private"),
+        ("pkcs11", "pkcs11:token=x;token=y;object=z"),
+        ("pkcs11", "pkcs11:token=x;slot-id=1;object=z"),
+        ("pkcs11", "pkcs11:token=%ff;object=z"),
+        ("kmip", "name:"),
+        ("kmip", "kmip://elsewhere/5c9b"),
         ("file", "keys/../../etc/passwd"),
         ("file", "a\x00b"),
     ],
@@ -336,6 +361,7 @@ def test_a_reference_of_nothing_or_of_elsewhere_is_refused(provider: Any, ref: s
         "Server=x;AccountKey=abc",
         "https://user:pass@vault.example",
         "pkcs11:token=x;object=y?pin-value=1234",
+        "pkcs11:token=x;object=y?pin-source=file:/etc/pin&pin=1",
         "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.",
         "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
         "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",

@@ -25,7 +25,7 @@ WALLS = {
     "openkcm.audit": (
         "openkcm.kmip", "openkcm.execution", "openkcm.governance", "eventsourcing", *HTTP, *KMS_SDKS,
     ),
-    "openkcm.execution": ("openkcm.governance", "openkcm.audit", "eventsourcing", *HTTP, "kmip"),
+    "openkcm.execution": ("openkcm.governance", "openkcm.audit", "eventsourcing", *HTTP),
     "openkcm.execution.custodian": ("openkcm.governance", "eventsourcing", *HTTP, *KMS_SDKS),
     "openkcm.execution.node": ("openkcm.governance", "eventsourcing", *HTTP, *KMS_SDKS),
     "openkcm.execution.worker": ("openkcm.governance", "openkcm.bus", "nats", "eventsourcing", *HTTP, *KMS_SDKS),

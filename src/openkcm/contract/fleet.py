@@ -34,12 +34,14 @@ class RootPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         endpoints: Address by provider (and cloud region), `aws:eu-central-1 = "https://..."`.
         directories: For `file` roots: the directories a key file may lie in.
         credentials: Name -> provider-specific settings (profile, role to assume, file with the secret). No secret here.
+        vaults: Azure vault's host -> the cloud region it lies in: an Azure key id does not say. No other is asked.
     """
 
     providers: tuple[Provider, ...]
     endpoints: dict[str, str] = {}
     directories: tuple[str, ...] = ()
     credentials: dict[str, dict[str, str]] = {}
+    vaults: dict[str, str] = {}
     probe_s: dict[str, float] = {}
 
 

@@ -10,37 +10,12 @@ from collections.abc import Callable
 from typing import Final
 
 from openkcm.contract.decrees import RootReference
+from openkcm.contract.errors import NameError_
 from openkcm.contract.fleet import RegionConfiguration
+from openkcm.contract.rootnames import check_place, parse_root
 from openkcm.governance.errors import InvalidReference, SecretRefused
 
 __all__ = ["check_root", "refuse_secrets"]
-
-_UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_ARN: Final = re.compile(
-    r"arn:aws(?:-cn|-us-gov)?:kms:(?P<place>[a-z]{2}(?:-[a-z]+)+-\d):\d{12}:"
-    rf"(?:key/(?:{_UUID}|mrk-[0-9a-f]{{32}})|alias/(?!aws/)[A-Za-z0-9/_-]{{1,250}})"
-)
-_AZURE: Final = re.compile(
-    r"https://[A-Za-z0-9-]{3,24}\.(?:vault|managedhsm)\.azure\.net/keys/[A-Za-z0-9-]{1,127}(?:/[0-9a-f]{32})?"
-)
-_GCP: Final = re.compile(
-    r"projects/[a-z][a-z0-9-]{4,28}[a-z0-9]/locations/(?P<place>[a-z0-9-]{1,63})/keyRings/[A-Za-z0-9_-]{1,63}"
-    r"/cryptoKeys/[A-Za-z0-9_-]{1,63}(?:/cryptoKeyVersions/\d{1,9})?"
-)
-_PKCS11: Final = re.compile(r"pkcs11:(?!.*pin-value)(?:[a-z-]+=[A-Za-z0-9%._~-]{1,256};?){1,12}")
-_KMIP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_FILE: Final = re.compile(r"(?:/|[A-Za-z0-9._-])[A-Za-z0-9._/ +=@-]{0,1023}")
-GRAMMARS: Final[dict[str, re.Pattern[str]]] = {
-    "aws": _ARN, "azure": _AZURE, "gcp": _GCP, "pkcs11": _PKCS11, "kmip": _KMIP, "file": _FILE,
-}  # fmt: skip
-SHAPES: Final[dict[str, str]] = {
-    "aws": "arn:aws:kms:REGION:ACCOUNT:key/ID or .../alias/NAME",
-    "azure": "https://VAULT.vault.azure.net/keys/NAME[/VERSION]",
-    "gcp": "projects/P/locations/L/keyRings/R/cryptoKeys/K",
-    "pkcs11": "a pkcs11: URI without a PIN",
-    "kmip": "the key's unique identifier",
-    "file": "a path without '..'",
-}
 
 
 def _mixed(run: str) -> bool:
@@ -94,17 +69,15 @@ def check_root(root: RootReference, region: RegionConfiguration) -> None:
         SecretRefused: Part of it looks like a secret.
         InvalidReference: It names no key, or one that may not serve this region.
     """
-    refuse_secrets(root.ref, "the reference")  # (1)
+    # (1) a PKCS#11 URI says `token=` of a token's label: no secret, and the rest of it is looked at
+    refuse_secrets(re.sub(r"(?<=[:;])token=", "", root.ref) if root.provider == "pkcs11" else root.ref, "the reference")
     if root.credential is not None:
         refuse_secrets(root.credential, "the credential's name")
     if root.provider not in region.roots.providers:  # (2)
         raise InvalidReference(
             f"{region.region} takes root keys of {', '.join(region.roots.providers)}, not of {root.provider}"
         )
-    found = GRAMMARS[root.provider].fullmatch(root.ref)  # (3)
-    if found is None or (root.provider == "file" and ".." in root.ref.split("/")):
-        raise InvalidReference(f"not a key of {root.provider}: expected {SHAPES[root.provider]}")
-    places = region.root_regions.get(root.provider)
-    place = found.groupdict().get("place")
-    if places is not None and place is not None and place not in places:  # (4)
-        raise InvalidReference(f"a root key of {region.region} may lie in {', '.join(places)}, not in {place}")
+    try:
+        check_place(parse_root(root), region.roots, region.root_regions)  # (3) (4)
+    except NameError_ as bad:
+        raise InvalidReference(f"{region.region}: {bad}") from bad

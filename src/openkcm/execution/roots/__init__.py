@@ -11,7 +11,9 @@ from openkcm.execution.roots.base import Root, RootError, RootSettings
 __all__ = ["BACKENDS", "open_root"]
 
 #: Provider -> module that has an `open_root(reference, settings)`. A provider that is not here is not built.
-BACKENDS: Final = {"aws": "openkcm.execution.roots.aws", "file": "openkcm.execution.roots.file"}
+BACKENDS: Final = {
+    provider: f"openkcm.execution.roots.{provider}" for provider in ("aws", "azure", "file", "gcp", "kmip", "pkcs11")
+}
 
 
 def open_root(reference: RootReference, settings: RootSettings) -> Root:

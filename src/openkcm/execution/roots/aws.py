@@ -1,7 +1,6 @@
 """A root in AWS KMS. Runs in unsealing processes only; connects to nothing but the endpoints that node.toml names.
 
-What is wrapped is the KEK with a digest of it and its context, so that an answer which is not what was wrapped is known
-as such without trusting the provider. Ciphertexts name no key to us: every Decrypt says which key it asks, and an
+Ciphertexts name no key to us: every Decrypt says which key it asks, and an
 answer by another one is refused. Errors are matched by their code strings. Sources: the AWS KMS API reference (Encrypt,
 Decrypt, DescribeKey, "Key states of AWS KMS keys").
 
@@ -16,14 +15,10 @@ Endpoints (`roots.endpoints`): `aws:<cloud region>` for KMS, `aws-sts:<cloud reg
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import random
-import re
 import threading
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import boto3
 import botocore.exceptions
@@ -32,27 +27,13 @@ from botocore.config import Config
 
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.reports import RootState
-from openkcm.contract.seal import canonical
-from openkcm.execution.roots.base import (
-    KEK_BYTES,
-    Canary,
-    RootError,
-    RootInfo,
-    RootSettings,
-    Wrapped,
-    check_canary,
-)
+from openkcm.contract.rootnames import AwsKey, parse_root
+from openkcm.execution.roots.asking import ask, credential_of, endpoint_of, framed, named, unframed
+from openkcm.execution.roots.base import Canary, RootError, RootInfo, RootSettings, Wrapped, check_canary
 
 __all__ = ["AwsRoot", "open_root", "warm"]
 
 _T = TypeVar("_T")
-CHECK_BYTES: Final = 16
-_CHECK_DOMAIN: Final = "openkcm/aws-kek/1"
-_ARN: Final = re.compile(
-    r"arn:(aws(?:-[a-z]+)*):kms:([a-z]{2}(?:-[a-z]+)+-\d):(\d{12}):(key/[A-Za-z0-9-]{1,64}|alias/[A-Za-z0-9/_-]{1,250})\Z"
-)
-FIRST_BACKOFF_S: Final = 0.05
-MAX_BACKOFF_S: Final = 0.5
 
 #: Error code -> what it means. `KMSInvalidStateException` is not here: DescribeKey says which state it is.
 _CODES: Final[dict[str, RootState]] = {
@@ -98,38 +79,16 @@ _KEY_STATES: Final[dict[str, RootState]] = {
     "Updating": "Unreachable",
     "Unavailable": "Unreachable",
 }
-_RETRIED: Final = frozenset({"Throttled", "Unreachable"})
 _SETTINGS: Final = frozenset(
     {"source", "profile", "credentials_file", "role_arn", "external_id", "session_name", "ca_bundle"}
 )
 _LOADER: list[Any] = []  # botocore's parsed service models, filled by `warm` and inherited by forked helpers
 
 
-class Arn(NamedTuple):
-    """A key's or an alias's ARN, taken apart."""
-
-    partition: str
-    region: str
-    account: str
-    resource: str
-
-    def __str__(self) -> str:
-        return f"arn:{self.partition}:kms:{self.region}:{self.account}:{self.resource}"
-
-    @property
-    def is_alias(self) -> bool:
-        """It names a key by alias: the customer may move it."""
-        return self.resource.startswith("alias/")
-
-    def same_place(self, other: Arn) -> bool:
-        """Both lie in one account and region."""
-        return self[:3] == other[:3]
-
-
 class AwsRoot:
     """One key, or one alias, in AWS KMS."""
 
-    def __init__(self, arn: Arn, client: Callable[[], Any], deadline_s: float) -> None:
+    def __init__(self, arn: AwsKey, client: Callable[[], Any], deadline_s: float) -> None:
         self._arn, self._make, self._deadline_s = arn, client, deadline_s
         self._kms: Any = None
         self._lock = threading.Lock()
@@ -139,16 +98,10 @@ class AwsRoot:
 
     def wrap(self, plaintext: bytes, context: Mapping[str, str]) -> Wrapped:
         """Wrap by the key that the ARN means now; unwrap the answer before anything relies on it."""
-        if len(plaintext) != KEK_BYTES:
-            raise RootError("Misconfigured", f"{len(plaintext)} bytes to wrap; a KEK has {KEK_BYTES}")
+        frame = framed(plaintext, context)
         version = self._described()
         key = _key_of(version)
-        answer = self._ask(
-            lambda kms: kms.encrypt(
-                KeyId=key, Plaintext=plaintext + _check(plaintext, context), EncryptionContext=dict(context)
-            ),
-            key,
-        )
+        answer = self._ask(lambda kms: kms.encrypt(KeyId=key, Plaintext=frame, EncryptionContext=dict(context)), key)
         self._answered_by(answer, key)
         ciphertext = bytes(answer["CiphertextBlob"])
         if not hmac.compare_digest(self.unwrap(ciphertext, version, context), plaintext):
@@ -158,19 +111,13 @@ class AwsRoot:
     def unwrap(self, ciphertext: bytes, root_version: str, context: Mapping[str, str]) -> bytes:
         """Unwrap by the key that wrapped, which an alias may have left since."""
         key = _key_of(root_version)
-        if not self._parsed(key).same_place(self._arn) or (not self._arn.is_alias and key != str(self._arn)):
+        if not _parse(key).same_place(self._arn) or (not self._arn.is_alias and key != str(self._arn)):
             raise RootError("WrongContext", f"wrapped by {key}, which {self._arn} cannot mean")
         answer = self._ask(
             lambda kms: kms.decrypt(KeyId=key, CiphertextBlob=ciphertext, EncryptionContext=dict(context)), key
         )
         self._answered_by(answer, key)
-        framed = bytes(answer["Plaintext"])
-        secret = framed[:KEK_BYTES]
-        if len(framed) != KEK_BYTES + CHECK_BYTES or not hmac.compare_digest(
-            framed[KEK_BYTES:], _check(secret, context)
-        ):
-            raise RootError("WrongContext", "KMS unwrapped it to something that was never wrapped for this residence")
-        return secret
+        return unframed(bytes(answer["Plaintext"]), context)
 
     def describe(self) -> RootInfo:
         """Name the key (and its material, where KMS names that) behind the ARN."""
@@ -193,7 +140,7 @@ class AwsRoot:
         state = _KEY_STATES.get(metadata["KeyState"], "Unreachable")
         if state != "ok":
             raise RootError(state, f"{metadata['Arn']} is {metadata['KeyState']}")
-        found = self._parsed(metadata["Arn"])
+        found = _parse(metadata["Arn"])
         if not found.same_place(self._arn) or found.is_alias or (not self._arn.is_alias and found != self._arn):
             raise RootError("Misconfigured", f"{self._arn} is answered as {found}")
         material = metadata.get("CurrentKeyMaterialId")
@@ -206,18 +153,14 @@ class AwsRoot:
 
     def _ask(self, call: Callable[[Any], _T], key: str | None) -> _T:
         """Call KMS until it answers, retrying what may pass, within the deadline. `key`: whom to describe on doubt."""
-        until = time.monotonic() + self._deadline_s
-        backoff_s = FIRST_BACKOFF_S
-        while True:
-            no = self._tried(call, key)
-            if not isinstance(no, RootError):
-                return no
-            # Full jitter: many nodes lose the same endpoint at the same moment.
-            wait_s = random.uniform(0, backoff_s)  # noqa: S311 -- spreads load, guards nothing
-            if no.code not in _RETRIED or time.monotonic() + wait_s >= until:
-                raise no
-            time.sleep(wait_s)
-            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+
+        def once(_left_s: float) -> _T:
+            found = self._tried(call, key)
+            if isinstance(found, RootError):
+                raise found
+            return found
+
+        return ask(once, self._deadline_s)
 
     def _tried(self, call: Callable[[Any], _T], key: str | None) -> _T | RootError:
         try:
@@ -259,10 +202,6 @@ class AwsRoot:
                 self._kms = self._make()
             return self._kms
 
-    @staticmethod
-    def _parsed(arn: str) -> Arn:
-        return _parse(arn)
-
 
 def open_root(reference: RootReference, settings: RootSettings) -> AwsRoot:
     """Return the root that a key's or alias's ARN names. Connects to nothing yet.
@@ -271,18 +210,11 @@ def open_root(reference: RootReference, settings: RootSettings) -> AwsRoot:
         RootError: Not an ARN of KMS, a cloud region or endpoint that node.toml does not allow, or an unknown credential
             (Misconfigured).
     """
-    arn = _parse(reference.ref)
-    allowed = settings.regions.get("aws")
-    if allowed is not None and arn.region not in allowed:
-        raise RootError("Misconfigured", f"a root in {arn.region}; node.toml allows {', '.join(allowed)}: root_regions")
-    name = reference.credential or "aws"
-    credential = settings.policy.credentials.get(name)
-    if credential is None:
-        raise RootError("Misconfigured", f"node.toml has no credential {name[:64]!r}: roots.credentials")
-    if unknown := credential.keys() - _SETTINGS:
-        raise RootError("Misconfigured", f"roots.credentials.{name}: unknown {', '.join(sorted(unknown))}")
-    endpoint = _endpoint(settings, "aws", arn.region)
-    sts = _endpoint(settings, "aws-sts", arn.region) if "role_arn" in credential else None
+    arn = named(reference, settings)
+    assert isinstance(arn, AwsKey)
+    credential = credential_of(reference, settings, _SETTINGS)
+    endpoint = endpoint_of(settings, f"aws:{arn.region}")
+    sts = endpoint_of(settings, f"aws-sts:{arn.region}") if "role_arn" in credential else None
     config = Config(
         region_name=arn.region,
         connect_timeout=settings.deadline_s / 2,
@@ -333,24 +265,11 @@ def _kms_client(region: str, credential: Mapping[str, str], endpoint: str, sts: 
     return session.client("kms", endpoint_url=endpoint, config=config, verify=verify, **keys)
 
 
-def _endpoint(settings: RootSettings, service: str, region: str) -> str:
-    endpoint = settings.policy.endpoints.get(f"{service}:{region}")
-    if endpoint is None:
-        raise RootError("Misconfigured", f"node.toml names no endpoint {service}:{region}: roots.endpoints")
-    return endpoint
-
-
-def _parse(text: str) -> Arn:
-    found = _ARN.match(text)
-    if found is None:
-        raise RootError("Misconfigured", f"{text[:200]!r} is no ARN of a KMS key or alias")
-    return Arn(*found.groups())
+def _parse(arn: str) -> AwsKey:
+    found = parse_root(RootReference(provider="aws", ref=arn))
+    assert isinstance(found, AwsKey)
+    return found
 
 
 def _key_of(root_version: str) -> str:
     return root_version.partition("#")[0]
-
-
-def _check(secret: bytes, context: Mapping[str, str]) -> bytes:
-    named = (part for name in sorted(context) for part in (name, context[name]))
-    return hashlib.sha256(canonical(_CHECK_DOMAIN, secret, *named)).digest()[:CHECK_BYTES]

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openkcm.contract.decrees import RootReference
-from openkcm.contract.seal import canonical
+from openkcm.execution.roots.asking import context_bytes
 from openkcm.execution.roots.base import KEK_BYTES, Canary, RootError, RootInfo, RootSettings, Wrapped, check_canary
 
 __all__ = ["FileRoot", "open_root"]
@@ -30,7 +30,6 @@ __all__ = ["FileRoot", "open_root"]
 MAX_FILE_BYTES: Final = 65536
 NONCE_BYTES: Final = 12
 _LINE: Final = re.compile(r"(v[1-9][0-9]{0,5}):([A-Za-z0-9+/]{43}=)\Z")
-_DOMAIN: Final = "openkcm/file-root/1"
 
 
 class FileRoot:
@@ -48,7 +47,9 @@ class FileRoot:
             raise RootError("Misconfigured", f"{len(plaintext)} bytes to wrap; a KEK has {KEK_BYTES}")
         version, key = list(self._keys().items())[-1]
         nonce = os.urandom(NONCE_BYTES)
-        return Wrapped(ciphertext=nonce + AESGCM(key).encrypt(nonce, plaintext, _aad(context)), root_version=version)
+        return Wrapped(
+            ciphertext=nonce + AESGCM(key).encrypt(nonce, plaintext, context_bytes(context)), root_version=version
+        )
 
     def unwrap(self, ciphertext: bytes, root_version: str, context: Mapping[str, str]) -> bytes:
         """Unwrap by the line of `root_version`."""
@@ -56,7 +57,7 @@ class FileRoot:
         if key is None:
             raise RootError("KeyNotFound", f"the key file has no {root_version[:32]!r}")
         try:
-            secret = AESGCM(key).decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], _aad(context))
+            secret = AESGCM(key).decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], context_bytes(context))
         except (InvalidTag, ValueError) as bad:
             raise RootError("WrongContext", "not wrapped by this key for this residence") from bad
         if len(secret) != KEK_BYTES:
@@ -141,7 +142,3 @@ def _within(directory: Path, ref: str) -> Path | None:
     # The directory part is resolved, the file is not: it may be gone, and it must be no link (O_NOFOLLOW).
     found = Path(os.path.realpath(path.parent)) / path.name
     return found if directory in found.parents else None
-
-
-def _aad(context: Mapping[str, str]) -> bytes:
-    return canonical(_DOMAIN, *(part for name in sorted(context) for part in (name, context[name])))
