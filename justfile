@@ -38,6 +38,10 @@ demo *args:
 golden: prepare
     {{bin}}/python tests/golden/add.py
 
+# Write the generated pages of docs/ anew
+manual: prepare
+    {{bin}}/python -c "from openkcm.contract import metrics; print(metrics.manual(), end='')" > docs/operations/metrics.md
+
 # Write requirements.lock anew from pyproject.toml (needs uv)
 lock:
     uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock

@@ -137,6 +137,28 @@ def diff(state: Path) -> None:
     sys.exit(stack.diff_streams(state))
 
 
+# --- the bus --------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def orbital() -> None:
+    """What runs between governance and the nodes."""
+
+
+@orbital.command("status")
+@state_option
+@json_option
+@click.option("--watch", is_flag=True, help="Stay, and show it anew every second.")
+def orbital_status(state: Path, as_json: bool, watch: bool) -> None:
+    """Lanes, lags, leases and alarms of each region and node. Exit status 1 when something is not as it should be."""
+    from openkcm.cli import status
+
+    try:
+        sys.exit(status.run(state, watch=watch, as_json=as_json))
+    except (OSError, ValueError) as bad:
+        raise click.ClickException(str(bad)) from bad
+
+
 # --- the fleet ------------------------------------------------------------------------------------------------------
 
 

@@ -292,9 +292,12 @@ def _nonce(state: State, n: NonceSent) -> Outcome:
 
 
 def _beat(state: State, b: BeatArrived) -> Outcome:
+    book = {k: p for k, (p, who) in state.keys.items() if who == "cmk"}
+    if not book:  # the ledger has not told us yet who governs: neither good nor bad
+        return state, []
     try:
         e = env.decode(b.body)
-        env.verify(e, b.subject, {k: p for k, (p, who) in state.keys.items() if who == "cmk"})
+        env.verify(e, b.subject, book)
         beat = reports.read_beat(e.data) if e.tag == reports.BEAT_TAG else None
     except ContractError:
         return _drop(state, "bad-beat")

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from openkcm.contract.metrics import render
 from openkcm.execution.configuration import MetricsListener
 
 __all__ = ["Figures", "serve"]
@@ -37,7 +38,7 @@ async def serve(listener: MetricsListener, ready: Callable[[], bool], figures: F
         if path == "/readyz":
             return (200, "ready\n") if ready() else (503, "not ready\n")
         if path == "/metrics":
-            return 200, "".join(f"{name} {value:g}\n" for name, value in sorted(figures().items()))
+            return 200, render(figures())
         return 404, "not found\n"
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

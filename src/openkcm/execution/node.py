@@ -33,6 +33,7 @@ from openkcm.execution.crew import Crew
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.desk import Desk
 from openkcm.execution.feeds import Feeds
+from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.reporter import Reporter
@@ -148,7 +149,9 @@ class Node:
         await lanes.subscribe_lane0(fast, node.region, feeds.on_lane0)
         await beat.subscribe_beats(main, node.region, feeds.on_beat)
         server, self._metrics_port = await metrics.serve(
-            node.metrics, lambda: feeds.at_head.is_set() and crew.ready, lambda: _figures(custodian, crew, catalogue)
+            node.metrics,
+            lambda: feeds.at_head.is_set() and crew.ready,
+            lambda: figures(custodian, crew, catalogue, arena),
         )
 
         async def open_at_head() -> None:
@@ -222,25 +225,3 @@ class Node:
         temporary = self._ready_path.with_suffix(".tmp")
         temporary.write_text(json.dumps(facts))
         temporary.replace(self._ready_path)
-
-
-def _figures(custodian: Custodian, crew: Crew, catalogue: Catalogue) -> dict[str, float]:
-    from openkcm.execution.reporter import shown
-
-    state, now = custodian.state, boottime_ns()
-    out: dict[str, float] = {
-        "openkcm_cursor_routine": state.cursor_routine,
-        "openkcm_cursor_critical": state.cursor_critical,
-        "openkcm_workers": len(crew.pids),
-        "openkcm_vault_records_refused_total": catalogue.planted,
-    }
-    for reason, count in state.dropped.items():
-        out[f'openkcm_messages_dropped_total{{reason="{reason}"}}'] = count
-    for alarm, count in custodian.alarms.items():
-        out[f'openkcm_alarms_total{{alarm="{alarm}"}}'] = count
-    for tenant, residence in state.residences.items():
-        labels = f'tenant="{tenant}",state="{shown(state, residence, now)}"'
-        out[f"openkcm_residence{{{labels}}}"] = 1
-        left = max(0, state.lease_until(residence) - now) / 1e9
-        out[f'openkcm_lease_left_seconds{{tenant="{tenant}"}}'] = left
-    return out

@@ -40,6 +40,7 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "ReadCheckpoints":    EVERYBODY,
     "Cosign":             frozenset({AUDITOR, OPERATOR}),
     "ReadFleet":          frozenset({AUDITOR, OPERATOR, ADMIN}),
+    "ReadFigures":        frozenset({OPERATOR}),
     "ConfigureResidence": frozenset({ADMIN}),
     "LinkRootKey":        frozenset({KEYS}),
     "RegisterSystem":     frozenset({ADMIN, KEYS}),

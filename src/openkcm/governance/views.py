@@ -12,6 +12,7 @@ from openkcm.projector import Reader
 __all__ = ["Views"]
 
 ALL: Final = 1_000_000_000
+LAG_MOST: Final = 1_000_000  # counting stops there
 
 
 class Views:
@@ -213,6 +214,14 @@ class Views:
         """Return (epoch, generation, lease in s) of every lease ordered, oldest first."""
         query = "SELECT epoch, generation, lease_s FROM lease WHERE tenant = ? AND region = ? ORDER BY 1, 2"
         return [(e, g, s) for e, g, s in self.reader.rows(query, (tenant, region))]
+
+    def lag(self, region: str, lane: str, cursor: int) -> int:
+        """Return how many events that concern a region lie above `cursor` on a lane, LAG_MOST at most."""
+        query = (
+            f"SELECT count(*) FROM (SELECT 1 FROM event_{lane} WHERE sequence > :cursor "
+            "AND (region = :region OR (region = 'global' AND tenant = '_')) LIMIT :most)"
+        )
+        return int(self.reader.rows(query, {"cursor": cursor, "region": region, "most": LAG_MOST})[0][0])
 
     # --- revocations under way --------------------------------------------------------------------------------------
 

@@ -61,6 +61,18 @@ class Watch:
         """Note a node's sign of life."""
         self.health[check.node] = Health(check, at_ms, self._monotonic())
 
+    def silent_for_s(self, node: str) -> float:
+        """Return the seconds since a node's last sign of life.
+
+        Raises:
+            KeyError: This CMK has never heard of it.
+        """
+        return self._monotonic() - self.health[node].at_s
+
+    def known_for_s(self, event: str) -> float:
+        """Return the seconds since this CMK knows of a revocation: since its PubAck, or since it read it."""
+        return self._monotonic() - self._read_at.get(event, self._born)
+
     def ignorant(self, region: str, tag: str) -> tuple[str, ...]:
         """Return the enrolled nodes of a region that, by their last HealthCheck, do not know a tag."""
         enrolled = {node for node, _, removed in self._views.nodes(region) if removed is None}

@@ -11,8 +11,10 @@ from litestar import Response, get
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from openkcm.contract import envelope as env
+from openkcm.contract.metrics import render
 from openkcm.governance.commands import Caller
 from openkcm.governance.errors import Invalid
+from openkcm.governance.figures import figures, lags
 from openkcm.governance.news import Item
 from openkcm.governance.portal.requests import Desk, Req, answered, desk_of, number
 
@@ -82,9 +84,10 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
     health = desk.cmk.watch.health.get(node)
     if health is None:
         return {"node": node, "last_seen_ms": None}
+    lag = lags(desk.cmk, health.check.region, node)
     check = msgspec.to_builtins(health.check)
     check["residences"] = [r for r in check["residences"] if caller.operator or r["tenant"] in caller.roles]
-    return {**check, "last_seen_ms": health.at_ms}
+    return {**check, "lag": lag, "last_seen_ms": health.at_ms}
 
 
 @get("/events")
@@ -129,5 +132,13 @@ async def readyz(request: Req) -> Response[bytes]:
     return answered(request, {"status": "ok" if good else "not ready", "checks": checks}, status=200 if good else 503)
 
 
+@get("/metrics", media_type="text/plain; version=0.0.4")
+async def scrape(request: Req) -> str:
+    """Show the figures of this CMK to the provider's operator (a scrape brings its bearer token)."""
+    desk = desk_of(request)
+    await desk.allowed(request, "ReadFigures", None)
+    return render(figures(desk.cmk))
+
+
 ROUTES = [ledger, fleet, events]
-PROBES = [healthz, readyz]
+PROBES = [healthz, readyz, scrape]

@@ -1,0 +1,116 @@
+"""Every figure that a process shows, and the text form it is scraped in. Pure: a table and two functions.
+
+A figure that is not in `CATALOGUE` cannot be shown; docs/operations/metrics.md is written from it. Source of the text
+form: Prometheus text exposition format 0.0.4. No figure carries a name of a person, a key or an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+__all__ = ["CATALOGUE", "Metric", "figure", "manual", "render"]
+
+
+class Metric(NamedTuple):
+    """One row of the table: who shows it, of what kind it is, its labels, what it says (with the unit)."""
+
+    shown_by: Literal["node", "cmk"]
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    says: str
+
+
+# fmt: off
+CATALOGUE: Final[dict[str, Metric]] = {
+    "openkcm_node_cursor":             Metric("node", "gauge", ("lane",), "Ledger sequence up to which this node has committed a lane."),
+    "openkcm_node_workers":            Metric("node", "gauge", (), "KMIP workers that live."),
+    "openkcm_node_memory_locked":      Metric("node", "gauge", ("mode", "sealed"), "1 under the mode of the key memory in force."),
+    "openkcm_node_beat_age_seconds":   Metric("node", "gauge", (), "Seconds since the nonce that governance last echoed was sent; +Inf before the first."),
+    "openkcm_node_behind_mark":        Metric("node", "gauge", (), "1 while the mirrors hold less than this node has committed: nothing is enabled."),
+    "openkcm_node_messages_dropped_total": Metric("node", "counter", ("reason",), "Messages that were not what they claimed."),
+    "openkcm_node_alarms_total":       Metric("node", "counter", ("alarm",), "Alarms raised, by kind; `detail` in the log."),
+    "openkcm_node_vault_refused_total": Metric("node", "counter", (), "Vault records whose seal or context did not hold."),
+    "openkcm_node_residence":          Metric("node", "gauge", ("tenant", "state"), "1 under the state in which the node holds a tenant."),
+    "openkcm_node_lease_left_seconds": Metric("node", "gauge", ("tenant",), "Seconds this node may go on serving a tenant without governance."),
+    "openkcm_node_root_refused":       Metric("node", "gauge", ("tenant", "code"), "1 while the customer's own KMS refuses this node."),
+    "openkcm_kmip_operation_seconds":  Metric("node", "histogram", (), "Duration of KMIP operations, from parsing to the encoded answer."),
+    "openkcm_kmip_events_total":       Metric("node", "counter", ("what",), "What KMIP workers count: connections, refusals, keys handed out."),
+    "openkcm_cmk_ledger_sequence":     Metric("cmk", "gauge", (), "Ledger sequence up to which this CMK has read."),
+    "openkcm_cmk_ledger_epoch":        Metric("cmk", "gauge", (), "The ledger's epoch."),
+    "openkcm_cmk_connected":           Metric("cmk", "gauge", (), "1 while this CMK has its hub."),
+    "openkcm_cmk_revocations_spooled": Metric("cmk", "gauge", (), "Revocations that are recorded here and not yet in the ledger."),
+    "openkcm_cmk_revocations_open":    Metric("cmk", "gauge", ("status",), "Revocations that nobody lifted, by what the nodes say of them."),
+    "openkcm_cmk_revocation_wait_seconds": Metric("cmk", "gauge", (), "Age of the oldest revocation that a node has not acknowledged; 0 when there is none."),
+    "openkcm_cmk_node_seen_seconds":   Metric("cmk", "gauge", ("region", "node"), "Seconds since an enrolled node's last sign of life; +Inf when there was none."),
+    "openkcm_cmk_node_lag_events":     Metric("cmk", "gauge", ("region", "node", "lane"), "Events in the ledger that a node has not committed."),
+    "openkcm_cmk_node_alarm":          Metric("cmk", "gauge", ("region", "node", "alarm"), "1 for each alarm that a node's last HealthCheck names."),
+    "openkcm_cmk_reports_dropped_total": Metric("cmk", "counter", (), "Reports and signs of life that no enrolled node sealed."),
+    "openkcm_cmk_beats_sent_total":    Metric("cmk", "counter", (), "Beats sent to regions."),
+}
+# fmt: on
+
+
+def figure(name: str, **labels: object) -> str:
+    """Return a figure's name with its labels, as `render` takes it.
+
+    Raises:
+        KeyError: No such figure.
+        ValueError: Other labels than the catalogue's.
+    """
+    metric = CATALOGUE[name]
+    if tuple(labels) != metric.labels:
+        raise ValueError(f"{name} has the labels {metric.labels}, not {tuple(labels)}")
+    return name + (f"{{{_labelled(labels)}}}" if labels else "")
+
+
+def render(figures: Mapping[str, float]) -> str:
+    """Return figures as a scrape reads them. Histograms bring their own `_bucket`, `_sum` and `_count`.
+
+    Raises:
+        KeyError: A figure that is not in the catalogue.
+    """
+    families: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        families.setdefault(_family(name), []).append(f"{name} {_number(value)}\n")
+    lines = []
+    for family in sorted(families):
+        metric = CATALOGUE[family]
+        lines += [f"# HELP {family} {metric.says}\n", f"# TYPE {family} {metric.kind}\n", *families[family]]
+    return "".join(lines)
+
+
+def manual() -> str:
+    """Return the catalogue as a page of documentation (Markdown)."""
+    lines = [
+        "# Figures\n",
+        "\nEach node and each CMK shows its figures under `/metrics`, on loopback, as Prometheus reads them.\n",
+        "\n| Figure | Kind | Labels | Says |\n| --- | --- | --- | --- |\n",
+    ]
+    for name, metric in CATALOGUE.items():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{name}` | {metric.kind} | {labels} | {metric.says} |\n")
+    return "".join(lines)
+
+
+def _family(name: str) -> str:
+    bare = name.partition("{")[0]
+    for suffix in ("_bucket", "_sum", "_count"):
+        family = bare.removesuffix(suffix)
+        if family != bare and family in CATALOGUE and CATALOGUE[family].kind == "histogram":
+            return family
+    if bare not in CATALOGUE:
+        raise KeyError(f"{bare} is not in the catalogue of figures")
+    return bare
+
+
+def _labelled(labels: Mapping[str, object]) -> str:
+    """Escape as the text form asks: backslash, quote, line feed."""
+    escaped = {k: str(v).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for k, v in labels.items()}
+    return ",".join(f'{k}="{v}"' for k, v in escaped.items())
+
+
+def _number(value: float) -> str:
+    if value == float("inf"):
+        return "+Inf"
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
