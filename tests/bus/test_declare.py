@@ -29,7 +29,7 @@ def test_no_placeholder_is_left_in_what_is_sent() -> None:
         found = declare.declared(part, fleet)
         assert "{region}" not in repr(found)
         assert "{node}" not in repr(found)
-    assert len([d for d in declare.declared("region", regions[:1]) if d.consumer]) == 7  # hub's, and three of two nodes
+    assert len([d for d in declare.declared("region", regions[:1]) if d.consumer]) == 9  # hub's, and four of two nodes
 
 
 async def test_processes_find_live_as_declared_with_their_own_permissions(orbital: Orbital) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import statements
 from openkcm.execution import rows
-from openkcm.execution.desired import Arrived, BeatArrived, MirrorMeasured, NonceSent, RootObserved, step
+from openkcm.execution.desired import Arrived, BeatArrived, ForkSeen, MirrorMeasured, NonceSent, RootObserved, step
 from openkcm.execution.residence_state import Mark, State, verdict
 from press import Press, seed, sign
 
@@ -413,6 +415,57 @@ def test_a_removed_node_closes_everything_at_once_and_no_beat_leases_to_it_again
     assert world.kinds(effects)[:3] == ["close", "commit", "lease"]
     beat(world)
     assert world.state.lease_until(world.state.residences["acme"]) == 0
+
+
+def test_a_fork_enables_nothing_obeys_revocations_and_ends_with_a_new_epoch(world):
+    effects = world.give(ForkSeen("signed is A; here is B"))
+    assert world.kinds(effects) == ["commit", "alarm"]
+    assert "A; here is B" in effects[1].detail
+    system = world.press.residence("acme", d.SystemRegistered(system="archive", registration="reg-acme-archive"))
+    at = world.press.sequence + 1
+    assert ("alarm", "forked-ledger") in [(x.kind, x.detail) for x in world.arrive(system)]
+    assert "reg-acme-archive" not in world.state.residences["acme"].systems
+    assert world.verdict() == "active", "what is served goes on under its lease"
+    assert "close" in world.kinds(world.arrive(revoke(world)))
+    assert world.verdict() == "revoked"
+    world.arrive(system, sequence=at)
+    assert "reg-acme-archive" not in world.state.residences["acme"].systems, "read again, and still forked"
+    world.press.epoch = 2
+    world.arrive(world.press.ledger(d.LedgerOpened(epoch=2, first_sequence=2 << 40)))
+    assert world.state.fork is None
+    assert world.state.residences["acme"].frozen_at == at
+    world.arrive(system, sequence=at)
+    assert "reg-acme-archive" in world.state.residences["acme"].systems
+    assert world.state.residences["acme"].frozen_at is None
+
+
+def test_a_fork_outlives_a_restart(world):
+    (commit, _) = world.give(ForkSeen("why"))
+    _, node = commit.rows[0]
+    fresh = State(node=NODE[0], region=NODE[1], boot_id="boot-1", trust_root=world.press.root.public_key)
+    again = rows.load(fresh, (node["cursor_routine"], node["cursor_critical"], node["body"]), [])
+    assert again.fork == "why"
+
+
+def test_a_gap_that_is_filled_is_taken_when_the_residence_is_read_again(world):
+    lost = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    after = world.press.residence("acme", d.SystemRegistered(system="archive", registration="reg-acme-archive"))
+    at = world.press.sequence + 1
+    world.arrive(after, sequence=at + 1)
+    frozen = world.state.residences["acme"].frozen_at
+    assert frozen is not None
+    assert frozen <= at
+    world.arrive(lost, sequence=at)
+    world.arrive(after, sequence=at + 1)
+    assert world.state.residences["acme"].suspended
+    assert "reg-acme-archive" in world.state.residences["acme"].systems
+
+
+def test_a_restored_ledger_begins_a_new_chain(world):
+    e = revoke(world)
+    world.arrive(e)
+    world.arrive(e, sequence=(2 << 40) + 1)
+    assert world.state.chain == hashlib.sha256(bytes(32) + hashlib.sha256(env.encode(e)).digest()).digest()
 
 
 @pytest.mark.parametrize("removed_first", [False, True])

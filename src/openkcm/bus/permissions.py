@@ -94,9 +94,10 @@ RULES: Final[tuple[Rule, ...]] = (
     *_rules("auditor", "publish",
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
         "$JS.API.STREAM.INFO.LEDGER"),
-    # A node: its own three consumers, its own reports, its region's vault; and nothing that names a filter.
+    # A node: its own four consumers, its own reports, its region's vault; and nothing that names a filter.
     *(Rule("{node}", "publish", subject.format(consumer=consumer, node="{node}"))
-      for consumer in ("LEDGER.{node}-routine", "LEDGER-CRITICAL.{node}-critical", "VAULT.{node}-vault")
+      for consumer in ("LEDGER.{node}-routine", "LEDGER.{node}-tree", "LEDGER-CRITICAL.{node}-critical",
+                       "VAULT.{node}-vault")
       for subject in ("$JS.API.CONSUMER.MSG.NEXT.{consumer}", "$JS.API.CONSUMER.RESET.{consumer}",
                       "$JS.API.CONSUMER.INFO.{consumer}", "$JS.ACK.{consumer}.>")),
     *_rules("{node}", "publish",

@@ -6,7 +6,8 @@ Invariants (the scenario and guard tests carry the same numbers):
 - S3 Only a restore that names the revocation, signed by two of the tenant's people, lifts it.
 - S5 The lanes are independent: nothing routine delays or undoes anything critical.
 - S6 The lease runs from the sending of a nonce that governance echoed, and only once the head named is applied.
-- S8 A node that sees less than its mark enables nothing.
+- S8 A node that sees less than its mark, or a fork of the ledger, enables nothing: routine decrees wait, critical ones
+  are obeyed.
 - S10 A decree of one tenant changes nothing of another.
 - Effects come in the order in which they must happen: close, commit, fence, acknowledge.
 """
@@ -23,13 +24,24 @@ from msgspec.structs import replace
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, subjects
+from openkcm.contract.checkpoint import epoch_of
 from openkcm.contract.errors import ContractError, EnvelopeError
 from openkcm.contract.ids import NOBODY
 from openkcm.execution import rows
 from openkcm.execution.decree_rules import RULES, Refused
 from openkcm.execution.residence_state import CLOSED, Effect, Mark, Residence, State, verdict
 
-__all__ = ["Arrived", "BeatArrived", "BroughtAbout", "Input", "MirrorMeasured", "NonceSent", "RootObserved", "step"]
+__all__ = [
+    "Arrived",
+    "BeatArrived",
+    "BroughtAbout",
+    "ForkSeen",
+    "Input",
+    "MirrorMeasured",
+    "NonceSent",
+    "RootObserved",
+    "step",
+]
 
 HEADS_KEPT: Final = 256
 NONCES_KEPT: Final = 64
@@ -88,7 +100,13 @@ class MirrorMeasured(msgspec.Struct, frozen=True):
     last_critical: int
 
 
-Input = Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured
+class ForkSeen(msgspec.Struct, frozen=True):
+    """The ledger has two histories; `why` names the checkpoints. Holds until an epoch is opened."""
+
+    why: str
+
+
+Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured
 Outcome = tuple[State, list[Effect]]
 
 
@@ -120,7 +138,8 @@ def _advance(state: State, m: Arrived) -> State:
         return replace(state, cursor_routine=max(state.cursor_routine, m.sequence))
     if m.source == "lane0" or m.sequence <= state.cursor_critical:
         return state
-    chain = hashlib.sha256(state.chain + hashlib.sha256(m.body).digest()).digest()
+    same_epoch = epoch_of(m.sequence) == epoch_of(state.cursor_critical)  # a restored ledger begins a new chain
+    chain = hashlib.sha256((state.chain if same_epoch else bytes(32)) + hashlib.sha256(m.body).digest()).digest()
     heads = dict(list(state.recent_heads.items())[-HEADS_KEPT + 1 :])
     return replace(state, cursor_critical=m.sequence, chain=chain, recent_heads={**heads, m.sequence: chain})
 
@@ -183,7 +202,8 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope) -> Out
     except EnvelopeError:
         return after, [Effect("alarm", detail="unreadable-ledger-event")]
     if isinstance(decree, d.LedgerOpened):
-        after = replace(after, epoch=max(after.epoch, decree.epoch))
+        if decree.epoch > after.epoch:  # the trust root accepts what was lost, and ends what two histories froze
+            after = replace(after, epoch=decree.epoch, fork=None, behind_mark=False)
     elif isinstance(decree, d.SigningKeyRotated):
         keys = {k: v for k, v in after.keys.items() if k not in decree.retires}
         after = replace(after, keys={**keys, decree.key: (decree.public_key, "cmk")})
@@ -202,14 +222,16 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope) -> Out
 
 def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
     mark = r.routine.get(e.epoch, Mark())
-    if e.counter in mark or r.frozen_at is not None:
-        return r, []
+    if e.counter in mark or (r.frozen_at is not None and m.sequence > state.cursor_routine):
+        return r, []  # a frozen residence goes on only when it is read again from where it froze
+    if state.fork is not None:
+        return _frozen(r, m.sequence, "forked-ledger")
     if e.counter != mark.floor + 1:  # a gap: what lies before it decides about what comes after it
-        return replace(r, frozen_at=r.routine_sequence + 1), [Effect("alarm", r.tenant, "routine-gap")]
+        return _frozen(r, r.routine_sequence + 1, "routine-gap")
     try:
         decree = d.read(e.tag, e.data)
     except EnvelopeError:
-        return replace(r, frozen_at=m.sequence), [Effect("alarm", r.tenant, f"unreadable {e.tag}")]
+        return _frozen(r, m.sequence, f"unreadable {e.tag}")
     effects: list[Effect] = []
     refusal = None
     after = r
@@ -223,6 +245,7 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         routine={**r.routine, e.epoch: mark.add(e.counter)},
         head_routine=e.id,
         routine_sequence=m.sequence,
+        frozen_at=None,
         refusal=refusal,
     )
     if verdict(after) in CLOSED and verdict(r) not in CLOSED:
@@ -234,6 +257,13 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
     if settle:
         effects.append(Effect("provision", r.tenant))
     return after, [*effects, Effect("ack", r.tenant, "routine")]
+
+
+def _frozen(r: Residence, at: int, why: str) -> tuple[Residence, list[Effect]]:
+    """Leave the residence as it is until the decree at this sequence is read again, and can be taken."""
+    if r.frozen_at is not None:
+        return r, []
+    return replace(r, frozen_at=at), [Effect("alarm", r.tenant, why)]
 
 
 #: Routine decrees that need nothing of the keys: committed is obeyed.
@@ -363,6 +393,11 @@ def _measured(state: State, m: MirrorMeasured) -> Outcome:
     return replace(state, behind_mark=behind), effects
 
 
+def _fork(state: State, f: ForkSeen) -> Outcome:
+    after = replace(state, fork=f.why)
+    return after, [Effect("commit", rows=(rows.node_row(after),)), Effect("alarm", detail=f"forked ledger: {f.why}")]
+
+
 _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
     Arrived: _arrived,
     BeatArrived: _beat,
@@ -370,4 +405,5 @@ _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
     RootObserved: _root,
     BroughtAbout: _brought_about,
     MirrorMeasured: _measured,
+    ForkSeen: _fork,
 }

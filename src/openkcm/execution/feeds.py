@@ -41,10 +41,14 @@ class Feeds:
 
     async def start(self) -> None:
         """Measure the mirrors against our mark and put the readers at our own cursor."""
+        await self.measure()
+        await self._readers["critical"].reset(self._custodian.state.cursor_critical)
+        await self._read_frozen_again()
+
+    async def _read_frozen_again(self) -> None:
+        """Put the routine reader where the first residence froze, else at our cursor."""
         state = self._custodian.state
         frozen = [r.frozen_at for r in state.residences.values() if r.frozen_at is not None]
-        await self.measure()
-        await self._readers["critical"].reset(state.cursor_critical)
         await self._readers["routine"].reset(min([state.cursor_routine, *(at - 1 for at in frozen)]))
 
     async def measure(self) -> None:
@@ -61,6 +65,7 @@ class Feeds:
                 if lane == "critical" and not self.at_head.is_set():
                     await self._check_head()
                 batch = await reader.fetch(BATCH, WAIT_S if self.at_head.is_set() else RETRY_S)
+                forked = self._custodian.state.fork
                 for stored in batch:
                     await self._give(lane, stored)
                     if lane == "routine":
@@ -68,6 +73,8 @@ class Feeds:
                 if batch:
                     await self._custodian.committed()
                     await reader.ack(batch)
+                if lane == "routine" and forked is not None and self._custodian.state.fork is None:
+                    await self._read_frozen_again()  # an epoch was opened: what waited is judged now
             except BusError as away:
                 _log.warning("%s lane: %s", lane, away)
                 await asyncio.sleep(RETRY_S)

@@ -12,17 +12,21 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from openkcm.bus import beat, declare, lanes, reports
-from openkcm.bus.connection import connect
+from openkcm.bus.checkpoints import subscribe_checkpoints
+from openkcm.bus.connection import Connection, connect
 from openkcm.bus.vault import Vault
 from openkcm.contract import resources
 from openkcm.contract.envelope import Envelope, encode
 from openkcm.contract.fleet import RegionConfiguration
+from openkcm.contract.reports import CheckpointCosigned
 from openkcm.contract.seal import Signer
 from openkcm.execution import configuration, control, metrics, rows, secretmem
 from openkcm.execution.arena import RegionArena
@@ -36,15 +40,17 @@ from openkcm.execution.feeds import Feeds
 from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
 from openkcm.execution.keychain import Keychain
+from openkcm.execution.mirrored import Kept
 from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import RootSettings
 from openkcm.execution.rootwatch import RootWatch
 from openkcm.execution.safe import Safe
+from openkcm.execution.treewatch import STREAM, TreeWatch
 from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Prober
 from openkcm.execution.voice import Voice
-from openkcm.projector import open_writer
+from openkcm.projector import Writer, open_writer
 
 __all__ = ["run"]
 
@@ -135,6 +141,7 @@ class Node:
         keychain.on_keys = announce_keys
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
+        tree = self._tree(main, voice, database, disk, custodian, send)
         watch = RootWatch(custodian, keychain, prober, reporter)
 
         def changed() -> None:
@@ -148,6 +155,7 @@ class Node:
         await feeds.start()
         await lanes.subscribe_lane0(fast, node.region, feeds.on_lane0)
         await beat.subscribe_beats(main, node.region, feeds.on_beat)
+        await subscribe_checkpoints(main, node.region, tree.hear)
         server, self._metrics_port = await metrics.serve(
             node.metrics,
             lambda: feeds.at_head.is_set() and crew.ready,
@@ -174,8 +182,10 @@ class Node:
             feeds.vault(vault_cursor, catalogue.take),
             reporter.health(),
             watch.run(),
+            tree.run(),
             open_at_head(),
         )
+        await tree.close()
         for tenant in custodian.state.residences:
             gates.close(tenant, "expired")
         await crew.stop()
@@ -186,6 +196,28 @@ class Node:
             await connection.close()
         disk.shutdown()
         database.close()
+
+    def _tree(
+        self,
+        connection: Connection,
+        voice: Voice,
+        database: Writer,
+        disk: Executor,
+        custodian: Custodian,
+        send: Callable[[Envelope], Awaitable[None]],
+    ) -> TreeWatch:
+        kept = [msgspec.json.decode(body, type=Kept) for (body,) in database.rows("SELECT body FROM mirror_tree")]
+
+        async def keep(what: list[rows.Named]) -> None:
+            await asyncio.get_running_loop().run_in_executor(disk, database.apply, what)
+
+        async def cosigned(report: CheckpointCosigned) -> None:
+            await send(voice.report(None, report, epoch=custodian.state.epoch))
+
+        return TreeWatch(
+            lanes.LaneReader(connection, STREAM, f"{self._node.node}-tree"), voice.signer, kept[0] if kept else Kept(),
+            state=lambda: custodian.state, forked=custodian.take, keep=keep, send=cosigned,
+        )  # fmt: skip
 
     def _own_voice(self) -> Voice:
         return Voice(self._node.node, self._node.region, Signer(Path(self._node.seal_seed).read_bytes()))

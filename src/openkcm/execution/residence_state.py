@@ -146,6 +146,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         nonces: HealthCheck nonces sent: nonce -> CLOCK_BOOTTIME ns.
         beat: The newest honoured nonce: (boot_id, sent ns), or None: then nothing is served.
         waiting_beat: A beat whose head is not applied yet.
+        fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
         dropped: Messages that were not what they claimed, by reason.
     """
 
@@ -168,6 +169,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     beat: tuple[str, int] | None = None
     waiting_beat: tuple[int, str, int] | None = None
     behind_mark: bool = False
+    fork: str | None = None
     dropped: dict[str, int] = {}
 
     def lease_until(self, residence: Residence) -> int:

@@ -27,6 +27,7 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
     chain: bytes
     beat: tuple[str, int] | None
     dropped: dict[str, int]
+    fork: str | None = None
 
 
 _NODE = msgspec.json.Decoder(_Node)
