@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from openkcm.bus.connection import connect
-from openkcm.cli import audit, orbital, programs, rogue, up
+from openkcm.cli import orbital, programs, rogue, sources, up
 from openkcm.cli.layout import Layout
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract import decrees as d
@@ -60,7 +60,7 @@ def test_the_rogue_counts_and_seals_as_governance_would_and_the_auditor_sees_it(
     first = rogue.append(layout, "eu-frankfurt", "acme", [d.AccessSuspended(reason="x"), d.AccessResumed()])
     second = rogue.append(layout, "eu-frankfurt", "acme", [d.AccessRevoked(reason="x"), d.AccessResumed()])
     assert [a.counter for a in first + second] == [1, 2, 1, 3]
-    seen = asyncio.run(audit.read_mirror(layout.state, at_least=second[-1].sequence))
+    seen = asyncio.run(sources.read_mirror(layout.state, at_least=second[-1].sequence))
     assert [s.id for s in seen] == [a.event for a in first + second]
     keys = {layout.governance_signer.key_id: layout.governance_signer.public_key}
     for stored in seen:
@@ -71,7 +71,7 @@ def test_a_backlog_is_spread_without_a_gap(running):
     layout = running.layout
     residences = [("bolt", "us-virginia"), ("bolt", "eu-frankfurt")]
     assert sorted(rogue.queue_backlog(layout, residences, 31).values()) == [15, 16]
-    seen = [envelope.decode(s.body) for s in asyncio.run(audit.read_mirror(layout.state))]
+    seen = [envelope.decode(s.body) for s in asyncio.run(sources.read_mirror(layout.state))]
     counters = {}
     for sealed in seen:
         if ".bolt." in sealed.subject:
@@ -99,7 +99,7 @@ def test_held_lanes_say_that_they_are_held(running):
 
 def test_a_killed_server_comes_back_with_what_it_held(running):
     layout, supervisor = running.layout, running.supervisor
-    before = asyncio.run(audit.read_mirror(layout.state))
+    before = asyncio.run(sources.read_mirror(layout.state))
     hub = supervisor.children["nats-hub"]
     first = hub.pid
     watching = threading.Thread(target=supervisor.watch)
@@ -111,7 +111,7 @@ def test_a_killed_server_comes_back_with_what_it_held(running):
         time.sleep(0.05)
     supervisor.ask_to_stop()
     watching.join()
-    assert [s.body for s in asyncio.run(audit.read_mirror(layout.state))] == [s.body for s in before]
+    assert [s.body for s in asyncio.run(sources.read_mirror(layout.state))] == [s.body for s in before]
 
 
 def test_streams_commands_need_a_stack(tmp_path):

@@ -20,6 +20,7 @@ AuditError
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import Final
 
 import msgspec
@@ -79,19 +80,27 @@ class TrustedLedger:
         trust_root: The offline root's public key, 32 bytes.
         whole: True for a ledger from its first event to its last; False for a tenant's slice, whose gaps between
             sequences are other people's events. A slice shows no missing aggregate, only a gap inside one.
+        skips: Kinds of aggregates whose counters may leave numbers out. A slice has not all of the ledger's own (other
+            tenants' denied attempts), an excerpt of single events has gaps anywhere.
     """
 
-    def __init__(self, trust_root: bytes, *, whole: bool = True) -> None:
+    def __init__(self, trust_root: bytes, *, whole: bool = True, skips: Container[str] | None = None) -> None:
         self._root = {seal.key_id(trust_root): trust_root}
         self._keys: dict[str, bytes] = {}
         self._retired: set[str] = set()
         self._whole = whole
+        self._skips: Container[str] = skips if skips is not None else () if whole else ("ledger",)
         self._ids: set[str] = set()
         self._counters: dict[tuple[int, str], int] = {}
         self._broken: BadEvent | None = None
         self.epoch = 0
         self.sequence = 0
         self.events = 0
+
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """Every key that governance ever had, by name; retired ones too: what they signed before still holds."""
+        return self._keys
 
     def add(self, sequence: int, subject: str, body: bytes, message_id: str, *, checked: bool = False) -> Event:
         """Check the next event and return it.
@@ -128,7 +137,7 @@ class TrustedLedger:
         epoch = self._check_epoch(sequence, sealed, decree)  # (5)
         self._check_seal(sequence, subject, sealed, decree, checked)  # (6)
         counted = self._counters.get((epoch, subject), 0)  # (7)
-        if sealed.counter != counted + 1:
+        if sealed.counter != counted + 1 and not (place.kind in self._skips and sealed.counter > counted):
             raise self._bad(sequence, "counter", f"number {sealed.counter} of {subject} follows number {counted}")
         # Nothing is remembered of an event before all of it holds.
         self._counters[epoch, subject] = sealed.counter

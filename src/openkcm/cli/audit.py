@@ -1,138 +1,110 @@
-"""`openkcm audit`: reads the auditor's mirror of a running stack and prints what the audit finds. Judges nothing."""
+"""`openkcm audit verify | replay | as-of | account`: reads a ledger and prints what the audit finds. Judges nothing."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import sys
-import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
-from openkcm.audit import account as accounts
+from openkcm.audit import asof
 from openkcm.audit import replay as replays
-from openkcm.audit.authority import Authority, Finding
-from openkcm.audit.verify import AuditError, BadEvent, Event, TrustedLedger
-from openkcm.bus.connection import Access, Stored, connect
+from openkcm.audit.account import Account
+from openkcm.audit.examine import Examined, examine
+from openkcm.audit.export import limits
+from openkcm.audit.exported import Trees
+from openkcm.audit.records import utc
+from openkcm.audit.seals import checked
+from openkcm.audit.verify import AuditError, BadEvent
+from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError
-from openkcm.bus.ledger import Ledger
-from openkcm.cli.show import wide_console
+from openkcm.cli.show import progress, wide_console
+from openkcm.cli.sources import Source
+from openkcm.projector import ProjectorError
 
-__all__ = ["Audited", "account", "audited", "read_mirror", "replay", "verify"]
+__all__ = ["account", "as_json_text", "as_of", "moment", "replay", "verify"]
 
 INTACT: Final = 0
 BROKEN: Final = 1
 FINDINGS: Final = 2
-MIRROR_LATE_S: Final = 10.0
+NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError)
 
 
-class Audited(msgspec.Struct, frozen=True, kw_only=True):
-    """A ledger that was verified from its first event to its last."""
-
-    events: tuple[Event, ...]
-    findings: tuple[Finding, ...]
-    epoch: int
-    sequence: int
-
-
-def trust_root(state: Path) -> bytes:
-    """Return the pinned public key, 32 bytes."""
-    return base64.b64decode((state / "trust" / "root.pub").read_text())
-
-
-def audited(messages: list[Stored], root: bytes, *, whole: bool = True) -> Audited:
-    """Verify messages in order and judge their authority.
-
-    Raises:
-        BadEvent: The first event that breaks the ledger.
-    """
-    trusted, authority = TrustedLedger(root, whole=whole), Authority()
-    events = []
-    for message in messages:
-        event = trusted.add(message.sequence, message.subject, message.body, message.id)
-        authority.judge(event)
-        events.append(event)
-    return Audited(
-        events=tuple(events), findings=tuple(authority.findings), epoch=trusted.epoch, sequence=trusted.sequence
-    )
-
-
-def auditor_access(state: Path) -> Access:
-    """Return how the auditor reaches its mirror: with its own key, in its own account, on the hub."""
-    cmk = msgspec.json.decode((state / "cmk" / "cmk.json").read_bytes())
-    pki = state / "pki"
-    return Access(
-        url=cmk["nats"]["url"],
-        nkey=str(state / "nats" / "users" / "auditor.nk"),
-        ca=str(pki / "ca.pem"),
-        cert=str(pki / "auditor.pem"),
-        key=str(pki / "auditor.key"),
-        inbox="_INBOX.auditor",
-    )
-
-
-async def read_mirror(state: Path, *, at_least: int = 0) -> list[Stored]:
-    """Return the whole ledger as the auditor's mirror holds it.
-
-    Args:
-        at_least: Wait (a few seconds at most) until the mirror has come to this sequence.
-
-    Raises:
-        BusError: No answer, or the mirror stays behind.
-    """
-    connection = await connect(auditor_access(state), name="auditor")
-    try:
-        ledger = Ledger(connection)
-        deadline = time.monotonic() + MIRROR_LATE_S
-        while (await ledger.info()).last < at_least:
-            if time.monotonic() > deadline:
-                raise BusError(f"the auditor's mirror has not come to sequence {at_least}")
-            await asyncio.sleep(0.05)
-        return [stored async for stored in ledger.read_all()]
-    finally:
-        await connection.close()
-
-
-def verify(state: Path, *, as_json: bool) -> int:
+def verify(source: Source, *, as_json: bool) -> int:
     """Print whether the ledger holds; return the exit status."""
-    result = _audit(state, as_json=as_json)
-    if isinstance(result, int):
-        return result
+    trees, proven = (None, None) if source.export is None else (Trees(source.export), 0)
+    try:
+        if source.export is not None:
+            source.export.check_files()
+        hear = [] if trees is None else [trees.take]
+        with progress("verified") as seen:
+            result = examine(source.messages(), source.trust_root, whole=source.whole, hear=hear, progress=seen)
+        if trees is not None:
+            proven = trees.check(result.keys)
+    except NOT_AUDITED as bad:
+        return _broken(bad, as_json=as_json)
+    words = limits(source.tenant)
     if as_json:
-        _print({
-            "intact": True, "events": len(result.events), "epoch": result.epoch, "sequence": result.sequence,
-            "findings": result.findings,
-        })  # fmt: skip
+        print(as_json_text({
+            "intact": True, "events": result.events, "epoch": result.epoch, "sequence": result.sequence,
+            "findings": result.findings, "proven": proven, "limits": words,
+        }))  # fmt: skip
     else:
-        console = wide_console()
-        console.print(
-            f"[green]intact[/]: {len(result.events)} events, epoch {result.epoch}, up to sequence {result.sequence}"
-        )
-        for f in result.findings:
-            console.print(
-                f"[yellow]without authority[/]: {f.tag} at epoch {f.epoch}, sequence {f.sequence}: {f.code}: {f.why}",
-                soft_wrap=True,
-            )
+        _print_verified(result, proven, words)
     return FINDINGS if result.findings else INTACT
 
 
-def replay(state: Path, *, as_json: bool) -> int:
-    """Print whether governance's tables are the ledger's; return the exit status."""
+def _print_verified(result: Examined, proven: int | None, words: tuple[str, ...]) -> None:
+    console = wide_console()
+    console.print(f"[green]intact[/]: {result.events} events, epoch {result.epoch}, up to sequence {result.sequence}")
+    if proven is not None:
+        console.print(f"[green]proven[/]: {proven} events under signed checkpoints")
+    for f in result.findings:
+        console.print(
+            f"[yellow]without authority[/]: {f.tag} at epoch {f.epoch}, sequence {f.sequence}: {f.code}: {f.why}",
+            soft_wrap=True,
+        )
+    for sentence in words:
+        console.print(f"[dim]{sentence}[/]", soft_wrap=True)
+
+
+def replay(
+    source: Source, *, as_json: bool, until: str | None = None, tenant: str | None = None, keep: Path | None = None
+) -> int:
+    """Print whether governance's tables are the ledger's; up to a point only, what the ledger makes of them then."""
     try:
-        cmk = msgspec.json.decode((state / "cmk" / "cmk.json").read_bytes())
-        cursor, tables = replays.tables_of(Path(cmk["registry"]))
-        messages = asyncio.run(read_mirror(state, at_least=cursor))
-        upto = [message for message in messages if message.sequence <= cursor]
-        differences = replays.compare(replays.folded(upto, trust_root(state)), tables)
-    except (AuditError, BusError, OSError) as bad:
+        if until is None and source.registry is not None:
+            return _compare(source, tenant, keep, as_json=as_json)
+        with _folded(source, until, keep) as made:
+            tables, cursor = made.tables(tenant), made.projection.cursor
+    except NOT_AUDITED as bad:
         print(f"not audited: {bad}", file=sys.stderr)
         return BROKEN
+    rows = {table: len(found) for table, found in tables.items()}
+    if as_json:
+        print(as_json_text({"sequence": cursor, "tenant": tenant, "rows": rows}))
+    else:
+        print(f"replayed up to sequence {cursor}: {sum(rows.values())} rows in {len(rows)} tables")
+        for table, count in rows.items():
+            print(f"  {count:8} {table}")
+    return INTACT
+
+
+def _compare(source: Source, tenant: str | None, keep: Path | None, *, as_json: bool) -> int:
+    assert source.registry is not None
+    cursor, tables = replays.tables_of(source.registry, tenant)
+    with replays.Replay(source.trust_root, keep) as made, progress("replayed") as seen:
+        fold(made, source.messages(at_least=cursor), source.trust_root, until=cursor, seen=seen)
+        differences = replays.compare(made.tables(tenant), tables)
     rows = sum(len(t) for t in tables.values())
     if as_json:
-        _print({"equal": not differences, "sequence": cursor, "rows": rows, "differences": differences})
+        print(as_json_text({"equal": not differences, "sequence": cursor, "rows": rows, "tables": len(tables),
+                            "tenant": tenant, "differences": differences}))  # fmt: skip
     elif differences:
         for d in differences:
             print(f"{d.table} is not what the ledger says: missing {d.missing}, surplus {d.surplus}")
@@ -141,38 +113,127 @@ def replay(state: Path, *, as_json: bool) -> int:
     return BROKEN if differences else INTACT
 
 
-def account(state: Path, *, as_json: bool, tenant: str | None) -> int:
-    """Print the account of orders; return the exit status."""
-    result = _audit(state, as_json=as_json)
-    if isinstance(result, int):
-        return result
-    orders = [
-        order for order in accounts.account(result.events, result.findings) if tenant is None or order.tenant == tenant
-    ]
+def as_of(source: Source, point: str, *, as_json: bool, tenant: str | None) -> int:
+    """Print the state at a sequence or a time, and who could decrypt then; return the exit status."""
+    try:
+        words = asof.Obediences()
+        with replays.Replay(source.trust_root) as whole, progress("replayed") as seen:
+            examine(source.messages(), source.trust_root, whole=source.whole, hear=[words.take], fold=whole.take,
+                    progress=seen)  # fmt: skip
+            sequence, at_ms = moment(point, whole)
+            with replays.Replay(source.trust_root) as then:
+                kept = whole.events(until=sequence)
+                for batch in kept:
+                    then.take(batch, frozenset(one.sequence for one in batch))
+                answer = asof.as_of(then.writer, words, at_ms=at_ms, tenant=tenant)
+    except NOT_AUDITED as bad:
+        return _broken(bad, as_json=as_json)
     if as_json:
-        _print({"orders": orders})
+        print(as_json_text(answer))
         return INTACT
-    table = Table("sequence", "event", "tenant", "region", "by", "approved by", "outcome", "obeyed (ms after)")
-    for o in orders:
-        obeyed = ", ".join(f"{word.node} {word.after_ms}" for word in o.obeyed)
-        by = ", ".join(person[:8] for person in o.approved_by)
-        table.add_row(str(o.sequence), o.tag.partition(".")[0], o.tenant, o.region, o.by[:8], by, o.outcome, obeyed)
-    wide_console().print(table)
+    console = wide_console()
+    console.print(f"as of sequence {answer.sequence}, epoch {answer.epoch}, {utc(answer.at_ms)}")
+    console.print(f"[dim]{answer.clock}[/]", soft_wrap=True)
+    if answer.unordered:
+        console.print(f"[yellow]{answer.unordered} events before it claim a later time[/]: clocks ran back there")
+    table = Table("tenant", "region", "state", "lease", "node", "could decrypt", "since / since when not", "why")
+    for home in answer.residences:
+        for n, a in enumerate(home.access or (asof.Access(region="", node="-", could="no", since_ms=None, why=""),)):
+            first = (home.tenant, home.region, home.state, f"{home.lease_s} s") if n == 0 else ("", "", "", "")
+            table.add_row(*first, a.node, a.could, "never" if a.since_ms is None else utc(a.since_ms), a.why)
+        table.add_row("", "", "", "", "", f"[dim]workloads: {', '.join(home.workloads) or 'none'}[/]", "", "")
+    console.print(table)
     return INTACT
 
 
-def _audit(state: Path, *, as_json: bool) -> Audited | int:
+def account(source: Source, *, as_json: bool, tenant: str | None) -> int:
+    """Print the account of orders and of denied attempts; return the exit status."""
+    kept = Account()
     try:
-        return audited(asyncio.run(read_mirror(state)), trust_root(state))
-    except BadEvent as bad:
-        if as_json:
-            _print({"intact": False, "epoch": bad.epoch, "sequence": bad.sequence, "code": bad.code, "why": bad.why})
-        else:
-            wide_console().print(f"[red]broken[/]: {bad}")
-    except (BusError, OSError) as bad:
+        with progress("read") as seen:
+            result = examine(source.messages(), source.trust_root, whole=source.whole, hear=[kept.take], progress=seen)
+    except NOT_AUDITED as bad:
+        return _broken(bad, as_json=as_json)
+    orders = [order for order in kept.orders(result.findings) if tenant is None or order.tenant == tenant]
+    denied = [one for one in kept.denied if tenant is None or one.tenant == tenant]
+    if as_json:
+        print(as_json_text({"orders": orders, "denied": denied}))
+        return INTACT
+    table = Table(
+        "sequence", "event", "tenant", "region", "by", "approved by", "outcome", "obeyed (ms after)", "silent"
+    )
+    for o in orders:
+        obeyed = ", ".join(f"{word.node} {word.after_ms}" for word in o.obeyed)
+        by = ", ".join(person[:8] for person in o.approved_by)
+        table.add_row(str(o.sequence), o.tag.partition(".")[0], o.tenant, o.region, o.by[:8], by, o.outcome, obeyed,
+                      ", ".join(o.silent))  # fmt: skip
+    console = wide_console()
+    console.print(table)
+    refused = Table("sequence", "at", "by", "tried", "of tenant", "region", "refused as", title="Denied attempts")
+    for one in denied:
+        refused.add_row(str(one.sequence), utc(one.at_ms), one.by[:8], one.action, one.tenant or "", one.region or "",
+                        one.reason)  # fmt: skip
+    console.print(refused if denied else "no denied attempts")
+    return INTACT
+
+
+def fold(made: replays.Replay, messages: Iterator[Stored], trust_root: bytes, *, until: int | None, seen: Any) -> None:
+    """Fold messages into a replay, up to and with a sequence."""
+    done = 0
+    for batch, good in checked(_upto(messages, until), trust_root):
+        made.take(batch, good)
+        done += len(batch)
+        seen(done)
+
+
+def moment(point: str, whole: replays.Replay) -> tuple[int, int | None]:
+    """Return the sequence of a point, and its time in ms if it was given as one.
+
+    Raises:
+        AuditError: Neither a number nor a time, or before the ledger.
+    """
+    if point.isascii() and point.isdigit():
+        return int(point), None
+    try:
+        given = datetime.fromisoformat(point)
+    except ValueError as bad:
+        raise AuditError(f"{point!r} is neither a sequence nor a time such as 2026-11-26T15:00:00Z") from bad
+    at_ms = int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+    return asof.sequence_at(whole.writer, at_ms), at_ms
+
+
+def _folded(source: Source, until: str | None, keep: Path | None) -> replays.Replay:
+    with replays.Replay(source.trust_root) as whole, progress("replayed") as seen:
+        last = None
+        if until is not None and not until.isdigit():  # a time: the ledger's own clock says which sequence
+            fold(whole, source.messages(), source.trust_root, until=None, seen=seen)
+            last = moment(until, whole)[0]
+        elif until is not None:
+            last = int(until)
+        made = replays.Replay(source.trust_root, keep)
+        fold(made, source.messages(), source.trust_root, until=last, seen=seen)
+        return made
+
+
+def _upto(messages: Iterator[Stored], until: int | None) -> Iterator[Stored]:
+    for message in messages:
+        if until is not None and message.sequence > until:
+            return
+        yield message
+
+
+def _broken(bad: Exception, *, as_json: bool) -> int:
+    if not isinstance(bad, BadEvent):
         print(f"not audited: {bad}", file=sys.stderr)
+    elif as_json:
+        print(as_json_text(
+            {"intact": False, "epoch": bad.epoch, "sequence": bad.sequence, "code": bad.code, "why": bad.why}
+        ))  # fmt: skip
+    else:
+        Console(soft_wrap=True).print(f"[red]broken[/]: {bad}")
     return BROKEN
 
 
-def _print(value: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+def as_json_text(value: object) -> str:
+    """Return a value as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

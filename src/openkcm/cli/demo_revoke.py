@@ -7,11 +7,13 @@ import contextlib
 import time
 from typing import Any, Final
 
+from openkcm.audit.examine import examine
+from openkcm.audit.verify import Event
 from openkcm.cli import rogue
-from openkcm.cli.audit import audited, read_mirror, trust_root
 from openkcm.cli.layout import TENANTS
 from openkcm.cli.load import Load, Record
 from openkcm.cli.portal import Answer
+from openkcm.cli.sources import read_mirror, trust_root
 from openkcm.cli.stage import Stage
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope, reports
@@ -104,13 +106,18 @@ def _confirmed(stage: Stage, region: str, event: str) -> list[tuple[str, reports
     """Return (node, ack, its time in ms) as RevocationConfirmed embeds them in the ledger, once the auditor has it."""
 
     def found() -> list[tuple[str, reports.SyncAck, int]]:
-        whole = audited(asyncio.run(read_mirror(stage.layout.state)), trust_root(stage.layout.state))
-        for one in whole.events:
+        confirmations: list[d.RevocationConfirmed] = []
+
+        def hear(one: Event, _body: bytes) -> None:
             if isinstance(one.decree, d.RevocationConfirmed) and one.decree.revocation == event:
-                stage.must(one.decree.outcome == "acked", f"{region}: confirmed by {one.decree.outcome}")
-                sealed = [envelope.decode(bytes(raw)) for raw in one.decree.acks]
-                acks = [(s.actor.subject, reports.read(s.tag, s.data), s.at_ms) for s in sealed]
-                return [(node, ack, at_ms) for node, ack, at_ms in acks if isinstance(ack, reports.SyncAck)]
+                confirmations.append(one.decree)
+
+        examine(asyncio.run(read_mirror(stage.layout.state)), trust_root(stage.layout.state), hear=[hear])
+        for decree in confirmations:
+            stage.must(decree.outcome == "acked", f"{region}: confirmed by {decree.outcome}")
+            sealed = [envelope.decode(bytes(raw)) for raw in decree.acks]
+            acks = [(s.actor.subject, reports.read(s.tag, s.data), s.at_ms) for s in sealed]
+            return [(node, ack, at_ms) for node, ack, at_ms in acks if isinstance(ack, reports.SyncAck)]
         return []
 
     acks: list[tuple[str, reports.SyncAck, int]] = stage.wait(found, f"{region}: RevocationConfirmed in the ledger")

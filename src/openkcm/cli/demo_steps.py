@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any, Final
 
 from openkcm.audit import replay
-from openkcm.audit.account import account
-from openkcm.cli import audit as auditor
-from openkcm.cli import rogue
+from openkcm.audit.account import Account
+from openkcm.audit.examine import examine
+from openkcm.cli import rogue, sources
 from openkcm.cli.customer import customer_of
 from openkcm.cli.demo_revoke import revoke
 from openkcm.cli.layout import TENANTS
@@ -240,13 +240,14 @@ def cut(stage: Stage) -> None:
 
 def audit(stage: Stage) -> None:
     """7: the ledger holds; who ordered, who obeyed, how late; governance's tables are the ledger's."""
-    root = auditor.trust_root(stage.layout.state)
+    root = sources.trust_root(stage.layout.state)
     cursor, tables = replay.tables_of(stage.registry)
-    messages = asyncio.run(auditor.read_mirror(stage.layout.state, at_least=cursor))
+    messages = asyncio.run(sources.read_mirror(stage.layout.state, at_least=cursor))
     stage.say(f"{len(messages)} events: seals, counters, gaps, approvals, acks")
     start = time.monotonic()
-    whole = auditor.audited(messages, root)
-    stage.figure("events verified", len(whole.events))
+    account = Account()
+    whole = examine(messages, root, hear=[account.take])
+    stage.figure("events verified", whole.events)
     stage.figure("verified in (ms)", (time.monotonic() - start) * 1e3)
     found = {finding.event for finding in whole.findings}
     stage.must(set(stage.kept["rogue"]) <= found, "the auditor overlooked a restore that nobody signed")
@@ -256,7 +257,7 @@ def audit(stage: Stage) -> None:
     differences = replay.compare(replay.folded([m for m in messages if m.sequence <= cursor], root), tables)
     stage.must(not differences, f"governance's tables are not the ledger's: {differences}")
     stage.fact(f"replayed up to {cursor}: equal to governance's tables row for row")
-    for order in account(whole.events, whole.findings):
+    for order in account.orders(whole.findings):
         if order.event in stage.kept["revocations"]:
             stage.must(order.outcome == "acked", f"revocation {order.event} is not confirmed by acks: {order.outcome}")
             obeyed = ", ".join(f"{word.node} after {word.after_ms} ms" for word in order.obeyed)

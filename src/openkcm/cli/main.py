@@ -251,35 +251,115 @@ def audit() -> None:
     """Read the ledger's mirror with the auditor's own key, and check it."""
 
 
+def source_options(function: _F) -> _F:
+    """Add where the ledger is read: `--state DIR`, or `--export DIR` with `--root KEY`."""
+    function = click.option("--root", help="The pinned trust root, base64; else the export's own is believed.")(
+        function
+    )
+    function = click.option(
+        "--export", "export_", type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Read an export instead of a running stack.",
+    )(function)  # fmt: skip
+    return state_option(function)
+
+
+def _source(state: Path, export_: Path | None, root: str | None) -> Any:
+    from openkcm.audit.verify import AuditError
+    from openkcm.cli import sources
+
+    try:
+        return sources.of_stack(state) if export_ is None else sources.of_export(export_, root)
+    except (OSError, ValueError, AuditError) as bad:
+        print(f"not audited: {bad}", file=sys.stderr)
+        sys.exit(1)
+
+
 @audit.command()
-@state_option
+@source_options
 @json_option
-def verify(state: Path, as_json: bool) -> None:
-    """Seals, counters, gaps, approvals, acks. Names the first bad event; exit status 1 then, 2 for findings."""
+def verify(state: Path, export_: Path | None, root: str | None, as_json: bool) -> None:
+    """Seals, counters, gaps, approvals, acks, proofs. Names the first bad event; exit status 1 then, 2 for findings."""
     from openkcm.cli import audit as auditor
 
-    sys.exit(auditor.verify(state, as_json=as_json))
+    sys.exit(auditor.verify(_source(state, export_, root), as_json=as_json))
 
 
 @audit.command()
-@state_option
+@source_options
 @json_option
-def replay(state: Path, as_json: bool) -> None:
+@click.option("--until", help="A sequence, or a time (ISO 8601): what the ledger makes of the tables up to there.")
+@click.option("--tenant", help="Only this tenant's rows.")
+@click.option(
+    "--keep", type=click.Path(exists=False, dir_okay=False, path_type=Path), help="Keep the SQLite file there."
+)
+def replay(
+    state: Path, export_: Path | None, root: str | None, as_json: bool, until: str | None, tenant: str | None,
+    keep: Path | None,
+) -> None:  # fmt: skip
     """Fold the ledger anew and compare with governance's tables row for row."""
     from openkcm.cli import audit as auditor
 
-    sys.exit(auditor.replay(state, as_json=as_json))
+    source = _source(state, export_, root)
+    sys.exit(auditor.replay(source, as_json=as_json, until=until, tenant=tenant, keep=keep))
+
+
+@audit.command(name="as-of")
+@click.argument("point", metavar="TIME|SEQUENCE")
+@source_options
+@json_option
+@click.option("--tenant", help="Only this tenant.")
+def as_of(point: str, state: Path, export_: Path | None, root: str | None, as_json: bool, tenant: str | None) -> None:
+    """The state then: who could decrypt, on which nodes, and since when not."""
+    from openkcm.cli import audit as auditor
+
+    sys.exit(auditor.as_of(_source(state, export_, root), point, as_json=as_json, tenant=tenant))
 
 
 @audit.command()
-@state_option
+@source_options
 @json_option
 @click.option("--tenant", help="Only this tenant's orders.")
-def account(state: Path, as_json: bool, tenant: str | None) -> None:
-    """Who ordered what, who approved, which node obeyed after how many milliseconds."""
+def account(state: Path, export_: Path | None, root: str | None, as_json: bool, tenant: str | None) -> None:
+    """Who ordered what, who approved, which node obeyed after how many milliseconds, which did not, who was denied."""
     from openkcm.cli import audit as auditor
 
-    sys.exit(auditor.account(state, as_json=as_json, tenant=tenant))
+    sys.exit(auditor.account(_source(state, export_, root), as_json=as_json, tenant=tenant))
+
+
+@audit.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@source_options
+@json_option
+@click.option("--tenant", help="Only this tenant's events, each with its inclusion proof.")
+def export(
+    folder: Path, state: Path, export_: Path | None, root: str | None, as_json: bool, tenant: str | None
+) -> None:
+    """Write the ledger, or a tenant's slice, as a folder that proves itself anywhere."""
+    from openkcm.cli import evidence
+
+    sys.exit(evidence.export(_source(state, export_, root), folder, tenant=tenant, as_json=as_json))
+
+
+@audit.command()
+@click.argument("revocation", required=False)
+@source_options
+@json_option
+@click.option("--tenant", help="The newest revocation of this tenant.")
+@click.option("--region", help="And of this region.")
+@click.option("--out", type=click.Path(path_type=Path), help="The files' common name, without its ending.")
+@click.option("--check", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Check a receipt, JSON or page, without any server.")  # fmt: skip
+def receipt(
+    revocation: str | None, state: Path, export_: Path | None, root: str | None, as_json: bool, tenant: str | None,
+    region: str | None, out: Path | None, file: Path | None,
+) -> None:  # fmt: skip
+    """One revocation as a document to file: who ordered, who obeyed, with its proof; as JSON and as a page to print."""
+    from openkcm.cli import evidence
+
+    if file is not None:
+        sys.exit(evidence.check(file, root, as_json=as_json))
+    source = _source(state, export_, root)
+    sys.exit(evidence.receipt(source, revocation, out, tenant=tenant, region=region, as_json=as_json))
 
 
 if __name__ == "__main__":

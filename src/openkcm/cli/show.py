@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
 from rich.console import Console
 from rich.table import Table
 
 from openkcm.cli.endpoints import FILE, Endpoints
 from openkcm.cli.layout import Layout
 
-__all__ = ["table", "wide_console"]
+__all__ = ["progress", "table", "wide_console"]
 
+QUIET_S = 5.0  # where nobody watches, a line every so often
 FILE_WIDTH = 140  # columns where nobody watches: a file does not wrap
 
 
@@ -17,6 +23,26 @@ def wide_console() -> Console:
     """Return a console on standard output; into a file or a pipe it writes wide lines."""
     console = Console()
     return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+@contextlib.contextmanager
+def progress(verb: str) -> Iterator[Callable[[int], None]]:
+    """Yield what takes the number done: shown on standard error, and only where the work takes more than a moment."""
+    begun = said = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def seen(done: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said > (0.2 if terminal else QUIET_S):
+            said = now
+            rate = done / max(now - begun, 0.001)
+            end = "\r" if terminal else "\n"
+            print(f"{verb} {done:,} events, {rate:,.0f}/s", end=end, file=sys.stderr, flush=True)
+
+    yield seen
+    if terminal and said != begun:
+        print(file=sys.stderr)
 
 
 def table(console: Console, layout: Layout, endpoints: Endpoints) -> None:
