@@ -51,7 +51,10 @@ class Recorder:
             raise OSError(28, "No space left on device")
         self.log.append("commit")
 
-    async def acknowledge(self, tenant, lane):
+    async def acknowledge(self, tenant, lane, state):
+        r = state.residences[tenant]
+        marks = r.critical if lane == "critical" else r.routine
+        self.said = {epoch: mark.floor for epoch, mark in marks.items()}
         self.log.append(f"ack {tenant} {lane}")
 
 
@@ -142,3 +145,38 @@ async def test_many_routine_decrees_share_one_commit(bench):
     await bench.quiet()
     assert bench.recorder.log.count("commit") <= 3
     assert bench.recorder.log[-1] == "ack acme routine"
+
+
+async def test_a_later_decree_is_not_acknowledged_while_an_earlier_revocations_fence_is_not_in_the_vault(bench):
+    bench.recorder.vault_gone = True
+    bench.arrive(revoke(bench))
+    await bench.quiet()
+    bench.arrive(bench.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-app",))))
+    await bench.quiet()
+    assert not [x for x in bench.recorder.log if x.startswith("ack acme critical")]
+    bench.recorder.vault_gone = False
+    await asyncio.sleep(0.7)
+    assert bench.recorder.said == {1: 2}
+
+
+async def test_an_ack_says_what_is_on_the_disk_and_not_what_is_only_in_memory(bench):
+    for e in bench.press.onboarded("acme"):
+        bench.arrive(e)
+    await bench.quiet()
+    first = revoke(bench)
+    await bench.arrive(first).committed
+    bench.recorder.disk_full = True
+    bench.arrive(revoke(bench))  # obeyed in memory, not written
+    await bench.quiet()
+    assert bench.custodian.state.residences["acme"].critical[1].floor == 2
+    assert bench.recorder.said == {1: 1}
+
+
+async def test_a_restarted_node_says_again_what_it_keeps(bench):
+    bench.arrive(revoke(bench))
+    await bench.quiet()
+    bench.recorder.log.clear()
+    bench.custodian.affirm("acme")
+    await bench.quiet()
+    assert "ack acme critical" in bench.recorder.log
+    assert "ack acme routine" in bench.recorder.log

@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
-from openkcm.contract import statements
+from openkcm.contract import reports, statements
 from openkcm.execution import rows
-from openkcm.execution.desired import Arrived, BeatArrived, ForkSeen, MirrorMeasured, NonceSent, RootObserved, step
+from openkcm.execution.desired import (
+    Arrived,
+    BeatArrived,
+    ForkSeen,
+    MirrorMeasured,
+    NonceSent,
+    ReadAgain,
+    RootObserved,
+    step,
+)
 from openkcm.execution.residence_state import Mark, State, verdict
 from press import Press, seed, sign
 
@@ -75,6 +84,55 @@ def test_a_revocation_on_lane0_is_obeyed_at_once_and_its_copy_in_the_mirror_is_a
     assert world.state.cursor_critical > cursor
 
 
+def test_a_gap_shows_in_the_mirror_even_when_lane0_brought_what_comes_after_it(world):
+    revoke(world)  # withheld everywhere
+    removed = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-zzz",)))
+    world.arrive(removed, "lane0")
+    assert world.verdict() == "active"
+    assert "close" in world.kinds(world.arrive(removed, "critical"))
+    assert world.verdict() == "frozen"
+
+
+def test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record(world):
+    e = revoke(world)
+    world.arrive(e, "critical")
+    assert world.kinds(world.arrive(e, "lane0")) == ["fence", "ack"]
+
+
+def test_a_new_epoch_has_everything_acknowledged_anew(world):
+    world.arrive(revoke(world))
+    opened = world.press.ledger(d.LedgerOpened(epoch=2, first_sequence=2 << 40))
+    effects = world.arrive(opened, sequence=(2 << 40) + 1)
+    assert [(x.kind, x.detail) for x in effects] == [
+        ("commit", ""),
+        ("fence", ""),
+        ("ack", "critical"),
+        ("ack", "routine"),
+    ]
+
+
+def test_a_retired_key_seals_what_came_before_and_nothing_after_in_whatever_order_the_rotations_come(world):
+    k2, k3 = seed("cmk-2"), seed("cmk-3")
+    old = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    first = world.press.ledger(d.SigningKeyRotated(key=k2.key_id, public_key=k2.public_key))
+    second = world.press.ledger(
+        d.SigningKeyRotated(key=k3.key_id, public_key=k3.public_key, retires=(k2.key_id, world.press.cmk.key_id))
+    )
+    world.arrive(second, "lane0", sequence=102)
+    world.arrive(first, "critical", sequence=101)
+    world.arrive(revoke(world, signer=k2), sequence=103, final=True)
+    assert world.state.dropped == {"bad-seal": 1}
+    world.arrive(old, sequence=100)
+    assert world.verdict() == "suspended"
+
+
+def test_what_a_removed_node_wrote_into_the_vault_stays_readable(world):
+    key = seed("eu-frankfurt-2")
+    world.arrive(world.press.ledger(d.NodeRemoved(node="eu-frankfurt-2", region="eu-frankfurt")))
+    assert key.key_id not in world.state.keys
+    assert world.state.former[key.key_id] == (key.public_key, "eu-frankfurt")
+
+
 def test_a_revocation_overtakes_routine_decrees_still_queued(world):
     late = world.press.residence("acme", d.AccessSuspended(reason="test"))
     world.arrive(revoke(world))
@@ -102,6 +160,9 @@ def test_a_gap_in_the_critical_lane_of_the_mirror_stops_serving_until_it_is_fill
     second = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-yyy",)))
     assert "close" in world.kinds(world.arrive(second, "critical"))
     assert world.verdict() == "frozen"
+    world.give(ReadAgain("critical"))
+    world.arrive(second, "critical")
+    assert world.verdict() == "frozen"
     world.arrive(first, "lane0")
     assert world.verdict() == "active"
 
@@ -112,8 +173,13 @@ def test_a_gap_in_the_routine_lane_freezes_configuration_and_says_so(world):
     effects = world.arrive(after)
     assert ("alarm", "routine-gap") in [(x.kind, x.detail) for x in effects]
     assert "reg-acme-archive" not in world.state.residences["acme"].systems
-    world.arrive(lost)
-    assert not world.state.residences["acme"].suspended  # until it is read again from there
+    at = world.state.cursor_routine
+    world.give(ReadAgain("routine"))
+    assert world.state.cursor_routine == 9  # the last that was applied
+    world.arrive(lost, sequence=10)
+    world.arrive(after, sequence=at)
+    assert world.state.residences["acme"].suspended
+    assert "reg-acme-archive" in world.state.residences["acme"].systems
 
 
 def test_two_peoples_restore_that_names_the_revocation_lifts_it(world):
@@ -377,6 +443,35 @@ def test_a_beat_that_echoes_a_foreign_nonce_renews_nothing(world):
     assert world.state.beat is None
 
 
+def test_a_head_that_is_not_ours_has_the_critical_lane_read_again_until_it_is(world):
+    first, second = revoke(world), revoke(world)
+    at = world.press.sequence
+    world.arrive(second, "critical", sequence=at + 2)  # the mirror kept the first back
+    theirs = world.state.chain
+    for sequence, e in ((at + 1, first), (at + 2, second)):
+        theirs = reports.grown_head(theirs, sequence - 1, sequence, env.encode(e))
+    assert world.state.chain != theirs
+    beat(world, head=at + 2, chain=bytes(32))
+    assert world.state.forked
+    cursor, marks = world.state.seen_critical, world.state.residences["acme"].critical
+    world.give(ReadAgain("critical"))
+    assert (world.state.cursor_critical, world.state.forked) == (0, False)
+    world.give(MirrorMeasured(10**6, cursor - 1))
+    assert world.state.behind_mark  # the mark is what was seen, not where we read
+    assert world.state.residences["acme"].critical == marks
+
+
+def test_the_rolling_hash_begins_anew_with_a_restored_ledger(world):
+    e = revoke(world, epoch=2, counter=1)
+    world.arrive(e, sequence=(2 << 40) + 5)
+    assert world.state.chain == reports.grown_head(bytes(32), 0, 5, env.encode(e))
+
+
+def test_keys_are_brought_in_place_when_the_mirror_has_caught_up_with_our_mark(world):
+    world.give(MirrorMeasured(0, 0))
+    assert world.kinds(world.give(MirrorMeasured(10**6, 10**6))) == ["provision"]
+
+
 def test_an_echo_is_worth_the_smaller_of_the_lease_then_and_now(world):
     world.give(NonceSent("a" * 32, 5 * 10**9))
     world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=30)), now_ns=6 * 10**9)
@@ -434,6 +529,8 @@ def test_a_fork_enables_nothing_obeys_revocations_and_ends_with_a_new_epoch(worl
     world.arrive(world.press.ledger(d.LedgerOpened(epoch=2, first_sequence=2 << 40)))
     assert world.state.fork is None
     assert world.state.residences["acme"].frozen_at == at
+    world.give(ReadAgain("routine"))
+    assert world.state.cursor_routine == at - 1
     world.arrive(system, sequence=at)
     assert "reg-acme-archive" in world.state.residences["acme"].systems
     assert world.state.residences["acme"].frozen_at is None

@@ -5,11 +5,13 @@ Reports travel in the same envelope as decrees, sealed by the node. `REPORTS` at
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from openkcm.contract.checkpoint import epoch_of
 from openkcm.contract.errors import PayloadError, UnknownTag
 from openkcm.contract.ids import EventId, Lane, NodeName, Region, TenantId
 
@@ -165,11 +167,19 @@ class CheckpointCosigned(Report, frozen=True, kw_only=True):
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The last critical decree that concerns a region: its sequence on the hub, and the rolling hash up to it.
 
-    hash[n] = SHA-256(hash[n-1] || SHA-256(stored bytes of the n-th)), hash[0] = 32 zero bytes.
+    hash[n] = SHA-256(hash[n-1] || SHA-256(stored bytes of the n-th)), hash[0] = 32 zero bytes. A restored ledger is a
+    new stream whose sequences begin at epoch << 40: the hash begins anew with it.
     """
 
     sequence: Count
     hash: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+def grown_head(before: bytes, last: int, sequence: int, body: bytes) -> bytes:
+    """Return the rolling hash at `sequence`; `before` is the hash at `last`, the critical decree before it or 0."""
+    if epoch_of(last) != epoch_of(sequence):
+        before = bytes(32)
+    return hashlib.sha256(before + hashlib.sha256(body).digest()).digest()
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

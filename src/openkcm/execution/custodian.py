@@ -9,6 +9,7 @@ On a critical decree (DESIGN section 5), alone and without a worker's help:
 5. acknowledge. An ack is a promise: if (4) fails, (5) does not happen.
 
 (1) to (3) run inside `take`, before it returns; (4) and (5) follow in `run`, commits of many inputs in one transaction.
+An ack says what is on the disk and in the fence record (`promised`), never what is only in memory (`state`).
 """
 
 from __future__ import annotations
@@ -76,15 +77,18 @@ class Custodian:
         gates: Gatekeeper,
         keys: Keys,
         commit: Callable[[Rows], None],
-        acknowledge: Callable[[str, Lane], Awaitable[None]],
+        acknowledge: Callable[[str, Lane, State], Awaitable[None]],
         disk: Executor,
     ) -> None:
-        self.state, self._gates, self._keys = state, gates, keys
+        self.state = self.durable = state
+        self._gates, self._keys = gates, keys
         self._commit, self._acknowledge, self._disk = commit, acknowledge, disk
         self._queue: list[tuple[list[Effect], asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
+        self._promised: dict[tuple[str, Lane], State] = {}
+        self._saying: set[tuple[str, Lane]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms: dict[str, int] = {}
 
@@ -118,7 +122,9 @@ class Custodian:
             await self._wake.wait()
             self._wake.clear()
             batch, self._queue = self._queue, []
+            state = self.state  # all that is in it is on the disk already or in this batch
             await self._on_disk([e for effects, _ in batch for e in effects])  # (4)
+            self.durable = state
             for _, done in batch:
                 if not done.done():
                     done.set_result(None)
@@ -159,11 +165,11 @@ class Custodian:
             if "lease" in what:
                 self._renew(tenant)
             if what & {"fence", "ack-critical"}:
-                self._spawn(self._obeyed(tenant, fence="fence" in what))
+                self._spawn(self._obeyed(tenant))
             if "provision" in what:
                 self.settle(tenant)
             elif "ack-routine" in what:
-                self._spawn(self._say(tenant, "routine"))
+                self._promise(tenant, "routine", self.durable)
 
     def renew_leases(self) -> None:
         """Write every residence's lease deadline into the arena."""
@@ -173,22 +179,41 @@ class Custodian:
     def _renew(self, tenant: str) -> None:
         self._gates.set_lease(tenant, self.state.lease_until(self.state.residences[tenant]))
 
-    async def _obeyed(self, tenant: str, *, fence: bool) -> None:
-        while fence:
+    def affirm(self, tenant: str) -> None:
+        """Settle the residence and say anew what we have of it: acks may have died with an earlier process."""
+        self.settle(tenant)
+        self._spawn(self._obeyed(tenant))
+
+    async def _obeyed(self, tenant: str) -> None:
+        state = self.durable
+        residence = state.residences[tenant]
+        while residence.revocations or residence.destroyed:
             try:
-                await self._keys.write_fence(tenant)  # (4), second half
+                await self._keys.write_fence(tenant)  # (4), second half: all that `state` holds, and maybe more
             except Exception:  # the vault away, whatever the reason: no ack before the record is in
                 _log.exception("the fence record of %s is not in the vault; its revocation is not acknowledged", tenant)
                 await asyncio.sleep(RETRY_S)
             else:
-                fence = False
-        await self._say(tenant, "critical")  # (5)
+                break
+        self._promise(tenant, "critical", state)  # (5)
+
+    def _promise(self, tenant: str, lane: Lane, state: State) -> None:
+        """Have it said that we keep what `state` holds. One voice a lane: no older ack overtakes a newer one."""
+        self._promised[tenant, lane] = state
+        if (tenant, lane) not in self._saying:
+            self._saying.add((tenant, lane))
+            self._spawn(self._say(tenant, lane))
 
     async def _say(self, tenant: str, lane: Lane) -> None:
         try:
-            await self._acknowledge(tenant, lane)
-        except Exception:  # an ack is cumulative: the next one, at the latest the periodic one, says it too
+            while (state := self._promised.pop((tenant, lane), None)) is not None:
+                await self._acknowledge(tenant, lane, state)
+        except (
+            Exception
+        ):  # an ack is cumulative: the next one says it too, and governance repeats what it has no ack of
             _log.exception("no SyncAck for %s", tenant)
+        finally:
+            self._saying.discard((tenant, lane))
 
     def settle(self, tenant: str) -> None:
         """Bring the residence to its desired state, one attempt at a time, again when it changed meanwhile."""
@@ -214,7 +239,7 @@ class Custodian:
             if failure != residence.failure or rotated:
                 await self.take(BroughtAbout(tenant, failure, rotated)).committed
             self._renew(tenant)
-        await self._say(tenant, "routine")
+        self._promise(tenant, "routine", self.durable)
 
     async def settled(self, tenant: str) -> None:
         """Wait until no attempt to bring the residence about is under way."""

@@ -14,7 +14,6 @@ Invariants (the scenario and guard tests carry the same numbers):
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -24,9 +23,8 @@ from msgspec.structs import replace
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, subjects
-from openkcm.contract.checkpoint import epoch_of
 from openkcm.contract.errors import ContractError, EnvelopeError
-from openkcm.contract.ids import NOBODY
+from openkcm.contract.ids import NOBODY, Lane
 from openkcm.execution import rows
 from openkcm.execution.decree_rules import RULES, Refused
 from openkcm.execution.residence_state import CLOSED, Effect, Mark, Residence, State, verdict
@@ -39,6 +37,7 @@ __all__ = [
     "Input",
     "MirrorMeasured",
     "NonceSent",
+    "ReadAgain",
     "RootObserved",
     "step",
 ]
@@ -106,7 +105,15 @@ class ForkSeen(msgspec.Struct, frozen=True):
     why: str
 
 
-Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured
+class ReadAgain(msgspec.Struct, frozen=True):
+    """A lane is about to be read again: the routine one from where a residence froze, the critical one from its start
+    (the head that governance names is not ours).
+    """
+
+    lane: Lane
+
+
+Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain
 Outcome = tuple[State, list[Effect]]
 
 
@@ -135,13 +142,19 @@ def _arrived(state: State, m: Arrived) -> Outcome:
 def _advance(state: State, m: Arrived) -> State:
     """Move the cursor, and on the critical lane the rolling hash, over any message, good or bad."""
     if m.source == "routine":
-        return replace(state, cursor_routine=max(state.cursor_routine, m.sequence))
+        seen = max(state.seen_routine, m.sequence)
+        return replace(state, cursor_routine=max(state.cursor_routine, m.sequence), seen_routine=seen)
     if m.source == "lane0" or m.sequence <= state.cursor_critical:
         return state
-    same_epoch = epoch_of(m.sequence) == epoch_of(state.cursor_critical)  # a restored ledger begins a new chain
-    chain = hashlib.sha256((state.chain if same_epoch else bytes(32)) + hashlib.sha256(m.body).digest()).digest()
+    chain = reports.grown_head(state.chain, state.cursor_critical, m.sequence, m.body)
     heads = dict(list(state.recent_heads.items())[-HEADS_KEPT + 1 :])
-    return replace(state, cursor_critical=m.sequence, chain=chain, recent_heads={**heads, m.sequence: chain})
+    return replace(
+        state,
+        cursor_critical=m.sequence,
+        seen_critical=max(state.seen_critical, m.sequence),
+        chain=chain,
+        recent_heads={**heads, m.sequence: chain},
+    )
 
 
 def _drop(state: State, reason: str) -> Outcome:
@@ -161,11 +174,7 @@ def _judge(state: State, m: Arrived) -> Outcome:
         return _drop(state, "foreign-region")
     kind = d.kind_of(e.tag)
     root_sealed = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
-    book = (
-        {seal.key_id(state.trust_root): state.trust_root}
-        if root_sealed
-        else {k: p for k, (p, who) in state.keys.items() if who == "cmk"}
-    )
+    book = {seal.key_id(state.trust_root): state.trust_root} if root_sealed else state.sealing_keys(m.sequence)
     if e.key not in book and not root_sealed and not m.final and m.source == "routine":
         return state, [Effect("defer", detail="unknown-key")]  # its SigningKeyRotated may be on the other lane still
     try:  # (2) sealed by governance (by the trust root, where that is asked), for this very subject
@@ -177,7 +186,7 @@ def _judge(state: State, m: Arrived) -> Outcome:
     if (e.priority == env.PRIORITY_CRITICAL) != (where.lane == "critical"):
         return _drop(state, "wrong-lane")
     if where.kind == "ledger":
-        return _ledger(state, where, e)
+        return _ledger(state, where, e, m)
     if where.kind != "residence" or where.id != where.tenant:
         return _drop(state, "wrong-aggregate")
     residence = state.residences.get(where.tenant) or Residence(tenant=where.tenant)
@@ -188,7 +197,7 @@ def _judge(state: State, m: Arrived) -> Outcome:
     return state, effects
 
 
-def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope) -> Outcome:
+def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope, m: Arrived) -> Outcome:
     marks = state.ledger_critical if where.lane == "critical" else state.ledger_routine
     mark = marks.get(e.epoch, Mark())
     if e.counter in mark:
@@ -202,18 +211,22 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope) -> Out
     except EnvelopeError:
         return after, [Effect("alarm", detail="unreadable-ledger-event")]
     if isinstance(decree, d.LedgerOpened):
-        if decree.epoch > after.epoch:  # the trust root accepts what was lost, and ends what two histories froze
-            after = replace(after, epoch=decree.epoch, fork=None, behind_mark=False)
+        if decree.epoch > state.epoch:  # the trust root accepts what was lost, and ends what two histories froze
+            again = [x for r in after.residences.values() for x in _affirmed(r)]  # acks count anew: say what we have
+            return replace(after, epoch=decree.epoch, fork=None, behind_mark=False), [Effect("commit"), *again]
     elif isinstance(decree, d.SigningKeyRotated):
-        keys = {k: v for k, v in after.keys.items() if k not in decree.retires}
-        after = replace(after, keys={**keys, decree.key: (decree.public_key, "cmk")})
-    elif isinstance(decree, d.NodeEnrolled) and decree.node not in after.removed_nodes:  # a name is used once
+        after = _rotated(after, decree, m.sequence)
+    elif isinstance(decree, d.NodeEnrolled) and decree.node in after.removed_nodes:  # a name is used once
+        after = replace(after, former={**after.former, decree.key: (decree.public_key, decree.region)})
+    elif isinstance(decree, d.NodeEnrolled):
         keys = {**after.keys, decree.key: (decree.public_key, decree.node)}
         after = replace(after, keys=keys, nodes={**after.nodes, decree.node: decree.region})
     elif isinstance(decree, d.NodeRemoved):
         nodes = {n: r for n, r in after.nodes.items() if n != decree.node}
         keys = {k: v for k, v in after.keys.items() if v[1] != decree.node}
-        after = replace(after, nodes=nodes, keys=keys, removed_nodes=after.removed_nodes | {decree.node})
+        gone = {k: (p, decree.region) for k, (p, who) in after.keys.items() if who == decree.node}
+        removed = after.removed_nodes | {decree.node}
+        after = replace(after, nodes=nodes, keys=keys, removed_nodes=removed, former={**after.former, **gone})
         if decree.node == after.node:  # it is us: no lease holds from here on
             return after, [*(Effect("close", tenant, "expired") for tenant in after.residences), Effect("commit"),
                            Effect("lease"), Effect("alarm", detail="this-node-is-removed")]  # fmt: skip
@@ -222,8 +235,8 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope) -> Out
 
 def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
     mark = r.routine.get(e.epoch, Mark())
-    if e.counter in mark or (r.frozen_at is not None and m.sequence > state.cursor_routine):
-        return r, []  # a frozen residence goes on only when it is read again from where it froze
+    if e.counter in mark:
+        return r, []
     if state.fork is not None:
         return _frozen(r, m.sequence, "forked-ledger")
     if e.counter != mark.floor + 1:  # a gap: what lies before it decides about what comes after it
@@ -245,7 +258,6 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         routine={**r.routine, e.epoch: mark.add(e.counter)},
         head_routine=e.id,
         routine_sequence=m.sequence,
-        frozen_at=None,
         refusal=refusal,
     )
     if verdict(after) in CLOSED and verdict(r) not in CLOSED:
@@ -274,7 +286,14 @@ def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[
     mark = r.critical.get(e.epoch, Mark())
     missing = m.source == "critical" and e.counter > mark.add(e.counter).floor
     if e.counter in mark:
-        return r, []
+        if missing and not r.missing_critical:  # it came on lane0; the mirror lacks what lies before it
+            closed = replace(r, missing_critical=True)
+            return closed, [
+                Effect("alarm", r.tenant, "critical-gap"),
+                Effect("close", r.tenant, verdict(closed)),
+                Effect("commit"),
+            ]
+        return r, _affirmed(r)[:-1] if m.source == "lane0" else []  # repeated: governance lacks our ack
     after = replace(
         r,
         critical={**r.critical, e.epoch: mark.add(e.counter)},
@@ -300,11 +319,30 @@ def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[
         cut = [w.enrolment for w in after.workloads.values() if w.enrolment in gone or w.registration in gone]
         effects.append(Effect("cut", r.tenant, names=(*cut, *sorted(gone))))
     effects += [Effect("commit")]
-    if after.revocations != r.revocations or after.destroyed:
+    if after.revocations or after.destroyed:  # an ack is cumulative: it promises the older ones' fence record, too
         effects.append(Effect("fence", r.tenant))
     if after.floors != r.floors:
         effects.append(Effect("provision", r.tenant))
     return after, [*effects, Effect("ack", r.tenant, "critical")]
+
+
+def _affirmed(r: Residence) -> list[Effect]:
+    """What says again what we have of a residence: the critical lane, then the routine one."""
+    fence = [Effect("fence", r.tenant)] if r.revocations or r.destroyed else []
+    return [*fence, Effect("ack", r.tenant, "critical"), Effect("ack", r.tenant, "routine")]
+
+
+def _rotated(state: State, x: d.SigningKeyRotated, sequence: int) -> State:
+    """Take a new key of governance in. A retired one is retired for ever, in whatever order the two arrive."""
+    keys, retired = dict(state.keys), dict(state.retired)
+    for key in x.retires:
+        public, _ = keys.pop(key, (retired.get(key, (b"", 0))[0], ""))
+        retired[key] = (public, retired[key][1] if key in retired else sequence)
+    if x.key in retired:
+        retired[x.key] = (x.public_key, retired[x.key][1])
+    else:
+        keys[x.key] = (x.public_key, "cmk")
+    return replace(state, keys=keys, retired=retired)
 
 
 def _contiguous(r: Residence, e: env.Envelope, mark: Mark) -> bool:
@@ -342,7 +380,7 @@ def _beat(state: State, b: BeatArrived) -> Outcome:
         state = replace(state, waiting_beat=(beat.head.sequence, beat.head.hash, sent))
     known = state.recent_heads.get(beat.head.sequence)
     if known is not None and known.hex() != beat.head.hash:
-        return replace(state, waiting_beat=None), [Effect("alarm", detail="forked-head")]
+        return replace(state, waiting_beat=None, forked=True), [Effect("alarm", detail="forked-head")]
     granted = _grant(state)
     if granted is None:
         return state, []
@@ -356,11 +394,11 @@ def _grant(state: State) -> State | None:
     sequence, head, sent = state.waiting_beat
     state = replace(state, waiting_beat=None)
     if state.recent_heads.get(sequence, b"").hex() != head:
-        return state  # not the history we know: it renews nothing
+        return replace(state, forked=state.forked or sequence in state.recent_heads)  # not our history: renews nothing
     if state.beat is not None and state.beat[0] == state.boot_id and state.beat[1] >= sent:
         return state
     nonces = {n: at for n, at in state.nonces.items() if at > sent}
-    return replace(state, beat=(state.boot_id, sent), nonces=nonces)
+    return replace(state, beat=(state.boot_id, sent), nonces=nonces, forked=False)
 
 
 def _root(state: State, o: RootObserved) -> Outcome:
@@ -388,14 +426,33 @@ def _brought_about(state: State, b: BroughtAbout) -> Outcome:
 
 
 def _measured(state: State, m: MirrorMeasured) -> Outcome:
-    behind = m.last_routine < state.cursor_routine or m.last_critical < state.cursor_critical
+    behind = m.last_routine < state.seen_routine or m.last_critical < state.seen_critical
     effects = [Effect("alarm", detail="smaller-than-mark")] if behind else []
+    if state.behind_mark and not behind:
+        effects = [Effect("provision", t) for t in state.residences]
     return replace(state, behind_mark=behind), effects
 
 
 def _fork(state: State, f: ForkSeen) -> Outcome:
     after = replace(state, fork=f.why)
     return after, [Effect("commit", rows=(rows.node_row(after),)), Effect("alarm", detail=f"forked ledger: {f.why}")]
+
+
+def _again(state: State, a: ReadAgain) -> Outcome:
+    """Move a lane's cursor back. Marks stay: what we have is a duplicate, what we lack is taken."""
+    if a.lane == "critical":
+        fresh = bytes(32)
+        after = replace(state, cursor_critical=0, chain=fresh, recent_heads={0: fresh}, waiting_beat=None, forked=False)
+        return after, [Effect("commit", rows=(rows.node_row(after),))]
+    frozen = {t: r for t, r in state.residences.items() if r.frozen_at is not None}
+    if not frozen:
+        return state, []
+    first = min(r.frozen_at for r in frozen.values() if r.frozen_at is not None)
+    thawed = {t: replace(r, frozen_at=None) for t, r in frozen.items()}
+    after = replace(
+        state, residences={**state.residences, **thawed}, cursor_routine=min(state.cursor_routine, first - 1)
+    )
+    return after, rows.committed(state, after, [])
 
 
 _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
@@ -406,4 +463,5 @@ _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
     BroughtAbout: _brought_about,
     MirrorMeasured: _measured,
     ForkSeen: _fork,
+    ReadAgain: _again,
 }

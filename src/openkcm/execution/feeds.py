@@ -17,7 +17,7 @@ from openkcm.bus.lanes import LaneReader, mirror_head
 from openkcm.contract.ids import Lane
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.desired import Arrived, BeatArrived, MirrorMeasured
+from openkcm.execution.desired import Arrived, BeatArrived, MirrorMeasured, ReadAgain
 
 __all__ = ["STREAM_OF", "Feeds"]
 
@@ -28,6 +28,10 @@ WAIT_S: Final = 5.0
 RETRY_S: Final = 0.2
 #: How long a routine decree waits for the announcement of its key on the critical lane: tries x RETRY_S.
 KEY_TRIES: Final = 25
+IMPATIENT_S: Final = 60.0
+#: Before a lane is read again because something is missing: at first, and at most, doubling.
+AGAIN_S: Final = 2.0
+AGAIN_MAX_S: Final = 300.0
 
 
 class Feeds:
@@ -37,19 +41,31 @@ class Feeds:
         self._connection, self._custodian = connection, custodian
         self._readers = {lane: LaneReader(connection, stream, f"{node}-{lane}") for lane, stream in STREAM_OF.items()}
         self._vault = LaneReader(connection, "VAULT", f"{node}-vault")
+        self._first_routine = 0
+        self._patient_from = 0.0
         self.at_head = asyncio.Event()
 
     async def start(self) -> None:
         """Measure the mirrors against our mark and put the readers at our own cursor."""
         await self.measure()
         await self._readers["critical"].reset(self._custodian.state.cursor_critical)
-        await self._read_frozen_again()
+        await self._again("routine")
+        if (
+            self._custodian.state.seen_routine == 0
+        ):  # nothing kept: what is in force (a shorter lease) is still to be read
+            self._first_routine = await mirror_head(self._connection, STREAM_OF["routine"])
 
-    async def _read_frozen_again(self) -> None:
-        """Put the routine reader where the first residence froze, else at our cursor."""
+    async def _again(self, lane: Lane) -> None:
+        """Read a lane again from where it must be: a frozen residence's gap, or the start of a forked critical lane."""
+        self._custodian.take(ReadAgain(lane))
         state = self._custodian.state
-        frozen = [r.frozen_at for r in state.residences.values() if r.frozen_at is not None]
-        await self._readers["routine"].reset(min([state.cursor_routine, *(at - 1 for at in frozen)]))
+        await self._readers[lane].reset(state.cursor_routine if lane == "routine" else state.cursor_critical)
+
+    def _must_read_again(self, lane: Lane) -> bool:
+        state = self._custodian.state
+        if lane == "critical":
+            return state.forked
+        return any(r.frozen_at is not None for r in state.residences.values())
 
     async def measure(self) -> None:
         """Compare the mirrors with our cursors (S8)."""
@@ -60,8 +76,16 @@ class Feeds:
     async def lane(self, lane: Lane) -> None:
         """Feed one lane, for ever."""
         reader = self._readers[lane]
+        pause, again_at = AGAIN_S, 0.0
         while True:
             try:
+                if not self._must_read_again(lane):
+                    again_at = 0.0
+                elif not again_at:
+                    again_at = self._now() + pause
+                elif self._now() >= again_at:
+                    await self._again(lane)
+                    pause, again_at = min(2 * pause, AGAIN_MAX_S), 0.0
                 if lane == "critical" and not self.at_head.is_set():
                     await self._check_head()
                 batch = await reader.fetch(BATCH, WAIT_S if self.at_head.is_set() else RETRY_S)
@@ -74,25 +98,38 @@ class Feeds:
                     await self._custodian.committed()
                     await reader.ack(batch)
                 if lane == "routine" and forked is not None and self._custodian.state.fork is None:
-                    await self._read_frozen_again()  # an epoch was opened: what waited is judged now
+                    await self._again("routine")  # an epoch was opened: what waited is judged now
             except BusError as away:
                 _log.warning("%s lane: %s", lane, away)
                 await asyncio.sleep(RETRY_S)
 
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
     async def _give(self, lane: Lane, stored: Stored) -> None:
-        for attempt in range(KEY_TRIES + 1):
-            given = Arrived(
-                lane, stored.sequence, stored.subject, stored.body, boottime_ns(), final=attempt == KEY_TRIES
-            )
+        # Whoever waited in vain of late does not wait again: strangers' messages must not hold the lane up. A decree
+        # that is dropped so leaves a gap, and is read again.
+        tries = KEY_TRIES if self._now() >= self._patient_from else 0
+        for attempt in range(tries + 1):
+            given = Arrived(lane, stored.sequence, stored.subject, stored.body, boottime_ns(), final=attempt == tries)
             if not self._custodian.take(given).deferred:
+                if attempt and attempt == tries:
+                    self._patient_from = self._now() + IMPATIENT_S
                 return
             await asyncio.sleep(RETRY_S)
 
     async def _check_head(self) -> None:
-        """The listener opens only at the critical mirror's head, judged by our own cursor."""
+        """The listener opens only at the critical mirror's head, judged by our own cursor.
+
+        A node without any memory also reads the routine lane up to what it was at the start: else it would hold a lease
+        that was shortened long ago.
+        """
         await self.measure()
         head = await mirror_head(self._connection, STREAM_OF["critical"])
-        if self._custodian.state.cursor_critical >= head and not self._custodian.state.behind_mark:
+        state = self._custodian.state
+        there = state.cursor_critical >= head and state.cursor_routine >= self._first_routine
+        if there and not state.behind_mark:
             await self._custodian.committed()
             self.at_head.set()
 

@@ -165,7 +165,7 @@ class Node:
         async def open_at_head() -> None:
             await feeds.at_head.wait()
             for tenant in custodian.state.residences:
-                custodian.settle(tenant)
+                custodian.affirm(tenant)
             crew.serve()
             changed()
 

@@ -13,7 +13,7 @@ from openkcm.contract import decrees, reports
 from openkcm.contract.envelope import Envelope
 from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
-from openkcm.execution.clock import BOOT_ID, boottime_ns
+from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.desired import NonceSent
 from openkcm.execution.gates import Gates
@@ -47,36 +47,39 @@ class Reporter:
         self.workers: Callable[[], int] = lambda: 0
         self.memory: tuple[str, bool] = ("mlock", False)
 
-    async def acknowledge(self, tenant: str, lane: Lane) -> None:
-        """Send the cumulative SyncAck of one lane, until the region's own server has it."""
-        while True:
+    async def acknowledge(self, tenant: str, lane: Lane, state: State) -> None:
+        """Send the cumulative SyncAcks of one lane, one an epoch, until the region's own server has them."""
+        residence = state.residences[tenant]
+        marks = residence.critical if lane == "critical" else residence.routine
+        waiting = sorted(marks.keys() | {state.epoch})
+        while waiting:
             try:
-                await self._send(self._voice.report(tenant, self.sync_ack(tenant, lane), epoch=self._state.epoch))
+                ack = self.sync_ack(tenant, lane, state, waiting[0])
+                await self._send(self._voice.report(tenant, ack, epoch=state.epoch))
             except BusError as away:
                 _log.warning("SyncAck of %s waits: %s", tenant, away)
                 await asyncio.sleep(RETRY_S)
             else:
-                return
+                del waiting[0]
 
     @property
     def _state(self) -> State:
         return self.custodian.state
 
-    def sync_ack(self, tenant: str, lane: Lane) -> reports.SyncAck:
-        """Return what we have committed and obey of one lane, as of now."""
-        state = self._state
+    def sync_ack(self, tenant: str, lane: Lane, state: State, epoch: int) -> reports.SyncAck:
+        """Return what `state`, which is committed, has of one lane in an epoch."""
         r = state.residences[tenant]
-        mark = (r.critical if lane == "critical" else r.routine).get(state.epoch, Mark())
+        mark = (r.critical if lane == "critical" else r.routine).get(epoch, Mark())
         return reports.SyncAck(
             tenant=tenant,
             lane=lane,
-            ledger_epoch=state.epoch,
+            ledger_epoch=epoch,
             floor=mark.floor,
             above=tuple(sorted(mark.above)),
             head=(r.head_critical[-1:] or (None,))[0] if lane == "critical" else r.head_routine,
             obeyed=r.head_critical if lane == "critical" else (),
             state=shown(state, r, boottime_ns()),
-            boot_id=BOOT_ID,
+            boot_id=state.boot_id,
             closed_boottime_ns=self._gates.closed_boottime_ns.get(tenant),
             lease_s=r.lease_s,
             failure=(r.refusal or r.failure) if lane == "routine" else None,
@@ -123,7 +126,7 @@ class Reporter:
 
     def _heard_of_late(self, now_ns: int) -> bool:
         beat = self._state.beat
-        return beat is not None and beat[0] == BOOT_ID and now_ns - beat[1] < 2 * HEALTH_INTERVAL_S * 1e9
+        return beat is not None and beat[0] == self._state.boot_id and now_ns - beat[1] < 2 * HEALTH_INTERVAL_S * 1e9
 
     def health_check(self, nonce: str, now_ns: int) -> reports.HealthCheck:
         """Return the node's condition."""
@@ -133,7 +136,7 @@ class Reporter:
             node=state.node,
             region=state.region,
             nonce=nonce,
-            boot_id=BOOT_ID,
+            boot_id=state.boot_id,
             sent_boottime_ns=now_ns,
             ledger_epoch=state.epoch,
             cursor=(state.cursor_routine, state.cursor_critical),

@@ -138,15 +138,20 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         trust_root: Public key pinned in node.toml.
-        keys: Sealing keys by id: (public key, "cmk" or a node's name). Retired ones are gone.
         removed_nodes: Names that count no more, this node's own perhaps among them; none is ever enrolled again.
+        keys: Sealing keys by id: (public key, "cmk" or a node's name).
+        retired: Governance's retired keys by id: (public key, sequence of the retirement). What the ledger holds from
+            before is still theirs: a node that reads from the start needs them.
+        former: Keys of removed nodes by id: (public key, region). What they sealed into the vault is read on.
         cursor_routine, cursor_critical: Stream sequences (on the hub) up to which everything was applied.
+        seen_routine, seen_critical: The highest sequences ever applied: a lane may be read again, its mark stays (S8).
         chain: The rolling hash over the region's critical decrees at `cursor_critical`.
         recent_heads: Chain by sequence, for a beat that is a little older than we are (newest 256).
         nonces: HealthCheck nonces sent: nonce -> CLOCK_BOOTTIME ns.
         beat: The newest honoured nonce: (boot_id, sent ns), or None: then nothing is served.
         waiting_beat: A beat whose head is not applied yet.
         fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
+        forked: A beat named a head at a sequence where we have another one.
         dropped: Messages that were not what they claimed, by reason.
     """
 
@@ -156,13 +161,17 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trust_root: bytes
     epoch: int = 0
     keys: dict[str, tuple[bytes, str]] = {}
+    retired: dict[str, tuple[bytes, int]] = {}
     nodes: dict[str, str] = {}
     removed_nodes: frozenset[str] = frozenset()
+    former: dict[str, tuple[bytes, str]] = {}
     residences: dict[str, Residence] = {}
     ledger_routine: dict[int, Mark] = {}
     ledger_critical: dict[int, Mark] = {}
     cursor_routine: int = 0
     cursor_critical: int = 0
+    seen_routine: int = 0
+    seen_critical: int = 0
     chain: bytes = bytes(32)
     recent_heads: dict[int, bytes] = msgspec.field(default_factory=lambda: {0: bytes(32)})
     nonces: dict[str, int] = {}
@@ -170,7 +179,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     waiting_beat: tuple[int, str, int] | None = None
     behind_mark: bool = False
     fork: str | None = None
+    forked: bool = False
     dropped: dict[str, int] = {}
+
+    def sealing_keys(self, sequence: int) -> dict[str, bytes]:
+        """Return the keys of governance's that may have sealed what the ledger holds at `sequence`."""
+        known = {k: p for k, (p, who) in self.keys.items() if who == "cmk"}
+        return known | {k: p for k, (p, at) in self.retired.items() if sequence < at}
 
     def lease_until(self, residence: Residence) -> int:
         """CLOCK_BOOTTIME ns until which this residence may be served; 0 without a beat of this boot, or once removed.

@@ -20,8 +20,12 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
 
     epoch: int
     keys: dict[str, tuple[bytes, str]]
+    retired: dict[str, tuple[bytes, int]] = {}
+    seen_routine: int = 0
+    seen_critical: int = 0
     nodes: dict[str, str]
     removed_nodes: frozenset[str] = frozenset()
+    former: dict[str, tuple[bytes, str]] = {}
     ledger_routine: dict[int, Mark]
     ledger_critical: dict[int, Mark]
     chain: bytes

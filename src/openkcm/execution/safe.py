@@ -70,6 +70,7 @@ class Safe:
             where = subjects.parse_vault(stored.subject)
             e = env.decode(stored.body)
             own = {k: p for k, (p, who) in state.keys.items() if state.nodes.get(who) == self._region}
+            own |= {k: p for k, (p, region) in state.former.items() if region == self._region}  # written before it went
             env.verify(e, stored.subject, own)
         except ContractError as bad:
             raise Planted(f"{stored.subject} at {stored.sequence}: {bad}") from bad

@@ -3,13 +3,13 @@
 1. nonces come in with HealthChecks that an enrolled node sealed for its own subject;
 2. only then head and enrolment are read, the head from the stream's leader: never from the projection;
 3. the rolling hash over the region's critical decrees has reached that head;
-4. one beat in flight per region; nonces that come meanwhile go into the next.
+4. one beat in flight per region; nonces that come meanwhile go into the next;
+5. a leader that names an older head than we have read or written (cut off from its followers, or lying) gets no beat.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 import uuid
@@ -51,12 +51,17 @@ class Chain:
 
     def add(self, sequence: int, body: bytes) -> None:
         """Take the next decree in, good or bad: nodes do the same."""
-        self._hash = hashlib.sha256(self._hash + hashlib.sha256(body).digest()).digest()
+        self._hash = reports.grown_head(self._hash, self._sequence, sequence, body)
         self._sequence = sequence
         self._heads[sequence] = self._hash.hex()
         if len(self._heads) > HEADS_KEPT:
             del self._heads[next(iter(self._heads))]
         self._grown.set()
+
+    @property
+    def sequence(self) -> int:
+        """The last critical decree's sequence, as far as read."""
+        return self._sequence
 
     async def head_at(self, sequence: int) -> reports.Head:
         """Return the head at a sequence, as soon as the chain has come so far."""
@@ -88,6 +93,7 @@ class Beats:
         self._nonces: dict[str, deque[str]] = {}
         self._woken: dict[str, asyncio.Event] = {}
         self.chains: dict[str, Chain] = {}
+        self._recorded: dict[str, int] = {}
         self.dropped = 0
         self.sent = 0
         self._count = time.time_ns() // 1_000_000  # above every earlier run's; a record, no decision
@@ -117,6 +123,10 @@ class Beats:
             self._nonces[region].append(check.nonce)
             self._woken[region].set()
 
+    def recorded(self, region: str, sequence: int) -> None:
+        """Note that a critical decree of a region is in the ledger at `sequence`: no older head is told from now on."""
+        self._recorded[region] = max(sequence, self._recorded.get(region, 0))
+
     async def follow(self, region: str) -> None:
         """Keep the region's chain, for ever."""
         async for stored in self._ledger.follow(after=0, filters=filters_of(region)):
@@ -138,6 +148,9 @@ class Beats:
 
     async def _answer(self, region: str, nonces: tuple[str, ...]) -> None:
         last = await self._ledger.leader_last(filters_of(region))  # (2)
+        known = max(self.chains[region].sequence, self._recorded.get(region, 0))
+        if known > (0 if last is None else last.sequence):  # (5)
+            raise BusError(f"the ledger's leader names an older head than {known}, which we know")
         head = await asyncio.wait_for(  # (3)
             self.chains[region].head_at(0 if last is None else last.sequence), CHAIN_WAIT_S
         )

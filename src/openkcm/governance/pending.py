@@ -26,7 +26,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Ack(msgspec.Struct, frozen=True):
-    """The newest SyncAck of one node for one lane."""
+    """The newest SyncAck of one node for one lane. `older`: by earlier epoch (floor, above) of the newest one there."""
 
     node: str
     epoch: int
@@ -34,14 +34,19 @@ class Ack(msgspec.Struct, frozen=True):
     above: tuple[int, ...] = ()
     lease_s: int = 0
     failure: str | None = None
+    older: Mapping[int, tuple[int, tuple[int, ...]]] = {}
+
+    def _mark(self, epoch: int) -> tuple[int, tuple[int, ...]]:
+        return (self.floor, self.above) if epoch == self.epoch else self.older.get(epoch, (0, ()))
 
     def covers(self, epoch: int, counter: int) -> bool:
         """Whether everything up to `counter` of this epoch is obeyed."""
-        return self.epoch == epoch and (self.floor >= counter)
+        return self._mark(epoch)[0] >= counter
 
     def obeys(self, epoch: int, counter: int) -> bool:
         """Whether this very decree is obeyed, whatever is missing below it."""
-        return self.epoch == epoch and (self.floor >= counter or counter in self.above)
+        floor, above = self._mark(epoch)
+        return floor >= counter or counter in above
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -265,6 +265,7 @@ class Cmk:
 
     def _on_recorded(self, recorded: Recorded) -> None:
         self.watch.recorded(recorded.event)
+        self.beats.recorded(subjects.parse_decree(recorded.subject).region, recorded.sequence)
 
     async def _repeat(self) -> None:
         """Repeat unacknowledged critical decrees on lane0, every second."""

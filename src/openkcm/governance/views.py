@@ -198,17 +198,19 @@ class Views:
         """Return the newest SyncAck of each node for one lane of a residence."""
         query = (
             "SELECT node, epoch, floor, above, lease_s, failure FROM node_ack "
-            "WHERE tenant = ? AND region = ? AND lane = ?"
+            "WHERE tenant = ? AND region = ? AND lane = ? ORDER BY epoch"
         )
-        return {
-            node: Ack(node, epoch, floor, tuple(msgspec.json.decode(above)), lease, failure)
-            for node, epoch, floor, above, lease, failure in self.reader.rows(query, (tenant, region, lane))
-        }
+        acks: dict[str, Ack] = {}
+        for node, epoch, floor, above, lease, failure in self.reader.rows(query, (tenant, region, lane)):
+            before = acks.get(node)
+            older = {} if before is None else {**before.older, before.epoch: (before.floor, before.above)}
+            acks[node] = Ack(node, epoch, floor, tuple(msgspec.json.decode(above)), lease, failure, older)
+        return acks
 
-    def ack_bodies(self, tenant: str, region: str) -> dict[str, bytes]:
-        """Return the sealed SyncAck envelopes of the critical lane by node, byte for byte."""
-        query = "SELECT node, body FROM node_ack WHERE tenant = ? AND region = ? AND lane = 'critical'"
-        return dict(self.reader.rows(query, (tenant, region)))
+    def ack_bodies(self, tenant: str, region: str, epoch: int) -> dict[str, bytes]:
+        """Return the sealed SyncAck envelopes of the critical lane in an epoch by node, byte for byte."""
+        query = "SELECT node, body FROM node_ack WHERE tenant = ? AND region = ? AND epoch = ? AND lane = 'critical'"
+        return dict(self.reader.rows(query, (tenant, region, epoch)))
 
     def leases(self, tenant: str, region: str) -> list[tuple[int, int, int]]:
         """Return (epoch, generation, lease in s) of every lease ordered, oldest first."""

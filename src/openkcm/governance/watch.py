@@ -158,7 +158,7 @@ class Watch:
             if status.status not in ("Revoked", "RevokedByLease"):
                 continue
             nodes, _, _ = self._measured(tenant, region)
-            bodies = self._views.ack_bodies(tenant, region)
+            bodies = self._views.ack_bodies(tenant, region, r["epoch"])
             acked = [n for n in nodes if n not in status.waiting_for and n in bodies]
             due.append(
                 (

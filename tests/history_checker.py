@@ -1,0 +1,169 @@
+"""Decides whether anything in a recorded history broke S1, S6, S9 or S12. Independent: reads the NDJSON of
+`docs/history.md`, imports nothing of OpenKCM, knows the rules of the design and none of its code.
+
+- S1: after a node acknowledged a revocation (or a workload's removal), it serves nothing of it until it is lifted.
+- S6: nothing is served later than the lease after the sending of a nonce that governance echoed.
+- S9: once the portal says Revoked, or `certain_by` is past, no node of the region serves, unless the ledger itself lost
+  the revocation and an operator accepted that loss. What a node acknowledged holds even then (S1).
+- S12: what lifts is a restore that two different people of the tenant signed; anything else lifts nothing.
+- Key: what is served was made with a key, never with the zeros of a wiped one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DRIFT_RATIO, DRIFT_S = 0.001, 0.05
+SETTLED = ("Revoked", "RevokedByLease")
+Line = dict[str, Any]
+
+
+@dataclass
+class Residence:
+    revocations: list[Line] = field(default_factory=list)
+    restores: list[Line] = field(default_factory=list)
+    configurations: list[Line] = field(default_factory=list)
+    acks: dict[str, list[Line]] = field(default_factory=lambda: defaultdict(list))
+    portal: list[tuple[float, str, tuple[str, ...]]] = field(default_factory=list)
+    lost: dict[str, float] = field(default_factory=dict)
+
+    def lifted(self, revocation: Line, at: float) -> tuple[bool, bool]:
+        """(by two people's restore, by any restore) that names this revocation or a later one of its epoch."""
+        epoch, counter = revocation["epoch"], revocation["counter"]
+        same = {r["event"] for r in self.revocations if r["epoch"] == epoch and r["counter"] >= counter}
+        naming = [r for r in self.restores if r["t"] <= at and same & set(r["lifts"])]
+        return any(len(set(r["people"])) >= 2 for r in naming), bool(naming)
+
+
+def covers(ack: Line, decree: Line) -> bool:
+    if ack["epoch"] != decree["epoch"]:
+        return False
+    return decree["counter"] <= ack["floor"] or decree["counter"] in ack["above"]
+
+
+def check(lines: Iterable[Line]) -> list[str]:
+    """Return what was broken, a sentence each; an empty list when nothing was."""
+    lines = sorted(lines, key=lambda line: line["t"])
+    residences: dict[tuple[str, str], Residence] = defaultdict(Residence)
+    removals: list[Line] = []
+    nonces: dict[str, tuple[str, float]] = {}
+    echoed: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    served: list[Line] = []
+    lost: dict[str, float] = {}
+    for line in lines:
+        kind, at = line["kind"], (line.get("tenant", ""), line.get("region", ""))
+        if kind == "decree" and line["tag"] == "AccessRevoked":
+            residences[at].revocations.append(line)
+        elif kind == "decree" and line["tag"] == "AccessRestored":
+            residences[at].restores.append(line)
+        elif kind == "decree" and line["tag"] == "TenantConfigurationUpdated":
+            residences[at].configurations.append(line)
+        elif kind == "decree" and line["tag"] == "WorkloadRemoved":
+            removals.append(line)
+        elif kind == "ack":
+            residences[at].acks[line["node"]].append(line)
+        elif kind == "nonce":
+            nonces[line["nonce"]] = line["node"], line["t"]
+        elif kind == "beat":
+            for nonce in line["nonces"]:
+                if nonce in nonces:
+                    node, sent = nonces[nonce]
+                    echoed[node].append((line["t"], sent))
+        elif kind == "portal":
+            said = tuple(line["events"])
+            if line["status"] in SETTLED:
+                residences[at].portal.append((line["t"], line["status"], said))
+            elif line.get("certain_by") is not None:
+                residences[at].portal.append((line["certain_by"], "certain by then", said))
+        elif kind == "loss":
+            lost |= dict.fromkeys(line["events"], line["t"])
+        elif kind == "op" and line["result"] == "served":
+            served.append(line)
+    broken: list[str] = []
+    for home in residences.values():
+        home.lost = lost
+    for op in served:
+        broken += _judge(op, residences[op["tenant"], op["region"]], removals, echoed[op["node"]])
+    return broken
+
+
+def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[float, float]]) -> list[str]:
+    at = op.get("sent", op["start"])
+    what = f"{op['node']} served {op['tenant']} at {at}"
+    out: list[str] = []
+    acks = home.acks[op["node"]]
+    critical = [a for a in acks if a["lane"] == "critical" and a["t"] < at]
+    routine = [a for a in acks if a["lane"] == "routine" and a["t"] < at]
+    if op.get("wrong_key"):
+        out.append(f"Key: {what} with a key that was wiped")
+    for revocation in home.revocations:
+        good, any_ = home.lifted(revocation, at)
+        if good:
+            continue
+        rule = "S12" if any_ else None
+        ack = next((a for a in critical if covers(a, revocation)), None)
+        if ack is not None:
+            out.append(f"{rule or 'S1'}: {what}, after its ack at {ack['t']} of {revocation['event']}")
+        for since, status, events in home.portal:
+            if revocation["event"] in events and since < at < home.lost.get(revocation["event"], at + 1):
+                out.append(f"{rule or 'S9'}: {what}, though the portal says {status} at {since}")
+                break
+    for removal in removals:
+        mine = removal["tenant"] == op["tenant"] and removal["region"] == op["region"]
+        if mine and op.get("enrolment") in removal["ids"] and any(covers(a, removal) for a in critical):
+            out.append(f"S1: {what} for the removed {op['enrolment']}")
+    sent = _newest(echoed, at)
+    if sent is None:
+        out.append(f"S6: {what} without any beat")
+    else:
+        lease = _longest_lease(home, routine, sent, at)
+        if at > sent + lease * (1 + DRIFT_RATIO) + DRIFT_S:
+            out.append(f"S6: {what}, {at - sent:.3f} s after the nonce, on a lease of {lease} s")
+    return out
+
+
+def _newest(echoed: list[tuple[float, float]], at: float) -> float | None:
+    """The latest sending among the nonces echoed by then. A list in the order of time."""
+    newest = None
+    for beat_at, sent in reversed(echoed):
+        if beat_at <= at and (newest is None or sent > newest):
+            newest = sent
+        if newest is not None and beat_at < newest:
+            break
+    return newest
+
+
+def _longest_lease(home: Residence, acks: list[Line], sent: float, at: float) -> float:
+    """The longest lease this node may have had: those ordered, from the newest it had acknowledged at `sent` on."""
+    allowed: list[Line] = []
+    for c in home.configurations:
+        if c["t"] > at:
+            break
+        if not allowed or c["lease_s"] <= allowed[-1]["lease_s"] or len(set(c["people"])) >= 2:
+            allowed.append(c)
+    had = [a for a in acks if a["t"] <= sent]
+    newest = max((i for i, c in enumerate(allowed) if any(covers(a, c) for a in had)), default=0)
+    return max((c["lease_s"] for c in allowed[newest:]), default=0.0)
+
+
+def main() -> None:
+    """Check histories given as files; the exit status says whether all are clean."""
+    bad = 0
+    for path in sys.argv[1:]:
+        with Path(path).open(encoding="utf-8") as opened:
+            broken = check(json.loads(line) for line in opened)
+        print(f"{path}: {'clean' if not broken else f'{len(broken)} broken'}")
+        for sentence in broken[:20]:
+            print(f"  {sentence}")
+        bad += bool(broken)
+    raise SystemExit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
