@@ -68,7 +68,15 @@ class Idp:
 
     def token(self, subject: str, *, key: ECKey | None = None, alg: str = "ES256", **claims: Any) -> str:
         now = int(time.time())
-        body = {"iss": self.issuer, "aud": "openkcm", "sub": subject, "iat": now, "exp": now + 600, **claims}
+        body = {
+            "iss": self.issuer,
+            "aud": "openkcm",
+            "sub": subject,
+            "iat": now,
+            "exp": now + 600,
+            "auth_time": now,
+            **claims,
+        }
         body = {k: v for k, v in body.items() if v is not None}
         return jwt.encode({"alg": alg, "kid": "k1"}, body, key or self.key, algorithms=[alg])
 
@@ -123,7 +131,7 @@ class Stack:
             sent["Authorization"] = f"Bearer {token or self.idp.token(who or '')}"
         if key is not None:
             sent["Idempotency-Key"] = key
-        url = path if path.startswith("/cmk") or path in {"/", "/healthz", "/readyz"} else f"/cmk/v1{path}"
+        url = path if path.startswith("/cmk") or path in {"/", "/healthz", "/readyz", "/metrics"} else f"/cmk/v1{path}"
         content = body if isinstance(body, bytes) else None if body is None else msgspec.json.encode(body)
         return await self.client.request(method, url, content=content, params=query or None, headers=sent)
 

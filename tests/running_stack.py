@@ -18,6 +18,7 @@ from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 
 from openkcm.cli import endpoints
+from openkcm.cli.onboarding import portal_of
 from openkcm.cli.portal import Portal, Problem
 
 GCM = {
@@ -64,8 +65,7 @@ class Stack:
         return endpoints.load(self.state)
 
     def portal(self, person: str) -> Portal:
-        e = self.endpoints
-        return Portal(e.cmk.url, e.people[person].token, ca=e.cmk.ca)
+        return portal_of(self.endpoints, person)
 
     def node(self, region: str, number: int = 1) -> endpoints.Node:
         return next(n for n in self.endpoints.nodes if n.name == f"{region}-{number}")

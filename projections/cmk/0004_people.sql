@@ -13,6 +13,21 @@ CREATE TABLE termination (
     by_lease TEXT
 ) STRICT;
 
+-- Who can sign for a tenant, as JSON.
+CREATE VIEW signer AS
+SELECT t.tenant, (
+    SELECT json_group_array(json_object('person', p.person, 'public_key', p.approval_key))
+    FROM person AS p WHERE p.tenant = t.tenant AND p.approval_key IS NOT NULL
+) AS people
+FROM tenant AS t;
+-- What two people agreed to, by the event that says so.
+CREATE TABLE agreed (
+    sequence INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    approval TEXT
+) STRICT;
+CREATE INDEX agreed_by_approval ON agreed (tenant, approval);
+
 -- Not of the ledger: who is signed in to the pages. `cookie` is the SHA-256 of a random number that only the browser has.
 CREATE TABLE session (
     cookie TEXT PRIMARY KEY,

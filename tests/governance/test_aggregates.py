@@ -225,17 +225,17 @@ def test_the_same_order_makes_the_same_ids_and_another_one_others() -> None:
     assert made[0][1] != made[2][1]
 
 
-def test_a_tenant_needs_two_people_with_keys_and_regions_that_exist() -> None:
+def test_a_tenant_needs_two_people_and_regions_that_exist() -> None:
     h = History(Tenant, subjects.tenant_aggregate("acme"))
     good = tuple(
         d.Person(person=p, roles=("approver",), approval_key=s.public_key) for p, s in (("anna", ANNA), ("bert", BERT))
     )
-    one_key = (good[0], d.Person(person="carl", roles=()))
+    one_persons = (good[0], d.Person(person="carl", roles=(), approval_key=ANNA.public_key))
     provider = (good[0], d.Person(person="bert", roles=("provider-operator",), approval_key=BERT.public_key))
     for people, regions in (
         (good[:1], (EU,)),
-        (one_key, (EU,)),
         (provider, (EU,)),
+        (one_persons, (EU,)),
         (good, ("mars",)),
         (good, ()),
         ((good[0], good[0]), (EU,)),

@@ -75,7 +75,7 @@ async def test_a_browser_logs_in_sees_its_page_and_can_order_nothing_by_its_cook
         assert "SameSite=strict" in cookie
         assert "Tenant regions" in (await browser.get("/")).text
         assert (await browser.get("/cmk/v1/tenants")).status_code == 200
-        assert (await browser.post("/cmk/v1/tenants", json={})).status_code == 401
+        assert (await browser.post("/cmk/v1/tenants", json={})).status_code == 403
         await browser.post("/logout")
         assert "Sign in" in (await browser.get("/")).text
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from openkcm.cli import idp
 from openkcm.cli.customer import customer_of
 from openkcm.cli.endpoints import Endpoints, Workload
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
@@ -32,7 +33,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 def portal_of(endpoints: Endpoints, account: str) -> Portal:
     """Return the API as one of the demo's people."""
-    return Portal(endpoints.cmk.url, endpoints.people[account].token, ca=endpoints.cmk.ca)
+    provider = Path(endpoints.log_dir).parent / "idp" / "idp.json"
+    return Portal(
+        endpoints.cmk.url,
+        endpoints.people[account].token,
+        ca=endpoints.cmk.ca,
+        renew=lambda: idp.mint(provider, account),
+    )
 
 
 def onboard(layout: Layout, endpoints: Endpoints) -> Iterator[Change]:

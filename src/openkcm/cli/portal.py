@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 import httpx
@@ -44,9 +45,14 @@ class Portal:
 
     Args:
         url: Of the CMK; `ca`: PEM file, None for plain HTTP on loopback.
+        renew: Signs in again and returns a fresh token, when the API asks for somebody who was there just now.
     """
 
-    def __init__(self, url: str, token: str, *, ca: str | None = None, timeout_s: float = 15.0) -> None:
+    def __init__(
+        self, url: str, token: str, *, ca: str | None = None, timeout_s: float = 15.0,
+        renew: Callable[[], str] | None = None,
+    ) -> None:  # fmt: skip
+        self._renew = renew
         self._client = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
@@ -133,6 +139,13 @@ class Portal:
         except httpx.HTTPError as bad:
             raise Problem(0, "unreachable", f"{method} {path}: {bad or type(bad).__name__}") from bad
         at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if response.status_code == httpx.codes.UNAUTHORIZED and self._renew is not None:
+            fresh, self._renew = self._renew, None
+            self._client.headers["Authorization"] = f"Bearer {fresh()}"
+            try:
+                return self._ask(method, path, body=body, params=params, content_type=content_type)
+            finally:
+                self._renew = fresh
         try:
             decoded = msgspec.json.decode(response.content) if response.content else {}
         except msgspec.DecodeError:

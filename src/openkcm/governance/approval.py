@@ -13,10 +13,17 @@ from openkcm.contract.subjects import DecreeSubject
 from openkcm.governance.aggregate import Decreed, LedgerAggregate, Rule
 from openkcm.governance.errors import BadSignature, Forbidden, IllegalNow
 
-__all__ = ["Approval", "ApprovalFacts"]
+__all__ = ["Approval", "ApprovalFacts", "Approved"]
 
 State = Literal["Unknown", "Requested", "Granted", "Rejected", "Withdrawn", "Expired", "Executed"]
 OPEN: Final = frozenset({"Requested", "Granted"})
+
+
+class Approved(msgspec.Struct, frozen=True):
+    """Two people's consent to a command, by the approval they gave it under."""
+
+    approval: str
+    signatures: tuple[statements.Signature, ...]
 
 
 class ApprovalFacts(msgspec.Struct, frozen=True):
@@ -33,6 +40,9 @@ class ApprovalFacts(msgspec.Struct, frozen=True):
     def statement(self) -> statements.Statement:
         """The words that are signed."""
         assert self.request is not None
+        if self.request.command == "SetApprovers":  # its words are the set's own, whatever the approval is called
+            set_hash = dict(self.request.arguments).get("set", "")
+            return statements.approvers_statement(self.tenant, self.request.region or "", set_hash)
         return statements.Statement(
             tenant=self.tenant, region=self.request.region or "global", command=self.request.command,
             approval=self.approval, arguments=self.request.arguments,

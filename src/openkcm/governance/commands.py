@@ -6,19 +6,21 @@ it, not even that it exists.
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import hashlib
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from openkcm.contract import api
 from openkcm.contract import decrees as d
 from openkcm.contract.envelope import Actor
-from openkcm.contract.errors import ContractError
-from openkcm.contract.ids import PersonId, check_token, event_id
+from openkcm.contract.ids import event_id
 from openkcm.contract.subjects import DecreeSubject, residence_aggregate, tenant_aggregate
 from openkcm.governance.aggregate import LedgerAggregate, Order
-from openkcm.governance.errors import Forbidden, IllegalNow, Invalid, NotFound
+from openkcm.governance.errors import Forbidden, Foreign, IllegalNow, NeedsApproval, NotFound
 from openkcm.governance.killswitch import Pulled
 from openkcm.governance.registry import Recorded
 from openkcm.governance.residence import Residence
@@ -52,8 +54,14 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "RevokeAccess":       frozenset({SWITCH}),
     "ProposeApproval":    frozenset({ADMIN, APPROVER}),
     "AnswerApproval":     frozenset({ADMIN, APPROVER}),
+    "TerminateTenant":    frozenset({ADMIN}),
+    "DecommissionSystem": frozenset({ADMIN, KEYS}),
 }
 # fmt: on
+
+
+#: What a machine may do with its token, whatever the ledger says of it.
+SERVICE_COMMANDS: Final = frozenset({"RevokeAccess"})
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -63,6 +71,7 @@ class Caller(msgspec.Struct, frozen=True):
     subject: str
     roles: dict[str, frozenset[str]] = {}
     operator: bool = False
+    kind: Literal["bearer", "session", "service"] = "bearer"
 
     def roles_in(self, tenant: str | None) -> frozenset[str]:
         """Return the roles towards one tenant (None: towards all together)."""
@@ -103,8 +112,10 @@ def allow(cmk: Cmk, caller: Caller, command: str, tenant: str | None) -> None:
         Forbidden: None of the caller's roles may.
     """
     roles = caller.roles_in(tenant)
-    if tenant is not None and (not roles or cmk.views.tenant(tenant) is None):
-        raise NotFound(f"no tenant {tenant}")
+    if caller.kind == "service" and command not in SERVICE_COMMANDS:
+        raise Forbidden("a service may cut access, and nothing else")
+    if tenant is not None and (not roles or not cmk.views.is_tenant(tenant)):
+        raise Foreign(f"no tenant {tenant[:80]}")
     if not roles & MAY.get(command, frozenset()):
         raise Forbidden(f"{command} takes one of the roles {', '.join(sorted(MAY.get(command, ())))}")
 
@@ -116,38 +127,23 @@ def tenant_region(cmk: Cmk, tenant: str, region: str) -> None:
         NotFound: It does not.
     """
     if region not in cmk.views.regions_of(tenant) or region not in cmk.regions:
-        raise NotFound(f"tenant {tenant} has no region {region}")
+        raise NotFound(f"tenant {tenant} has no region {region[:80]}")
 
 
 # --- tenants --------------------------------------------------------------------------------------------------------
 
 
-class PersonBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of the first people."""
-
-    person: PersonId
-    roles: tuple[d.Role, ...]
-    approval_key: d.PublicKey | None = None
-
-
-class TenantBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /tenants."""
-
-    id: str
-    regions: tuple[str, ...]
-    people: tuple[PersonBody, ...]
-
-
-async def register_tenant(cmk: Cmk, asked: Asked, body: TenantBody) -> list[Recorded]:
+async def register_tenant(cmk: Cmk, asked: Asked, body: api.TenantBody) -> list[Recorded]:
     """Register a tenant, and give each of its regions the first approvers and the defaults.
 
     A request that broke off half-way is completed by its repetition: each event has an id of its own.
     """
-    try:
-        check_token(body.id, "tenant")
-    except ContractError as bad:
-        raise Invalid(str(bad)) from bad
-    people = tuple(d.Person(person=p.person, roles=p.roles, approval_key=p.approval_key) for p in body.people)
+    people = tuple(
+        d.Person(
+            person=p.person, roles=p.roles, approval_key=p.approval_key or cmk.views.offered_key(p.person)
+        )
+        for p in body.people
+    )  # fmt: skip
     done: list[Recorded] = []
 
     async def go_on(where: DecreeSubject, kind: type[_A], command: str, decide: Callable[[_A], None]) -> None:
@@ -159,16 +155,57 @@ async def register_tenant(cmk: Cmk, asked: Asked, body: TenantBody) -> list[Reco
         raise IllegalNow(f"region {', '.join(draining)} is being drained and takes in no tenant")
     await go_on(where, Tenant, "RegisterTenant", lambda t: t.register(people, body.regions, cmk.regions))
     await go_on(where, Tenant, "AssignRegions", lambda t: t.assign_regions(body.regions))
-    approvers = tuple(
-        d.Approver(person=p.person, public_key=p.approval_key) for p in people if p.approval_key is not None
-    )
+    done += await appoint_first(cmk, asked, body.id)
     for region in sorted(set(body.regions)):
         home = residence_aggregate(region, body.id)
-        await go_on(home, Residence, "AppointApprovers", lambda r: r.appoint(approvers))
         await go_on(home, Residence, "SetDefaults", lambda r: r.set_defaults())
     if not done:
         raise IllegalNow(f"tenant {body.id} is registered already")
     return done
+
+
+async def appoint_first(cmk: Cmk, asked: Asked, tenant: str) -> list[Recorded]:
+    """Give each region its first approvers, as soon as two different people have a key. Once more changes nothing."""
+    facts = (await cmk.registry.load(tenant_aggregate(tenant), Tenant)).facts
+    if not facts.consents:
+        return []
+    approvers = tuple(d.Approver(person=person, public_key=key) for person, key in sorted(facts.keys.items()))
+    done: list[Recorded] = []
+    for region in facts.regions:
+        order = asked.order(cmk, tenant, "AppointApprovers")
+        done += await cmk.registry.execute(
+            residence_aggregate(region, tenant), Residence, order, lambda r: r.appoint(approvers)
+        )
+    return done
+
+
+async def offer_key(cmk: Cmk, asked: Asked, key: bytes) -> list[str]:
+    """Keep a person's own approval key, and put it in force where nobody could consent to it yet; return where."""
+    person, in_force = asked.caller.subject, []
+    row: dict[str, str | int] = {
+        "issuer": asked.caller.issuer, "person": person, "approval_key": base64.b64encode(key).decode(),
+        "at_ms": cmk.registry.now_ms,
+    }  # fmt: skip
+    await asyncio.to_thread(cmk.writer.apply, [("offered_key", row)])
+    for tenant in sorted(asked.caller.roles):
+        order = asked.order(cmk, tenant, "RegisterApprovalKey")
+        try:
+            done = await cmk.registry.execute(
+                tenant_aggregate(tenant), Tenant, order, lambda t: t.register_own_key(person, key)
+            )
+        except NeedsApproval:
+            continue
+        done += await appoint_first(cmk, asked, tenant)
+        for one in done:
+            await cmk.projected(one.sequence)
+        in_force.append(tenant)
+    return in_force
+
+
+async def terminate(cmk: Cmk, asked: Asked, tenant: str, reason: str) -> list[Recorded]:
+    """Begin a tenant's end."""
+    order = asked.order(cmk, tenant, "TerminateTenant")
+    return await cmk.registry.execute(tenant_aggregate(tenant), Tenant, order, lambda t: t.request_termination(reason))
 
 
 # --- tenant regions -------------------------------------------------------------------------------------------------
@@ -225,10 +262,20 @@ async def rotate(cmk: Cmk, asked: Asked, tenant: str, region: str, level: str, s
 async def remove_workload(cmk: Cmk, asked: Asked, tenant: str, region: str, enrolment: str) -> list[Recorded]:
     """Cut one enrolment: on the critical lane alone, so that it waits for nothing."""
     if not cmk.views.enrolment_exists(tenant, region, enrolment):
-        raise NotFound(f"no enrolment {enrolment}")
+        raise NotFound(f"no enrolment {enrolment[:80]}")
     where = residence_aggregate(region, tenant, "critical")
     order = asked.order(cmk, tenant, "RemoveWorkload")
     decree = d.WorkloadRemoved(enrolments=(enrolment,))
+    return await cmk.registry.execute(where, Residence, order, lambda r: r.decree(decree))
+
+
+async def decommission(cmk: Cmk, asked: Asked, tenant: str, region: str, registration: str) -> list[Recorded]:
+    """Cut one system for ever, on the critical lane."""
+    if not cmk.views.registration_exists(tenant, region, registration):
+        raise NotFound(f"no registration {registration[:80]}")
+    where = residence_aggregate(region, tenant, "critical")
+    order = asked.order(cmk, tenant, "DecommissionSystem")
+    decree = d.SystemDecommissioned(registrations=(registration,))
     return await cmk.registry.execute(where, Residence, order, lambda r: r.decree(decree))
 
 

@@ -46,13 +46,17 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Oidc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose tokens prove identity here. `jwks_uri` None: as the issuer's discovery document says. `ca`: PEM file."""
+    """Whose tokens prove identity here. `jwks_uri` None: as the issuer's discovery document says. `ca`: PEM file.
+
+    `step_up_s`: the kill switch and approvals are for people who signed in no longer ago than this.
+    """
 
     issuer: str
     audience: str
     jwks_uri: str | None = None
     ca: str | None = None
     client_id: str = "openkcm-portal"
+    step_up_s: Annotated[int, Meta(ge=30, le=86_400)] = 300
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +66,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         operators: OIDC subjects of the provider's own people.
         regions: Folder of `<region>/node.toml`.
         trust_root: The pinned public key, 32 bytes.
+        origin: Where people reach the pages (scheme, host, port); passkeys are bound to it. None: wherever they do.
         check_streams: Refuse to start when the live streams are not as declared.
     """
 
@@ -77,6 +82,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     trust_root: Annotated[bytes, Meta(min_length=32, max_length=32)]
     operators: tuple[PersonId, ...] = ()
     secure_cookies: bool | None = None
+    origin: Annotated[str, Meta(pattern=r"^https?://[a-z0-9.\[\]:-]{1,260}$")] | None = None
     check_streams: bool = True
 
 

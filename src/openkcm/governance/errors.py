@@ -1,13 +1,17 @@
 """Everything governance refuses with, and the HTTP status of each. Pure values.
 
 GovernanceError
-├── Unauthenticated, Forbidden, NotFound     who asks, and whether it is theirs
+├── Unauthenticated ─┬─ BadCredential        who asks
+│                    └─ StepUpRequired
+├── Forbidden, NotFound, CrossSite           whether it is theirs
+├── TooMany                                  and how often
 ├── Invalid ─┬─ InvalidReference             a request that says nothing we could do
 │            └─ SecretRefused
-├── IllegalNow                               right words at the wrong time: the aggregate's state forbids it
+├── IllegalNow ─┬─ NotOpen                   right words at the wrong time: the aggregate's state forbids it
+│               └─ OtherWords
 ├── NeedsApproval, BadSignature              two people of the tenant
 ├── KeyReused, Stale, Conflicting            idempotency key, If-Match, somebody else was faster
-├── TooLarge
+├── TooLarge, WrongMediaType
 └── LedgerUnavailable, Inconsistent          nothing was decided; try again / call the operator
 """
 
@@ -17,9 +21,12 @@ from typing import ClassVar, Final
 
 __all__ = [
     "STATUS",
+    "BadCredential",
     "BadSignature",
     "Conflicting",
+    "CrossSite",
     "Forbidden",
+    "Foreign",
     "GovernanceError",
     "IllegalNow",
     "Inconsistent",
@@ -29,10 +36,15 @@ __all__ = [
     "LedgerUnavailable",
     "NeedsApproval",
     "NotFound",
+    "NotOpen",
+    "OtherWords",
     "SecretRefused",
     "Stale",
+    "StepUpRequired",
     "TooLarge",
+    "TooMany",
     "Unauthenticated",
+    "WrongMediaType",
 ]
 
 
@@ -40,6 +52,8 @@ class GovernanceError(Exception):
     """Root of the tree. `code` is stable; the message says what was wrong and what to do next, and holds no secret."""
 
     code: ClassVar[str] = "internal-error"
+    #: Somebody tried what is not theirs: it goes into the ledger.
+    refusal: ClassVar[bool] = False
 
 
 class Unauthenticated(GovernanceError):
@@ -48,16 +62,49 @@ class Unauthenticated(GovernanceError):
     code = "unauthenticated"
 
 
+class BadCredential(Unauthenticated):
+    """A token that does not hold: somebody else's, for somebody else, forged, or past its time."""
+
+    refusal = True
+
+
+class StepUpRequired(Unauthenticated):
+    """Signed in too long ago for this: sign in again (RFC 9470)."""
+
+    code = "step-up-required"
+    refusal = True
+
+
+class CrossSite(GovernanceError):
+    """A page of somebody else's sent this in the person's name."""
+
+    code = "cross-site-request"
+    refusal = True
+
+
+class TooMany(GovernanceError):
+    """Faster than the caller's budget. Revocations have a budget of their own."""
+
+    code = "too-many-requests"
+
+
 class Forbidden(GovernanceError):
     """Known, but the role does not allow it."""
 
     code = "forbidden"
+    refusal = True
 
 
 class NotFound(GovernanceError):
     """Not there, or not theirs: the two look the same."""
 
     code = "not-found"
+
+
+class Foreign(NotFound):
+    """Another tenant's: answered like what is not there, and written down."""
+
+    refusal = True
 
 
 class Invalid(GovernanceError):
@@ -84,16 +131,30 @@ class IllegalNow(GovernanceError):
     code = "illegal-in-this-state"
 
 
+class NotOpen(IllegalNow):
+    """The approval is closed: used, refused, taken back, expired. Its signatures count no more."""
+
+    refusal = True
+
+
+class OtherWords(IllegalNow):
+    """The words that were signed are not the ones this command has here now."""
+
+    refusal = True
+
+
 class NeedsApproval(GovernanceError):
     """It takes two different people of the tenant: prepare an approval."""
 
     code = "approval-required"
+    refusal = True
 
 
 class BadSignature(GovernanceError):
     """Not an approver's signature over these very words."""
 
     code = "bad-signature"
+    refusal = True
 
 
 class KeyReused(GovernanceError):
@@ -120,6 +181,12 @@ class TooLarge(GovernanceError):
     code = "too-large"
 
 
+class WrongMediaType(GovernanceError):
+    """A body that is not JSON."""
+
+    code = "unsupported-media-type"
+
+
 class LedgerUnavailable(GovernanceError):
     """The ledger does not answer. It may still have arrived: repeat with the same idempotency key."""
 
@@ -134,6 +201,9 @@ class Inconsistent(GovernanceError):
 
 STATUS: Final[dict[str, int]] = {
     "unauthenticated": 401,
+    "step-up-required": 401,
+    "cross-site-request": 403,
+    "too-many-requests": 429,
     "forbidden": 403,
     "not-found": 404,
     "invalid-request": 422,
@@ -146,6 +216,7 @@ STATUS: Final[dict[str, int]] = {
     "stale-generation": 412,
     "conflict": 409,
     "too-large": 413,
+    "unsupported-media-type": 415,
     "ledger-unavailable": 503,
     "ledger-inconsistent": 503,
     "internal-error": 500,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-__all__ = ["Item", "News"]
+__all__ = ["Item", "News", "TooManyListeners"]
 
 BACKLOG: Final = 1000
-LISTENERS: Final = 500
+LISTENERS: Final = 1000
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,6 +25,11 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: str | None = None
     sequence: int | None = None
     node: str | None = None
+    at_ms: int | None = None
+
+
+#: An item, and its bytes: encoded once, whoever listens.
+Told = tuple[Item, bytes]
 
 
 class TooManyListeners(Exception):
@@ -34,45 +40,45 @@ class News:
     """A fan-out."""
 
     def __init__(self) -> None:
-        self._listeners: set[asyncio.Queue[Item | None]] = set()
+        self._listeners: set[asyncio.Queue[Told | None]] = set()
 
     def tell(self, item: Item) -> None:
         """Give it to all who listen now."""
+        told = (item, msgspec.json.encode(item))
         for queue in list(self._listeners):
             try:
-                queue.put_nowait(item)
+                queue.put_nowait(told)
             except asyncio.QueueFull:
-                self._listeners.discard(queue)
-                queue.get_nowait()
-                queue.put_nowait(None)
+                self._end(queue)
 
     def close(self) -> None:
         """End all streams."""
         for queue in list(self._listeners):
-            self._listeners.discard(queue)
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(None)
+            self._end(queue)
 
-    async def listen(self, keep_alive_s: float) -> AsyncIterator[Item | None]:
-        """Yield what happens from now on; None when nothing did for `keep_alive_s`.
+    def _end(self, queue: asyncio.Queue[Told | None]) -> None:
+        self._listeners.discard(queue)
+        if queue.full():
+            queue.get_nowait()
+        queue.put_nowait(None)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[asyncio.Queue[Told | None]]:
+        """Yield a queue of what happens from now on; None in it means: cut off, come back and catch up.
 
         Raises:
             TooManyListeners: As it says.
         """
-        if len(self._listeners) >= LISTENERS:
+        if self.full:
             raise TooManyListeners
-        queue: asyncio.Queue[Item | None] = asyncio.Queue(BACKLOG)
+        queue: asyncio.Queue[Told | None] = asyncio.Queue(BACKLOG)
         self._listeners.add(queue)
         try:
-            while True:
-                try:
-                    item = await asyncio.wait_for(queue.get(), keep_alive_s)
-                except TimeoutError:
-                    yield None
-                    continue
-                if item is None:
-                    return
-                yield item
+            yield queue
         finally:
             self._listeners.discard(queue)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further listener is taken."""
+        return len(self._listeners) >= LISTENERS

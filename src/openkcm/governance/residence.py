@@ -16,11 +16,12 @@ from openkcm.contract import statements
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.subjects import DecreeSubject
 from openkcm.governance.aggregate import LedgerAggregate
+from openkcm.governance.approval import Approved
 from openkcm.governance.errors import BadSignature, IllegalNow, Invalid, NeedsApproval, NotFound
 from openkcm.governance.references import check_root, refuse_secrets
 from openkcm.governance.residence_facts import RULES, ResidenceFacts
 
-__all__ = ["LEGAL", "Approved", "Residence"]
+__all__ = ["LEGAL", "Residence"]
 
 LEGAL: Final[dict[str, frozenset[str]]] = {
     "configure": frozenset({"Requested", "Linked", "Active", "Suspended", "Revoked"}),
@@ -33,13 +34,6 @@ LEGAL: Final[dict[str, frozenset[str]]] = {
     "restore": frozenset({"Revoked"}),
     "destroy": frozenset({"Requested", "Linked", "Active", "Suspended", "Revoked"}),
 }
-
-
-class Approved(msgspec.Struct, frozen=True):
-    """Two people's consent to a command, by the approval they gave it under."""
-
-    approval: str
-    signatures: tuple[statements.Signature, ...]
 
 
 class Residence(LedgerAggregate):
@@ -71,6 +65,19 @@ class Residence(LedgerAggregate):
             if statements.different_people(a.public_key for a in approvers) < statements.REQUIRED_SIGNATURES:
                 raise Invalid("approvers need two different keys")
             self.decree(d.ApproversSet(version=1, approvers=tuple(sorted(approvers, key=lambda a: a.person))))
+
+    def set_approvers(self, approvers: tuple[d.Approver, ...], approved: Approved) -> None:
+        """Put other approvers in force, signed by two of those in force now.
+
+        Raises:
+            BadSignature: Not two approvers' over this very set.
+        """
+        self._take(
+            d.ApproversSet(
+                version=self.facts.approvers_version + 1, approvers=approvers, previous=self.facts.approvers_hash,
+                signatures=approved.signatures,
+            )
+        )  # fmt: skip
 
     def set_defaults(self) -> None:
         """Give a new residence its configuration. Once more changes nothing."""
@@ -105,6 +112,8 @@ class Residence(LedgerAggregate):
         """
         check_root(root, region)
         self._legal("link the root key")
+        if not self.facts.approvers_version:  # L2 is bound to the first approvers for ever
+            raise IllegalNow("two people register their approval keys first: without them nothing could be restored")
         if self.facts.root is None or self.facts.root == root:
             self.decree(d.RootKeyLinked(root=root))
             return

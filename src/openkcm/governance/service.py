@@ -27,7 +27,7 @@ from openkcm.contract import resources, seal, subjects
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.reports import HealthCheck
-from openkcm.governance import inbox
+from openkcm.governance import ending, inbox
 from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
 from openkcm.governance.beat import Beats
@@ -218,7 +218,7 @@ class Cmk:
         self.news.tell(
             Item(
                 kind="event", tenant=one.where.tenant, region=one.where.region, event=one.envelope.name,
-                priority=one.envelope.priority, sequence=one.sequence,
+                priority=one.envelope.priority, sequence=one.sequence, at_ms=one.envelope.at_ms,
             )
         )  # fmt: skip
 
@@ -293,6 +293,7 @@ class Cmk:
             await asyncio.sleep(TEND_S)
             await self._confirm()
             await self._expire()
+            await ending.conclude(self)
 
     async def _confirm(self) -> None:
         for tenant, region, decree in self.watch.confirmations_due():

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any, Final
 
 import msgspec
 
+from openkcm.contract import passkey
+from openkcm.contract.envelope import PRIORITY_CRITICAL, PRIORITY_ROUTINE
+from openkcm.contract.errors import SealError
+from openkcm.contract.statements import REQUIRED_SIGNATURES
+from openkcm.governance.news import Item
 from openkcm.governance.pending import Ack
 from openkcm.projector import Reader
 
@@ -30,6 +37,11 @@ class Views:
             found.setdefault(tenant, set()).add(role)
         return {tenant: frozenset(roles) for tenant, roles in found.items()}
 
+    def offered_key(self, person: str) -> bytes | None:
+        """Return the approval key a person has made, whether or not anybody has signed it into force."""
+        rows = self.reader.rows("SELECT approval_key FROM offered_key WHERE person = ? ORDER BY at_ms DESC", (person,))
+        return base64.b64decode(rows[0][0]) if rows else None
+
     # --- tenants ----------------------------------------------------------------------------------------------------
 
     def tenants(self) -> list[str]:
@@ -48,11 +60,22 @@ class Views:
             "SELECT p.person, p.approval_key, r.role FROM person p LEFT JOIN person_role r USING (tenant, person) "
             "WHERE p.tenant = ? ORDER BY p.person, r.role"
         )
+        offers = dict(self.reader.rows("SELECT person, approval_key FROM offered_key", ()))
         for person, key, role in self.reader.rows(query, (tenant,)):
-            entry = people.setdefault(person, {"person": person, "roles": [], "approval_key": key})
+            entry = people.setdefault(person, {"person": person, "roles": [], **_signing(key, offers.get(person))})
             if role is not None:
                 entry["roles"].append(role)
-        return {**found[0], "regions": self.regions_of(tenant), "people": list(people.values())}
+        return {
+            **found[0],
+            "regions": self.regions_of(tenant),
+            "people": list(people.values()),
+            "quorum": self.quorum(tenant),
+        }
+
+    def quorum(self, tenant: str) -> int:
+        """Return how many people sign what takes an approval."""
+        rows = self.reader.rows("SELECT quorum FROM approval_policy WHERE tenant = ?", (tenant,))
+        return int(rows[0][0]) if rows else REQUIRED_SIGNATURES
 
     def regions_of(self, tenant: str) -> list[str]:
         """Return the regions a tenant lives in."""
@@ -153,7 +176,17 @@ class Views:
             "workloads": self.reader.rows("SELECT count(*) FROM workload WHERE tenant = ? AND region = ?", both)[0][0],
             "nodes": sorted({n for n, _, removed in self.nodes(region) if removed is None}),
             "keys_handed_out": self.reader.rows(handed, both)[0][0],
+            "lease_s": (self.state(*both) or {}).get("lease_s"),
         }
+
+    def is_tenant(self, tenant: str) -> bool:
+        """Whether there is such a tenant."""
+        return bool(self.reader.rows("SELECT 1 FROM tenant WHERE tenant = ?", (tenant,)))
+
+    def registration_exists(self, tenant: str, region: str, registration: str) -> bool:
+        """Whether a system is, or was, registered under it."""
+        query = "SELECT 1 FROM registered_system WHERE tenant = ? AND region = ? AND registration = ?"
+        return bool(self.reader.rows(query, (tenant, region, registration)))
 
     def enrolment_exists(self, tenant: str, region: str, enrolment: str) -> bool:
         """Whether somebody is, or was, enrolled under it."""
@@ -227,6 +260,32 @@ class Views:
 
     # --- revocations under way --------------------------------------------------------------------------------------
 
+    def termination(self, tenant: str) -> dict[str, Any] | None:
+        """Return what the ledger says of a tenant's end."""
+        found = self.reader.records("SELECT * FROM termination WHERE tenant = ?", (tenant,))
+        return {**found[0], "regions": msgspec.json.decode(found[0]["regions"])} if found else None
+
+    def terminations_open(self) -> list[str]:
+        """Return the tenants whose end has begun and is not written down."""
+        return [t for (t,) in self.reader.rows("SELECT tenant FROM termination WHERE terminated_ms IS NULL")]
+
+    def destruction(self, tenant: str, region: str) -> tuple[str, int, int] | None:
+        """Return (event, epoch, counter) of a tenant region's end."""
+        query = (
+            "SELECT e.id, e.epoch, e.counter FROM destroyed x JOIN event_critical e ON e.id = x.event "
+            "WHERE x.tenant = ? AND x.region = ? ORDER BY e.sequence LIMIT 1"
+        )
+        return next(iter(self.reader.rows(query, (tenant, region))), None)
+
+    def obeyed_ms(self, tenant: str, region: str) -> dict[str, int]:
+        """Return by node the ms from the newest priority event to the node's acknowledgement, by both hosts' clocks."""
+        query = (
+            "SELECT a.node, max(0, a.at_ms - e.at_ms) FROM node_ack a JOIN event_critical e ON e.tenant = a.tenant "
+            "AND e.region = a.region AND e.kind = 'residence' AND e.epoch = a.epoch AND e.counter = a.floor "
+            "WHERE a.tenant = ? AND a.region = ? AND a.lane = 'critical'"
+        )
+        return dict(self.reader.rows(query, (tenant, region)))
+
     def open_revocations(self) -> list[dict[str, Any]]:
         """Return every open revocation: tenant, region, epoch, fence, event, and its confirmation."""
         query = (
@@ -266,6 +325,21 @@ class Views:
         )
         return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
 
+    def happened(self, after: int, limit: int) -> list[Item]:
+        """Return the news of the events behind a sequence, as they were told when they happened."""
+        columns = "sequence, tenant, region, tag, at_ms"
+        query = (
+            f"SELECT {columns}, 0 FROM event_routine WHERE sequence > :a UNION ALL "
+            f"SELECT {columns}, 1 FROM event_critical WHERE sequence > :a ORDER BY sequence LIMIT :n"
+        )
+        return [
+            Item(
+                kind="event", tenant=tenant, region=region, event=tag.partition(".")[0], sequence=sequence, at_ms=at_ms,
+                priority=PRIORITY_CRITICAL if critical else PRIORITY_ROUTINE,
+            )
+            for sequence, tenant, region, tag, at_ms, critical in self.reader.rows(query, {"a": after, "n": limit})
+        ]  # fmt: skip
+
     def event_count(self, tenant: str | None) -> int:
         """Return how many events there are, of one tenant or of all."""
         query = (
@@ -277,3 +351,15 @@ class Views:
     def report_cursor(self) -> int:
         """Return how far the nodes' reports are read."""
         return int(self.reader.rows("SELECT sequence FROM report_cursor")[0][0])
+
+
+def _signing(key: str | None, offered: str | None) -> dict[str, Any]:
+    """How a person signs, as people are shown it."""
+    how = None
+    if key is not None:
+        try:
+            how = "ed25519" if passkey.read_key(base64.b64decode(key)) is None else "passkey"
+        except SealError:  # governance checks keys before it appends; an older ledger may hold one that is none
+            how = None
+    digest = hashlib.sha256(base64.b64decode(offered)).hexdigest() if offered is not None and offered != key else None
+    return {"approval_key": key, "signs_with": how, "offers": digest}

@@ -48,7 +48,7 @@ class Watch:
         """Note when decrees were first read."""
         now = self._monotonic()
         for one in applied:
-            if isinstance(one.decree, d.AccessRevoked) and one.envelope is not None:
+            if isinstance(one.decree, d.AccessRevoked | d.ContextDestroyed) and one.envelope is not None:
                 self._read_at.setdefault(one.envelope.id, now)
             elif isinstance(one.decree, d.NodeRemoved):
                 self._removed_at.setdefault(one.decree.node, now)
@@ -130,8 +130,33 @@ class Watch:
             "region": region,
             "routine": shown(self.routine(tenant, region), now_ms),
             "critical": shown(self.critical(tenant, region), now_ms),
-            "nodes": [self._node(tenant, region, node) for node in self.nodes_of(region, 0)],
+            "nodes": self._nodes(tenant, region),
         }
+
+    def destruction(self, tenant: str, region: str) -> tuple[tuple[str, ...], tuple[str, ...], float | None]:
+        """Return (nodes that obey the end, nodes that have not said so, seconds until no lease of theirs can run).
+
+        None seconds: nothing bounds them, since such a node was not heard in the end's epoch.
+        """
+        nodes, routine_acks, lease_s = self._measured(tenant, region)
+        event = self._views.destruction(tenant, region)
+        if event is None:
+            return (), nodes, None
+        acks = self._views.acks(tenant, region, "critical")
+        acked = tuple(n for n in nodes if n in acks and acks[n].obeys(event[1], event[2]))
+        waiting = tuple(n for n in nodes if n not in acked)
+        epochs = {n: a.epoch for n, a in {**routine_acks, **acks}.items()}
+        epochs |= {n: h.check.ledger_epoch for n, h in self.health.items()}
+        if any(epochs.get(n) != event[1] for n in waiting):
+            return acked, waiting, None
+        since = self._monotonic() - self._read_at.get(event[0], self._born)
+        return acked, waiting, pending.certain_after_s(lease_s) - since
+
+    def _nodes(self, tenant: str, region: str) -> list[dict[str, Any]]:
+        obeyed = self._views.obeyed_ms(tenant, region)
+        return [
+            {**self._node(tenant, region, node), "obeyed_ms": obeyed.get(node)} for node in self.nodes_of(region, 0)
+        ]
 
     def _node(self, tenant: str, region: str, node: str) -> dict[str, Any]:
         health = self.health.get(node)

@@ -31,7 +31,7 @@ __all__ = ["LEDGER_TABLES", "Applied", "Message", "Projection"]
 LEDGER_TABLES: Final = (
     "cursor", "rejected", "event_routine", "event_critical", "mark_routine", "mark_critical", "ledger_epoch",
     "node_enrolled", "access_denied", "node_removed", "signing_key", "signing_key_retired", "tenant", "person",
-    "person_role", "tenant_region", "approval_policy", "termination",
+    "person_role", "tenant_region", "approval_policy", "agreed", "termination",
     "approval", "approval_grant", "configuration", "lease", "approvers_set",
     "approval_used", "root_key", "registered_system", "enrolled_workload", "rotation", "suspension", "lifted",
     "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile",

@@ -43,12 +43,27 @@ def _hash_of_set(tenant: str, region: str, x: d.ApproversSet) -> str:
     return s.approvers_hash(tenant, region, x.version, ((a.person, a.public_key) for a in x.approvers), x.previous)
 
 
+def _granted(tenant: str, _region: str, x: d.RoleGranted) -> s.Statement:
+    return s.role_statement(tenant, "GrantRole", x.approval or "", x.person, x.roles, x.approval_key)
+
+
+def _withdrawn(tenant: str, _region: str, x: d.RoleWithdrawn) -> s.Statement:
+    return s.role_statement(tenant, "WithdrawRole", x.approval or "", x.person, x.roles)
+
+
+def _policy(tenant: str, _region: str, x: d.ApprovalPolicyChanged) -> s.Statement:
+    return s.policy_statement(tenant, x.approval, x.quorum)
+
+
 STATEMENTS: Final[dict[str, Callable[[str, str, Any], s.Statement]]] = {
     "AccessRestored.1": _restored,
     "TenantConfigurationUpdated.1": _configured,
     "RootKeyLinked.1": _linked,
     "ContextDestroyed.1": _destroyed,
     "ApproversSet.1": _approvers,
+    "RoleGranted.1": _granted,
+    "RoleWithdrawn.1": _withdrawn,
+    "ApprovalPolicyChanged.1": _policy,
 }
 _APPROVERS: Final = msgspec.json.Decoder(list[d.Approver])
 
@@ -66,6 +81,14 @@ def signed(tag: str, tenant: str, region: str, data: str, approvers: str | None)
     return int(len(good) >= s.REQUIRED_SIGNATURES)
 
 
+def people(approvers: str) -> int:
+    """Return how many different people `approvers` (JSON list of person and public key) are."""
+    try:
+        return s.different_people(a.public_key for a in _APPROVERS.decode(approvers))
+    except msgspec.MsgspecError:
+        return 0
+
+
 def set_hash(tenant: str, region: str, data: str) -> str | None:
     """Return the hash (hex) of an ApproversSet's data, None when it is none."""
     try:
@@ -77,6 +100,7 @@ def set_hash(tenant: str, region: str, data: str) -> str | None:
 
 
 def register(connection: sqlite3.Connection) -> None:
-    """Make `signed` and `approvers_hash` known to a connection."""
+    """Make `signed`, `different_people` and `approvers_hash` known to a connection."""
     connection.create_function("signed", 5, signed, deterministic=True)
+    connection.create_function("different_people", 1, people, deterministic=True)
     connection.create_function("approvers_hash", 3, set_hash, deterministic=True)

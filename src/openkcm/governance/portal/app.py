@@ -1,23 +1,24 @@
-"""The HTTP application: routes, limits, headers. Default deny lies in the routes: each names its command."""
+"""The HTTP application: routes, limits, headers. Default deny lies in the surface: each operation names its command."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.types import Message, Scope
 
+from openkcm.governance.portal.openapi import API
 from openkcm.governance.portal.problems import HANDLERS
 from openkcm.governance.portal.requests import Desk
-from openkcm.governance.portal.routes import approvals, checkpoints, reading, regions, site, switch, tenants
+from openkcm.governance.portal.routes import site
+from openkcm.governance.portal.surface import api_routes, probe_routes
 from openkcm.governance.service import Cmk
 
 __all__ = ["create_app"]
 
-API: Final = "/cmk/v1"
 MAX_BODY_BYTES: Final = 64 * 1024
 #: Nothing leaves this host, nothing frames it, no script that is not a file of ours.
 HEADERS: Final = (
@@ -52,10 +53,8 @@ def create_app(cmk: Cmk) -> Litestar:
         finally:
             await desk.close()
 
-    rooms = (tenants, regions, switch, approvals, reading, checkpoints)
-    handlers: list[Any] = [route for room in rooms for route in room.ROUTES]
     return Litestar(
-        [Router(API, route_handlers=handlers), *reading.PROBES, *site.ROUTES],
+        [Router(API, route_handlers=api_routes()), *probe_routes(), *site.ROUTES],
         state=State({"desk": desk}),
         exception_handlers=HANDLERS,
         before_send=[_harden],

@@ -2,6 +2,7 @@
 
 A token counts when (1) its algorithm is allowed and its key is the issuer's; (2) the signature holds; (3) issuer,
 audience and times are right; (4) its subject fits the ledger's grammar. When the issuer is silent, no keys are guessed.
+A service's token is a random number made by its owner: its subject is the number's hash, so nothing of it is kept here.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import asyncio
 import base64
 import hashlib
 import logging
-import secrets
+import re
 import ssl
 import time
 import urllib.parse
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 import msgspec
@@ -24,9 +25,10 @@ from joserfc.jwk import KeySet
 
 from openkcm.contract.ids import PersonId
 from openkcm.governance.configuration import Oidc
-from openkcm.governance.errors import Unauthenticated
+from openkcm.governance.errors import BadCredential, Unauthenticated
+from openkcm.governance.portal.sessions import Login
 
-__all__ = ["Identity", "Issuer", "Login", "Sessions"]
+__all__ = ["SERVICE_TOKEN", "Identity", "Issuer", "authorize_url", "service_identity"]
 
 log = logging.getLogger(__name__)
 ALGORITHMS: Final = ("ES256", "RS256", "EdDSA", "Ed25519")
@@ -34,18 +36,26 @@ LEEWAY_S: Final = 30
 REFRESH_S: Final = 5.0  # an unknown key makes us ask the issuer, not oftener than this
 KEYS_LIVE_S: Final = 600.0
 MAX_TOKEN_BYTES: Final = 8192
-SESSION_S: Final = 8 * 3600
-LOGIN_S: Final = 300
-MAX_SESSIONS: Final = 10_000
+#: A service's token: 32 random bytes in hex behind a prefix that scanners of source code can look for.
+SERVICE_TOKEN: Final = re.compile(r"okcm-[0-9a-f]{64}\Z")
+SERVICE_ISSUER: Final = "urn:openkcm:service"
 _PERSON: Final = msgspec.json.Decoder(PersonId)
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a token is of, and until when (UTC, seconds)."""
+    """Who a token is of, until when, and when the person last proved to be there (UTC, seconds; 0: not said)."""
 
     issuer: str
     subject: str
     expires_s: int
+    auth_time_s: int = 0
+    kind: Literal["bearer", "session", "service"] = "bearer"
+
+
+def service_identity(token: str) -> Identity:
+    """Return who holds a service's token; whether the ledger knows that subject is another question."""
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return Identity(SERVICE_ISSUER, f"service-{digest}", int(time.time()) + 60, kind="service")
 
 
 class Issuer:
@@ -69,16 +79,17 @@ class Issuer:
         """Return whose token it is.
 
         Raises:
-            Unauthenticated: It is none of our issuer's, not for us, or past its time. The message does not repeat it.
+            BadCredential: It is none of our issuer's, not for us, or past its time. The message does not repeat it.
+            Unauthenticated: The issuer's keys are not known yet.
         """
         if len(token) > MAX_TOKEN_BYTES:
-            raise Unauthenticated("the token is too long")
+            raise BadCredential("the token is too long")
         try:
             header = jws.extract_compact(token.encode()).headers()
         except (JoseError, ValueError, UnicodeError) as bad:
-            raise Unauthenticated("not a signed token") from bad
+            raise BadCredential("not a signed token") from bad
         if header.get("alg") not in ALGORITHMS:  # (1)
-            raise Unauthenticated("the token's algorithm is not accepted")
+            raise BadCredential("the token's algorithm is not accepted")
         keys = await self._keys_for(str(header.get("kid", "")))
         try:
             decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)  # (2)
@@ -91,10 +102,12 @@ class Issuer:
             ).validate(decoded.claims)  # (3)
             subject = _PERSON.decode(msgspec.json.encode(decoded.claims["sub"]))  # (4)
         except (JoseError, ValueError, TypeError, KeyError, msgspec.MsgspecError) as bad:
-            raise Unauthenticated(f"the token does not hold: {type(bad).__name__}") from bad
+            raise BadCredential(f"the token does not hold: {type(bad).__name__}") from bad
         if nonce is not None and decoded.claims.get("nonce") != nonce:
-            raise Unauthenticated("the token answers another login")
-        return Identity(self._oidc.issuer, subject, int(decoded.claims["exp"]))
+            raise BadCredential("the token answers another login")
+        auth_time = decoded.claims.get("auth_time", 0)
+        known = isinstance(auth_time, int) and 0 < auth_time <= time.time() + LEEWAY_S
+        return Identity(self._oidc.issuer, subject, int(decoded.claims["exp"]), auth_time if known else 0)
 
     async def metadata(self) -> dict[str, Any]:
         """Return the issuer's discovery document.
@@ -135,7 +148,7 @@ class Issuer:
         if self._keys is None:
             raise Unauthenticated("the identity provider's keys are not known yet: try again")
         if kid not in self._kids:
-            raise Unauthenticated("the token is of a key the identity provider does not have")
+            raise BadCredential("the token is of a key the identity provider does not have")
         return self._keys
 
     async def _refresh(self) -> None:
@@ -158,58 +171,8 @@ class Issuer:
             raise Unauthenticated(f"the identity provider does not answer: {type(away).__name__}") from away
 
 
-class Login(msgspec.Struct, frozen=True):
-    """A login under way in one browser."""
-
-    state: str
-    nonce: str
-    verifier: str
-    redirect_uri: str
-    until_s: float
-
-
-class Sessions:
-    """Who is logged in to the pages. Kept here and forgotten with the process; the cookie is a random number."""
-
-    def __init__(self) -> None:
-        self._sessions: dict[str, Identity] = {}
-        self._logins: dict[str, Login] = {}
-
-    def open(self, identity: Identity) -> str:
-        """Return the cookie of a new session."""
-        now = time.time()
-        self._sessions = {c: i for c, i in list(self._sessions.items())[-MAX_SESSIONS:] if i.expires_s > now}
-        cookie = secrets.token_urlsafe(32)
-        expires = min(identity.expires_s, int(now) + SESSION_S)
-        self._sessions[_hashed(cookie)] = msgspec.structs.replace(identity, expires_s=expires)
-        return cookie
-
-    def find(self, cookie: str) -> Identity | None:
-        """Return who holds a cookie."""
-        identity = self._sessions.get(_hashed(cookie))
-        return identity if identity is not None and identity.expires_s > time.time() else None
-
-    def end(self, cookie: str) -> None:
-        """Forget a session."""
-        self._sessions.pop(_hashed(cookie), None)
-
-    def begin(self, redirect_uri: str) -> Login:
-        """Return a new login (RFC 7636: the verifier stays here)."""
-        now = time.monotonic()
-        self._logins = {s: x for s, x in list(self._logins.items())[-MAX_SESSIONS:] if x.until_s > now}
-        tokens = [secrets.token_urlsafe(32) for _ in range(3)]
-        login = Login(tokens[0], tokens[1], tokens[2], redirect_uri, now + LOGIN_S)
-        self._logins[login.state] = login
-        return login
-
-    def take(self, state: str) -> Login | None:
-        """Return a login once."""
-        login = self._logins.pop(state, None)
-        return login if login is not None and login.until_s > time.monotonic() else None
-
-
-def authorize_url(endpoint: str, client_id: str, login: Login) -> str:
-    """Return where the browser goes to log in."""
+def authorize_url(endpoint: str, client_id: str, login: Login, *, again: bool = False) -> str:
+    """Return where the browser goes to log in; `again`: the provider is to ask even if it knows the person."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(login.verifier.encode()).digest()).rstrip(b"=").decode()
     query = {
         "response_type": "code",
@@ -221,8 +184,6 @@ def authorize_url(endpoint: str, client_id: str, login: Login) -> str:
         "code_challenge": challenge,
         "code_challenge_method": "S256",
     }
+    if again:
+        query |= {"prompt": "login", "max_age": "0"}
     return f"{endpoint}?{urllib.parse.urlencode(query)}"
-
-
-def _hashed(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()

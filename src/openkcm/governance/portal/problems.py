@@ -51,7 +51,9 @@ def problem(request: Request[Any, Any, Any], status: int, code: str, detail: str
     headers = {"Cache-Control": "no-store", "X-Request-Id": request_id(request)}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="openkcm"'
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if code == "step-up-required":  # RFC 9470
+        headers["WWW-Authenticate"] += ', error="insufficient_user_authentication", max_age="0"'
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = "1"
     return Response(msgspec.json.encode(document), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 

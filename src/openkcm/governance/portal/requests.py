@@ -3,144 +3,124 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import hmac
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response
 
-from openkcm.contract.errors import ContractError
-from openkcm.contract.subjects import ledger_aggregate, parse_decree
+from openkcm.contract.subjects import parse_decree
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked, Caller
-from openkcm.governance.errors import Forbidden, GovernanceError, Invalid, KeyReused, NotFound, Unauthenticated
-from openkcm.governance.ledger_events import LedgerEvents
-from openkcm.governance.portal.auth import Issuer, Sessions
+from openkcm.governance.errors import CrossSite, Invalid, KeyReused, Unauthenticated
+from openkcm.governance.portal.auth import SERVICE_TOKEN, Identity, Issuer, service_identity
+from openkcm.governance.portal.denials import Denials
+from openkcm.governance.portal.limits import Limits
 from openkcm.governance.portal.problems import request_id
+from openkcm.governance.portal.sessions import Session, Sessions, csrf_of
 from openkcm.governance.registry import Recorded
 from openkcm.governance.service import Cmk
 
-__all__ = ["COOKIE", "Desk", "Req", "desk_of"]
+__all__ = ["COOKIE", "Desk", "Req", "answered", "desk_of", "region_path"]
 
-log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 Req = Request[Any, Any, Any]
 COOKIE: Final = "openkcm_session"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"\Z')
 REMEMBER_MS: Final = 7 * 86_400_000
-DENIED_EVERY_S: Final = 60.0
-DENIED_A_MINUTE: Final = 20
 
 
 class Desk:
-    """One portal: the CMK, the issuer it trusts, and the sessions of its pages."""
+    """One portal: the CMK, the issuer it trusts, the sessions of its pages, budgets, and what was refused."""
 
     def __init__(self, cmk: Cmk) -> None:
         self.cmk = cmk
         self.issuer = Issuer(cmk.configuration.oidc)
-        self.sessions = Sessions()
+        self.sessions = Sessions(cmk.views.reader, cmk.writer)
+        self.limits = Limits()
+        self.denials = Denials(cmk)
+        self.challenge_secret = secrets.token_bytes(32)
         self.operators = frozenset(cmk.configuration.operators)
-        self._denied: dict[tuple[str, str, str | None], float] = {}
-        self._writing: set[asyncio.Task[None]] = set()
         self._in_flight: set[tuple[str, str, str, str]] = set()
 
     async def close(self) -> None:
         """Close what is open."""
-        for task in self._writing:
-            task.cancel()
-        await asyncio.gather(*self._writing, return_exceptions=True)
+        await self.denials.close()
         await self.issuer.close()
 
     # --- who --------------------------------------------------------------------------------------------------------
 
-    async def caller(self, request: Req) -> Caller:
-        """Return who asks: by bearer token; for reading also by the pages' session.
+    async def caller(self, request: Req) -> tuple[Caller, bool]:
+        """Return who asks, and whether the person was there just now (a service always is).
+
+        By bearer token, by a service's token, or by the pages' session; the session orders only from its own pages.
 
         Raises:
-            Unauthenticated: Neither.
+            Unauthenticated: None of them holds.
+            CrossSite: A session's cookie without the page's token.
         """
-        header = request.headers.get("authorization", "")
-        if header:
-            scheme, _, token = header.partition(" ")
-            if scheme.lower() != "bearer" or not token.strip():
-                raise Unauthenticated("Authorization takes a bearer token")
-            identity = await self.issuer.identify(token.strip())
-        else:
-            found = self.sessions.find(request.cookies.get(COOKIE, ""))
-            if found is None or request.method not in {"GET", "HEAD"}:
-                raise Unauthenticated("a bearer token is needed")
-            identity = found
+        identity = await self._identity(request)
         roles = self.cmk.views.roles(identity.subject)
-        return Caller(identity.issuer, identity.subject, roles, identity.subject in self.operators)
+        operator = identity.subject in self.operators and identity.kind != "service"
+        fresh = identity.kind == "service" or self.fresh_until_s(identity.auth_time_s) > time.time()
+        return Caller(identity.issuer, identity.subject, roles, operator, identity.kind), fresh
 
-    async def allowed(self, request: Req, command: str, tenant: str | None, region: str | None = None) -> Caller:
-        """Return the caller if the command is the caller's to give.
+    def fresh_until_s(self, auth_time_s: int) -> int:
+        """Until when a sign-in at `auth_time_s` counts as just now."""
+        return auth_time_s + self.cmk.configuration.oidc.step_up_s
+
+    async def _identity(self, request: Req) -> Identity:
+        header = request.headers.get("authorization", "")
+        if not header:
+            session = self.session(request)
+            if session is None:
+                raise Unauthenticated("sign in, or send a bearer token")
+            if request.method not in {"GET", "HEAD"}:
+                self.check_own_page(request)
+            return Identity(session.issuer, session.person, session.expires_s, session.auth_time_s, "session")
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Unauthenticated("Authorization takes a bearer token")
+        if SERVICE_TOKEN.match(token.strip()):
+            return service_identity(token.strip())
+        return await self.issuer.identify(token.strip())
+
+    def session(self, request: Req) -> Session | None:
+        """Return the session of the pages, if there is one."""
+        return self.sessions.find(request.cookies.get(COOKIE, ""))
+
+    def check_own_page(self, request: Req, given: str | None = None) -> None:
+        """Let pass what one of our own pages sends.
 
         Raises:
-            Unauthenticated, Forbidden, NotFound: It is not.
+            CrossSite: It is not, or does not show that it is.
         """
-        caller = await self.caller(request)
-        try:
-            commands.allow(self.cmk, caller, command, tenant)
-        except (Forbidden, NotFound) as no:
-            self._deny(caller, command, tenant, region, no)
-            raise
-        if tenant is not None and region is not None:
-            commands.tenant_region(self.cmk, tenant, region)
-        return caller
+        wanted = csrf_of(request.cookies.get(COOKIE, ""))
+        shown = given if given is not None else request.headers.get("x-csrf-token", "")
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        origin = request.headers.get("origin", self.origin(request))
+        if (
+            not hmac.compare_digest(wanted.encode(), shown.encode())
+            or site != "same-origin"
+            or origin != self.origin(request)
+        ):
+            raise CrossSite("this did not come from a page of ours: reload the page and try again")
 
-    def _deny(self, caller: Caller, command: str, tenant: str | None, region: str | None, no: GovernanceError) -> None:
-        """Write it into the ledger, once a minute for one person, command and tenant; not for what is not there."""
-        if tenant is not None and self.cmk.views.tenant(tenant) is None:
-            return
-        now = time.monotonic()
-        self._denied = {k: at for k, at in self._denied.items() if now - at < DENIED_EVERY_S}
-        attempt = (caller.subject, command, tenant)
-        if attempt in self._denied or len(self._denied) >= DENIED_A_MINUTE:
-            return
-        self._denied[attempt] = now
-        known = region if region in self.cmk.regions else None
-        task = asyncio.create_task(self._write_denial(caller, command, no.code, tenant, known))
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-
-    async def _write_denial(
-        self, caller: Caller, command: str, reason: str, tenant: str | None, region: str | None
-    ) -> None:
-        order = self.cmk.own_order("_", "DenyAccess", secrets.token_hex(16))
-        order = msgspec.structs.replace(order, actor=caller.actor)
-        try:
-            await self.cmk.registry.execute(
-                ledger_aggregate(), LedgerEvents, order,
-                lambda x: x.deny(caller.subject, command, reason, tenant=tenant, region=region),
-            )  # fmt: skip
-        except GovernanceError as bad:
-            log.warning("a denial is not in the ledger: %s", bad)
+    def origin(self, request: Req) -> str:
+        """Return where the pages are, as browsers spell it."""
+        return self.cmk.configuration.origin or str(request.base_url).rstrip("/")
 
     # --- what -------------------------------------------------------------------------------------------------------
-
-    async def body(self, request: Req, kind: type[_T]) -> _T:
-        """Return the request's JSON body.
-
-        Raises:
-            Invalid: Not JSON, or not what is asked for; the message names the field.
-        """
-        raw = await request.body()
-        try:
-            return msgspec.json.decode(raw or b"{}", type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
-            raise Invalid(f"the body: {bad}") from bad
 
     async def write(
         self,
         request: Req,
         caller: Caller,
-        work: Callable[[Asked], Awaitable[dict[str, Any]]],
+        work: Callable[[Asked], Awaitable[Any]],
         *,
         remembered: bool = True,
     ) -> Response[bytes]:
@@ -218,30 +198,6 @@ def region_path(tenant: str, region: str) -> str:
     return f"/cmk/v1/tenants/{tenant}/regions/{region}"
 
 
-def token_of(text: str, check: Callable[[str, str], str], what: str) -> str:
-    """Return a name that fits its grammar.
-
-    Raises:
-        Invalid: It does not.
-    """
-    try:
-        return check(text, what)
-    except ContractError as bad:
-        raise Invalid(str(bad)) from bad
-
-
-def number(request: Req, name: str, default: int) -> int:
-    """Return a number of the query.
-
-    Raises:
-        Invalid: It is none.
-    """
-    text = request.query_params.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Invalid(f"{name} takes a number")
-    return int(text)
-
-
 def _if_match(request: Req) -> int | None:
     given = request.headers.get("if-match")
     if given is None or given.strip() == "*":
@@ -263,19 +219,3 @@ def answered(request: Req, value: Any, *, etag: int | None = None, status: int =
     if etag is not None:
         headers["ETag"] = f'"{etag}"'
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)
-
-
-def paged(request: Req, values: list[Any]) -> dict[str, Any]:
-    """Return a list as the API shows it: `$top`, `$skip`; `count` is of all.
-
-    Raises:
-        Invalid: Not numbers.
-    """
-    numbers = {}
-    for name, default in (("$top", 1000), ("$skip", 0)):
-        text = request.query_params.get(name, str(default))
-        if not text.isascii() or not text.isdigit():
-            raise Invalid(f"{name} takes a number")
-        numbers[name] = int(text)
-    first = numbers["$skip"]
-    return {"value": values[first : first + numbers["$top"]], "count": len(values)}

@@ -2,144 +2,140 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any, Final
 
-import msgspec
-from litestar import Response, delete, get, post
-from litestar.params import FromPath
-from msgspec import Meta
+from litestar import Response
 
-from openkcm.contract import decrees as d
+from openkcm.contract import api
 from openkcm.governance import consent
 from openkcm.governance.commands import Asked, tenant_region
-from openkcm.governance.errors import NotFound
-from openkcm.governance.portal.requests import Req, answered, desk_of, paged
+from openkcm.governance.errors import Invalid, NotFound
+from openkcm.governance.portal.requests import region_path
+from openkcm.governance.portal.surface import Call, operation
 
-__all__ = ["ROUTES"]
+__all__: list[str] = []
 
-PATH = "/tenants/{tenant:str}/approvals"
-SignatureBytes = Annotated[bytes, Meta(min_length=64, max_length=64)]
-Pairs = Annotated[tuple[tuple[str, str], ...], Meta(max_length=1100)]
-
-
-class PrepareBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST approvals/prepare."""
-
-    command: str
-    region: str
-    arguments: dict[str, str] = {}
+PATH: Final = "/tenants/{tenant}/approvals"
+ONE: Final = f"{PATH}/{{approval}}"
 
 
-class ProposeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST approvals: the words as they were prepared, and the caller's signature over them."""
-
-    approval: d.Id
-    command: str
-    region: str
-    arguments: Pairs
-    signature: SignatureBytes
+def _path(call: Call, approval: str) -> str:
+    return f"/cmk/v1/tenants/{call.tenant}/approvals/{approval}"
 
 
-class GrantBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST grants."""
+def _signature(body: api.SignatureBody) -> bytes:
+    if (body.signature is None) == (body.assertion is None):
+        raise Invalid("give signature or assertion, one of the two")
+    return body.signature if body.signature is not None else body.assertion.packed()  # type: ignore[union-attr]
 
-    signature: SignatureBytes
+
+def _approval(call: Call) -> dict[str, Any]:
+    found = call.desk.cmk.views.approvals(call.tenant, call.part("approval"))
+    if not found:
+        raise NotFound(f"no approval {call.part('approval')[:80]}")
+    return found[0]
 
 
-@post(f"{PATH}/prepare", status_code=200)
-async def prepare(request: Req, tenant: FromPath[str]) -> Response[bytes]:
+async def _prepared(call: Call, command: str, region: str | None, arguments: dict[str, str]) -> Response[bytes]:
+    if region is not None:
+        tenant_region(call.desk.cmk, call.tenant, region)
+    return call.answer(
+        await consent.prepare(call.desk.cmk, call.tenant, region, command, arguments, call.caller.subject)
+    )
+
+
+@operation("POST", f"{PATH}/prepare", "ProposeApproval", name="prepareApproval", body=api.PrepareBody,
+           answer=api.Words, status=200, example={"command": "RestoreAccess", "region": "eu-frankfurt"})  # fmt: skip
+async def prepare(call: Call) -> Response[bytes]:
     """Return the words to sign; nothing is recorded."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ProposeApproval", tenant)
-    body = await desk.body(request, PrepareBody)
-    tenant_region(desk.cmk, tenant, body.region)
-    return answered(request, await consent.prepare(desk.cmk, tenant, body.region, body.command, body.arguments))
+    return await _prepared(call, call.body.command, call.body.region, call.body.arguments)
 
 
-@post(PATH)
-async def propose(request: Req, tenant: FromPath[str]) -> Response[bytes]:
-    """Ask for the second signature."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "ProposeApproval", tenant)
-    body = await desk.body(request, ProposeBody)
-    tenant_region(desk.cmk, tenant, body.region)
+@operation("POST", "/tenants/{tenant}/restores", "ProposeApproval", name="prepareRestore", body=api.RestoreBody,
+           answer=api.Words, status=200, example={"region": "eu-frankfurt"})  # fmt: skip
+async def restore(call: Call) -> Response[bytes]:
+    """Return the words that lift every open revocation of a region; two people sign them as an approval."""
+    return await _prepared(call, "RestoreAccess", call.body.region, {})
+
+
+@operation("POST", PATH, "ProposeApproval", name="proposeApproval", body=api.ProposeBody, answer=api.Accepted,
+           fresh=True, example={
+               "approval": "0" * 32, "command": "RestoreAccess", "region": "eu-frankfurt",
+               "arguments": [["approvers", "1"]], "signature": "A" * 86 + "==",
+           })  # fmt: skip
+async def propose(call: Call) -> Response[bytes]:
+    """Ask for the other signatures, with one's own over the words as they were prepared."""
+    desk, body, signature = call.desk, call.body, _signature(call.body)
+    if body.region is not None:
+        tenant_region(desk.cmk, call.tenant, body.region)
 
     async def work(asked: Asked) -> dict[str, Any]:
         done = await consent.propose(
-            desk.cmk, asked, tenant, body.region, body.command, body.approval, body.arguments, body.signature
+            desk.cmk, asked, call.tenant, body.region, body.command, body.approval, body.arguments, signature
         )
-        path = f"/cmk/v1/tenants/{tenant}/approvals/{body.approval}"
+        path = _path(call, body.approval)
         return await desk.recorded(path, done, approval=body.approval, sync=path)
 
-    return await desk.write(request, caller, work)
+    return await call.write(work)
 
 
-@get(PATH)
-async def listing(request: Req, tenant: FromPath[str]) -> Response[bytes]:
+@operation("GET", PATH, "ReadTenant", name="listApprovals", answer=api.Page[api.Approval], paged=True)
+async def listing(call: Call) -> Response[bytes]:
     """List the tenant's approvals, newest first."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadTenant", tenant)
-    return answered(request, paged(request, desk.cmk.views.approvals(tenant)))
+    return call.page(call.desk.cmk.views.approvals(call.tenant))
 
 
-@get(f"{PATH}/{{approval:str}}")
-async def show(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
+@operation("GET", ONE, "ReadTenant", name="showApproval", answer=api.Approval)
+async def show(call: Call) -> Response[bytes]:
     """Show one approval."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadTenant", tenant)
-    found = desk.cmk.views.approvals(tenant, approval)
-    if not found:
-        raise NotFound(f"no approval {approval[:80]}")
-    return answered(request, found[0])
+    return call.answer(_approval(call))
 
 
-@post(f"{PATH}/{{approval:str}}/grants")
-async def grant(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
-    """Sign as the second person: the command is then in the ledger."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "AnswerApproval", tenant)
-    body = await desk.body(request, GrantBody)
-    if not desk.cmk.views.approvals(tenant, approval):
-        raise NotFound(f"no approval {approval[:80]}")
+@operation("GET", f"{ONE}/words", "AnswerApproval", name="showWords", answer=api.Words)
+async def words(call: Call) -> Response[bytes]:
+    """Return the very words of an open approval, for its next signer."""
+    found = _approval(call)
+    told = await consent.words_of(call.desk.cmk, call.tenant, call.part("approval"), call.caller.subject)
+    return call.answer({"approval": found["approval"], "fence_seen": found["fence_seen"], **told})
+
+
+@operation("POST", f"{ONE}/grants", "AnswerApproval", name="grantApproval", body=api.SignatureBody,
+           answer=api.Accepted, fresh=True, example={"signature": "A" * 86 + "=="})  # fmt: skip
+async def grant(call: Call) -> Response[bytes]:
+    """Sign as another person; with the last signature of the quorum the command is in the ledger."""
+    desk, signature, approval = call.desk, _signature(call.body), call.part("approval")
+    region = _approval(call)["region"]
 
     async def work(asked: Asked) -> dict[str, Any]:
-        done = await consent.grant(desk.cmk, asked, tenant, approval, body.signature)
-        path = f"/cmk/v1/tenants/{tenant}/approvals/{approval}"
-        region = desk.cmk.views.approvals(tenant, approval)[0]["region"]
-        answer = await desk.recorded(path, done, sync=f"/cmk/v1/tenants/{tenant}/regions/{region}/sync")
+        done = await consent.grant(desk.cmk, asked, call.tenant, approval, signature)
+        sync = _path(call, approval) if region is None else f"{region_path(call.tenant, region)}/sync"
+        answer = await desk.recorded(_path(call, approval), done, sync=sync)
         return {**answer, "event": done[0].event, "generation": done[0].counter}
 
-    return await desk.write(request, caller, work)
+    return await call.write(work)
 
 
-@post(f"{PATH}/{{approval:str}}/rejections")
-async def reject(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
+@operation("POST", f"{ONE}/rejections", "AnswerApproval", name="rejectApproval", answer=api.Accepted)
+async def reject(call: Call) -> Response[bytes]:
     """Say no."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "AnswerApproval", tenant)
-    if not desk.cmk.views.approvals(tenant, approval):
-        raise NotFound(f"no approval {approval[:80]}")
+    _approval(call)
+    approval = call.part("approval")
 
     async def work(asked: Asked) -> dict[str, Any]:
-        path = f"/cmk/v1/tenants/{tenant}/approvals/{approval}"
-        return await desk.recorded(path, await consent.reject(desk.cmk, asked, tenant, approval), sync=path)
+        done = await consent.reject(call.desk.cmk, asked, call.tenant, approval)
+        return await call.desk.recorded(_path(call, approval), done, sync=_path(call, approval))
 
-    return await desk.write(request, caller, work)
+    return await call.write(work)
 
 
-@delete(f"{PATH}/{{approval:str}}", status_code=202)
-async def withdraw(request: Req, tenant: FromPath[str], approval: FromPath[str]) -> Response[bytes]:
+@operation("DELETE", ONE, "ProposeApproval", name="withdrawApproval", answer=api.Accepted)
+async def withdraw(call: Call) -> Response[bytes]:
     """Take it back."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "ProposeApproval", tenant)
-    if not desk.cmk.views.approvals(tenant, approval):
-        raise NotFound(f"no approval {approval[:80]}")
+    _approval(call)
+    approval = call.part("approval")
 
     async def work(asked: Asked) -> dict[str, Any]:
-        path = f"/cmk/v1/tenants/{tenant}/approvals/{approval}"
-        return await desk.recorded(path, await consent.withdraw(desk.cmk, asked, tenant, approval), sync=path)
+        done = await consent.withdraw(call.desk.cmk, asked, call.tenant, approval)
+        return await call.desk.recorded(_path(call, approval), done, sync=_path(call, approval))
 
-    return await desk.write(request, caller, work)
-
-
-ROUTES = [prepare, propose, listing, show, grant, reject, withdraw]
+    return await call.write(work)

@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-import msgspec
-from litestar import Response, get, post
-from litestar.params import FromPath
+from litestar import Response
 from msgspec import Meta
 
+from openkcm.contract import api
+from openkcm.contract.errors import ContractError
 from openkcm.contract.ids import check_token
-from openkcm.governance.errors import Invalid
-from openkcm.governance.portal.requests import Req, answered, desk_of, number, token_of
+from openkcm.governance.errors import Invalid, NotFound
+from openkcm.governance.portal.requests import answered
+from openkcm.governance.portal.surface import Call, Param, operation
 
-__all__ = ["ROUTES"]
+__all__: list[str] = []
+
+INCLUSION: Final = (
+    Param("sequence", "integer", "Where the event stands in the ledger.", 0),
+    Param("size", "integer", "Of the tree; now, when it is left out."),
+)
+CONSISTENCY: Final = tuple(Param(name, "integer", says) for name, says in (
+    ("epoch", "The ledger's epoch."), ("old", "The older size."), ("new", "The newer size.")
+))  # fmt: skip
 
 
-class CosignatureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CosignatureBody(api.Body, frozen=True, kw_only=True):
     """POST cosignatures. `verifier`: the witness's key as signed-note spells it; `note`: checkpoint with its line."""
 
     verifier: Annotated[str, Meta(max_length=512)]
     note: Annotated[str, Meta(max_length=8192)]
 
 
-@get("/checkpoints")
-async def checkpoints(request: Req) -> Response[bytes]:
-    """Return each tree: its size and root, its newest signed checkpoint, who cosigned, and a fork if there is one."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadCheckpoints", None)
-    values = await desk.cmk.trees.shown()
-    return answered(request, {"value": values, "count": len(values)})
+def _tree(call: Call) -> str:
+    try:
+        return check_token(call.part("tree"), "tree")
+    except ContractError as bad:
+        raise NotFound(str(bad)) from bad
 
 
-@get("/checkpoints/{tree:str}/inclusion")
-async def inclusion(request: Req, tree: FromPath[str]) -> Response[bytes]:
-    """Return the proof that `sequence` is a leaf of the tree at `size` (default: now)."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadCheckpoints", None)
-    name, sequence = token_of(tree, check_token, "tree"), number(request, "sequence", 0)
-    size = number(request, "size", 0) if "size" in request.query_params else None
-    return answered(request, desk.cmk.trees.inclusion(sequence, name, size))
+@operation(
+    "GET", "/checkpoints", "ReadCheckpoints", name="listCheckpoints", answer=api.Page[dict[str, Any]], paged=True
+)
+async def checkpoints(call: Call) -> Response[bytes]:
+    """List each tree: its size and root, its newest signed checkpoint, who cosigned, and a fork if there is one."""
+    return call.page(await call.desk.cmk.trees.shown())
 
 
-@get("/checkpoints/{tree:str}/consistency")
-async def consistency(request: Req, tree: FromPath[str]) -> Response[bytes]:
-    """Return the proof that the tree of `new` leaves begins with the tree of `old` leaves, in one `epoch`."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadCheckpoints", None)
-    name = token_of(tree, check_token, "tree")
-    missing = {"epoch", "old", "new"} - set(request.query_params)
+@operation("GET", "/checkpoints/{tree}/inclusion", "ReadCheckpoints", name="proveInclusion", answer=dict[str, Any],
+           query=INCLUSION)  # fmt: skip
+async def inclusion(call: Call) -> Response[bytes]:
+    """Prove that `sequence` is a leaf of the tree at `size`."""
+    return call.answer(call.desk.cmk.trees.inclusion(call.query["sequence"], _tree(call), call.query["size"]))
+
+
+@operation("GET", "/checkpoints/{tree}/consistency", "ReadCheckpoints", name="proveConsistency",
+           answer=dict[str, Any], query=CONSISTENCY)  # fmt: skip
+async def consistency(call: Call) -> Response[bytes]:
+    """Prove that the tree of `new` leaves begins with the tree of `old` leaves, in one `epoch`."""
+    missing = sorted(name for name, value in call.query.items() if value is None)
     if missing:
-        raise Invalid(f"{', '.join(sorted(missing))} is needed")
-    epoch, old, new = (number(request, what, 0) for what in ("epoch", "old", "new"))
-    return answered(request, desk.cmk.trees.consistency(name, epoch, old, new))
+        raise Invalid(f"{', '.join(missing)} is needed")
+    asked = call.query
+    return call.answer(call.desk.cmk.trees.consistency(_tree(call), asked["epoch"], asked["old"], asked["new"]))
 
 
-@post("/checkpoints/{tree:str}/cosignatures")
-async def cosign(request: Req, tree: FromPath[str]) -> Response[bytes]:
-    """Keep a witness's newest cosignature: 201. It proves itself; who carries it here must only be known."""
-    desk = desk_of(request)
-    await desk.allowed(request, "Cosign", None)
-    body = await desk.body(request, CosignatureBody)
-    name = token_of(tree, check_token, "tree")
-    return answered(request, await desk.cmk.trees.cosign(name, body.verifier, body.note), status=201)
-
-
-ROUTES = [checkpoints, inclusion, consistency, cosign]
+@operation("POST", "/checkpoints/{tree}/cosignatures", "Cosign", name="cosign", body=CosignatureBody,
+           answer=dict[str, Any], status=201)  # fmt: skip
+async def cosign(call: Call) -> Response[bytes]:
+    """Keep a witness's newest cosignature. It proves itself; who carries it here must only be known."""
+    kept = await call.desk.cmk.trees.cosign(_tree(call), call.body.verifier, call.body.note)
+    return answered(call.request, kept, status=201)

@@ -2,81 +2,88 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
-from litestar import Response, get
+from litestar import Response
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from openkcm.contract import api
 from openkcm.contract import envelope as env
 from openkcm.contract.metrics import render
 from openkcm.governance.commands import Caller
-from openkcm.governance.errors import Invalid
+from openkcm.governance.errors import Invalid, TooMany
 from openkcm.governance.figures import figures, lags
 from openkcm.governance.news import Item
-from openkcm.governance.portal.requests import Desk, Req, answered, desk_of, number
+from openkcm.governance.portal.requests import Desk, answered
+from openkcm.governance.portal.surface import Call, Param, operation
 
-__all__ = ["PROBES", "ROUTES"]
+__all__ = ["ledger_event"]
 
 MAX_EVENTS: Final = 1000
 KEEP_ALIVE_S: Final = 15.0
+#: Then the browser comes back by itself and shows again who it is.
+STREAM_S: Final = 900.0
+ROLE_EVENTS: Final = frozenset({"RoleGranted", "RoleWithdrawn", "TenantRegistered"})
+LEDGER: Final = (
+    Param("tenant", "string", "Whose; only the operator may leave it out.", None, 63),
+    Param("after", "integer", "Events behind this sequence.", 0),
+    Param("limit", "integer", "How many at most.", MAX_EVENTS),
+)
 
 
-@get("/ledger")
-async def ledger(request: Req) -> Response[bytes]:
+def ledger_event(sequence: int, subject: str, body: bytes) -> dict[str, Any]:
+    """Return an event as the API shows it."""
+    e = env.decode(body)
+    return {
+        "sequence": sequence,
+        "subject": subject,
+        "body": base64.b64encode(body).decode(),
+        "id": e.id,
+        "tag": e.tag,
+        "counter": e.counter,
+        "epoch": e.epoch,
+        "actor": msgspec.to_builtins(e.actor),
+        "priority": e.priority,
+        "correlation": e.correlation,
+        "causation": e.causation,
+        "at_ms": e.at_ms,
+        "data": e.data,
+    }
+
+
+@operation("GET", "/ledger", "ReadLedger", name="readLedger", answer=api.Page[api.LedgerEvent], query=LEDGER,
+           of_queried=True)  # fmt: skip
+async def ledger(call: Call) -> Response[bytes]:
     """Return events behind a cursor: an auditor's own tenant, the operator's all."""
-    desk = desk_of(request)
-    tenant = request.query_params.get("tenant")
-    await desk.allowed(request, "ReadLedger", tenant)
-    if tenant is None and not (await desk.caller(request)).operator:
+    tenant = call.query["tenant"]
+    if tenant is None and not call.caller.operator:
         raise Invalid("tenant is needed: whose ledger?")
-    after, limit = number(request, "after", 0), min(number(request, "limit", MAX_EVENTS), MAX_EVENTS)
-    values = []
-    for sequence, subject, body in desk.cmk.views.events(tenant, after, limit):
-        e = env.decode(body)
-        values.append(
-            {
-                "sequence": sequence,
-                "subject": subject,
-                "body": base64.b64encode(body).decode(),
-                "id": e.id,
-                "tag": e.tag,
-                "counter": e.counter,
-                "epoch": e.epoch,
-                "actor": msgspec.to_builtins(e.actor),
-                "priority": e.priority,
-                "correlation": e.correlation,
-                "causation": e.causation,
-                "at_ms": e.at_ms,
-                "data": e.data,
-            }
-        )
-    return answered(request, {"value": values, "count": desk.cmk.views.event_count(tenant)})
+    views = call.desk.cmk.views
+    found = views.events(tenant, call.query["after"], min(call.query["limit"], MAX_EVENTS))
+    return call.answer({"value": [ledger_event(*one) for one in found], "count": views.event_count(tenant)})
 
 
-@get("/fleet")
-async def fleet(request: Req) -> Response[bytes]:
-    """Return the regions and their nodes, as they last reported."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "ReadFleet", None)
-    cmk = desk.cmk
+@operation("GET", "/fleet", "ReadFleet", name="showFleet", answer=api.Fleet)
+async def fleet(call: Call) -> Response[bytes]:
+    """Show the regions and their nodes, as they last reported."""
+    cmk = call.desk.cmk
     regions = []
     for name, region in cmk.regions.items():
-        nodes = [
-            _node(desk, caller, node)
-            for node in sorted({n for n, _, removed in cmk.views.nodes(name) if removed is None})
-        ]
+        enrolled = sorted({n for n, _, removed in cmk.views.nodes(name) if removed is None})
+        nodes = [_node(call.desk, call.caller, node) for node in enrolled]
         regions.append({"region": name, "residency": region.residency, "nodes": nodes})
-    return answered(
-        request,
+    return call.answer(
         {
             "value": regions,
             "count": len(regions),
             "spooled_revocations": cmk.switch.waiting,
             "ledger": {"read_to": cmk.projection.cursor, "epoch": cmk.projection.epoch},
-        },
+        }
     )
 
 
@@ -90,55 +97,78 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
     return {**check, "lag": lag, "last_seen_ms": health.at_ms}
 
 
-@get("/events")
-async def events(request: Req) -> ServerSentEvent:
-    """Stream what happens from now on, of the caller's own tenants."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "ReadTenant", None)
+@operation("GET", "/events", "ReadTenant", name="streamEvents", media_type="text/event-stream")
+async def events(call: Call) -> ServerSentEvent:
+    """Stream what happens, of the caller's own tenants. `Last-Event-ID`: first what happened since, without a gap."""
+    text = call.request.headers.get("last-event-id", "")
+    if text and (not text.isascii() or not text.isdigit() or len(text) > 18):
+        raise Invalid("Last-Event-ID takes the id of an event of this stream")
+    if call.desk.cmk.news.full:
+        raise TooMany("as many streams are open as there can be: try again later")
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return ServerSentEvent(_stream(desk, caller), headers=headers)
+    return ServerSentEvent(_stream(call.desk, call.caller, int(text) if text else None), headers=headers)
 
 
-async def _stream(desk: Desk, caller: Caller) -> AsyncIterator[ServerSentEventMessage]:
-    yield ServerSentEventMessage(event="hello", data="{}", retry=2000)
-    async for item in desk.cmk.news.listen(KEEP_ALIVE_S):
-        if item is None:
-            yield ServerSentEventMessage(comment="still here")
-        elif _concerns(item, caller):
-            identity = None if item.sequence is None else str(item.sequence)
-            yield ServerSentEventMessage(event=item.kind, id=identity, data=msgspec.json.encode(item).decode())
+async def _stream(desk: Desk, caller: Caller, after: int | None) -> AsyncIterator[ServerSentEventMessage]:
+    """(1) listen; (2) say what was missed, out of the read model; (3) say what comes, and nothing twice."""
+    until = time.monotonic() + STREAM_S
+    with desk.cmk.news.listening() as queue:  # (1)
+        yield ServerSentEventMessage(event="hello", data=f'{{"read_to":{desk.cmk.projection.cursor}}}', retry=2000)
+        said = after or 0
+        while after is not None and (missed := desk.cmk.views.happened(said, MAX_EVENTS)):  # (2)
+            for item in missed:
+                said = item.sequence or said
+                if _concerns(item, caller):
+                    yield _message(item, msgspec.json.encode(item))
+        while (left := until - time.monotonic()) > 0:  # (3)
+            try:
+                told = await asyncio.wait_for(queue.get(), min(KEEP_ALIVE_S, left))
+            except TimeoutError:
+                caller = msgspec.structs.replace(caller, roles=desk.cmk.views.roles(caller.subject))
+                yield ServerSentEventMessage(comment="still here")
+                continue
+            if told is None:
+                return
+            item, raw = told
+            if item.event in ROLE_EVENTS:
+                caller = msgspec.structs.replace(caller, roles=desk.cmk.views.roles(caller.subject))
+            if _concerns(item, caller) and (item.sequence is None or item.sequence > said):
+                yield _message(item, raw)
+
+
+def _message(item: Item, raw: bytes) -> ServerSentEventMessage:
+    identity = None if item.sequence is None else str(item.sequence)
+    return ServerSentEventMessage(event=item.kind, id=identity, data=raw.decode())
 
 
 def _concerns(item: Item, caller: Caller) -> bool:
     return caller.operator or item.tenant in caller.roles or item.kind == "health"
 
 
-@get("/healthz")
-async def healthz(request: Req) -> Response[bytes]:
+# --- probes, outside /cmk/v1 ----------------------------------------------------------------------------------------
+
+
+@operation("GET", "/healthz", None, name="healthz", answer=api.Health, public=True, outside=True)
+async def healthz(call: Call) -> Response[bytes]:
     """Say that the process lives."""
-    return answered(request, {"status": "ok"})
+    return call.answer({"status": "ok", "checks": {}})
 
 
-@get("/readyz")
-async def readyz(request: Req) -> Response[bytes]:
+@operation("GET", "/readyz", None, name="readyz", answer=api.Health, public=True, outside=True)
+async def readyz(call: Call) -> Response[bytes]:
     """Say whether it can do its work: 503 when not."""
-    cmk = desk_of(request).cmk
+    cmk = call.desk.cmk
     checks = {
         "ledger": cmk.connection.is_connected,
         "signing_key": cmk.signer.key_id in cmk.projection.signing_keys,
         "work": not cmk.failed.done(),
     }
     good = all(checks.values())
-    return answered(request, {"status": "ok" if good else "not ready", "checks": checks}, status=200 if good else 503)
+    answer = {"status": "ok" if good else "not ready", "checks": checks}
+    return answered(call.request, answer, status=200 if good else 503)
 
 
-@get("/metrics", media_type="text/plain; version=0.0.4")
-async def scrape(request: Req) -> str:
-    """Show the figures of this CMK to the provider's operator (a scrape brings its bearer token)."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadFigures", None)
-    return render(figures(desk.cmk))
-
-
-ROUTES = [ledger, fleet, events]
-PROBES = [healthz, readyz, scrape]
+@operation("GET", "/metrics", "ReadFigures", name="metrics", media_type="text/plain; version=0.0.4", outside=True)
+async def scrape(call: Call) -> Response[str]:
+    """Show the figures of this CMK to the provider's operator; a scrape brings its bearer token."""
+    return Response(render(figures(call.desk.cmk)), media_type=call.operation.media_type)

@@ -4,112 +4,127 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import msgspec
-from litestar import Response, delete, get, patch, post, put
-from litestar.params import FromPath
-from msgspec import Meta
+from litestar import Response
 
+from openkcm.contract import api
 from openkcm.contract import decrees as d
-from openkcm.contract.ids import check_token
 from openkcm.contract.subjects import residence_aggregate
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import Invalid, SecretRefused
-from openkcm.governance.portal.requests import Req, answered, desk_of, region_path, token_of
+from openkcm.governance.portal.requests import region_path
+from openkcm.governance.portal.surface import Call, operation
+from openkcm.governance.registry import Recorded
 
-__all__ = ["ROUTES"]
+__all__: list[str] = []
 
-PATH = "/tenants/{tenant:str}/regions/{region:str}"
-MAX_CERTIFICATE = 32_768
+PATH: Final = "/tenants/{tenant}/regions/{region}"
+Work = Callable[[Asked], Awaitable[list[Recorded]]]
 
 
-@get(PATH)
-async def show(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
+async def _order(call: Call, work: Work, made: tuple[str, str] | None = None, **more: str) -> Response[bytes]:
+    """Give a command, and answer with the event; `made`: (command, what) of the name that the order gave."""
+
+    async def run(asked: Asked) -> dict[str, Any]:
+        done = await work(asked)
+        if made is not None:
+            order = asked.order(call.desk.cmk, call.tenant, made[0])
+            more[made[1]] = order.name(residence_aggregate(call.region, call.tenant), made[1])
+        return await call.desk.recorded(region_path(call.tenant, call.region), done, **more)
+
+    return await call.write(run)
+
+
+def _shown(call: Call) -> dict[str, Any]:
+    return call.desk.cmk.views.residence(call.tenant, call.region) or {}
+
+
+@operation("GET", PATH, "ReadTenant", name="showRegion", answer=api.Region_)
+async def show(call: Call) -> Response[bytes]:
     """Show everything about a tenant region; ETag is its generation."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadTenant", tenant, region)
-    found = desk.cmk.views.residence(tenant, region)
-    return answered(request, found, etag=(found or {}).get("generation"))
+    found = _shown(call)
+    return call.answer(found, etag=found.get("generation"))
 
 
-@get(f"{PATH}/sync")
-async def sync(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
-    """Show which node has what."""
-    desk = desk_of(request)
-    await desk.allowed(request, "ReadTenant", tenant, region)
-    return answered(request, desk.cmk.watch.sync(tenant, region, desk.cmk.registry.now_ms))
+@operation("GET", f"{PATH}/sync", "ReadTenant", name="showSync", answer=api.Sync)
+async def sync(call: Call) -> Response[bytes]:
+    """Show which node has what, and by when nobody can serve any more."""
+    cmk = call.desk.cmk
+    return call.answer(cmk.watch.sync(call.tenant, call.region, cmk.registry.now_ms))
 
 
-@patch(f"{PATH}/configuration")
-async def configure(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
-    """Merge a patch into the configuration."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "ConfigureResidence", tenant, region)
-    changes = await desk.body(request, dict[str, Any])
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.configure(desk.cmk, asked, tenant, region, changes)
-        return await desk.recorded(region_path(tenant, region), done)
-
-    return await desk.write(request, caller, work)
+@operation("PATCH", f"{PATH}/configuration", "ConfigureResidence", name="configure", body=dict[str, Any],
+           answer=api.Accepted, example={"labels": {"tier": "gold"}, "lease_s": 3600})  # fmt: skip
+async def configure(call: Call) -> Response[bytes]:
+    """Merge a patch (RFC 7396) into the configuration. A longer lease takes the approval LengthenLease."""
+    cmk = call.desk.cmk
+    return await _order(call, lambda asked: commands.configure(cmk, asked, call.tenant, call.region, call.body))
 
 
-@put(f"{PATH}/root-key", status_code=202)
-async def link(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
-    """Link the customer's root key."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "LinkRootKey", tenant, region)
-    root = await desk.body(request, d.RootReference)
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.link_root(desk.cmk, asked, tenant, region, root)
-        return await desk.recorded(region_path(tenant, region), done)
-
-    return await desk.write(request, caller, work)
-
-
-class SystemBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST systems."""
-
-    system: str
+@operation("GET", f"{PATH}/root-key", "ReadTenant", name="showRootKey", answer=api.RootKey)
+async def root(call: Call) -> Response[bytes]:
+    """Show the root key's name, its state as each node sees it, and the versions of the keys below it."""
+    found = _shown(call)
+    return call.answer(
+        {
+            "root": found.get("root"), "states": found.get("root_states", []),
+            "key_versions": found.get("key_versions", []), "rotations": found.get("rotations", []),
+        },
+        etag=found.get("generation"),
+    )  # fmt: skip
 
 
-@post(f"{PATH}/systems")
-async def register_system(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
-    """Register a system."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "RegisterSystem", tenant, region)
-    system = token_of((await desk.body(request, SystemBody)).system, check_token, "system")
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.register_system(desk.cmk, asked, tenant, region, system)
-        order = asked.order(desk.cmk, tenant, "RegisterSystem")
-        made = order.name(residence_aggregate(region, tenant), "registration")
-        return await desk.recorded(region_path(tenant, region), done, system=system, registration=made)
-
-    return await desk.write(request, caller, work)
+@operation("PUT", f"{PATH}/root-key", "LinkRootKey", name="linkRootKey", body=d.RootReference, answer=api.Accepted,
+           example={"provider": "aws", "ref": "arn:aws:kms:eu-central-1:111122223333:alias/acme"})  # fmt: skip
+async def link(call: Call) -> Response[bytes]:
+    """Link the customer's root key. Another one over a linked one takes the approval LinkRootKey."""
+    cmk = call.desk.cmk
+    return await _order(call, lambda asked: commands.link_root(cmk, asked, call.tenant, call.region, call.body))
 
 
-class WorkloadBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST workloads: a certificate in PEM, or its fingerprint, or a SPIFFE id."""
-
-    workload: str
-    system: str
-    certificate: Annotated[str, Meta(max_length=MAX_CERTIFICATE)] | None = None
-    fingerprint: d.Sha256Hex | None = None
-    spiffe: str | None = None
+@operation("GET", f"{PATH}/systems", "ReadTenant", name="listSystems", answer=api.Page[api.System], paged=True)
+async def systems(call: Call) -> Response[bytes]:
+    """List the systems that are registered."""
+    return call.page(_shown(call).get("systems", []))
 
 
-@post(f"{PATH}/workloads")
-async def enrol(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
-    """Enrol a client certificate."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "EnrolWorkload", tenant, region)
-    body = await desk.body(request, WorkloadBody)
-    workload = token_of(body.workload, check_token, "workload")
-    system = token_of(body.system, check_token, "system")
+@operation("POST", f"{PATH}/systems", "RegisterSystem", name="registerSystem", body=api.SystemBody,
+           answer=api.Accepted, example={"system": "payments"})  # fmt: skip
+async def register_system(call: Call) -> Response[bytes]:
+    """Register a system: it gets keys of its own."""
+    cmk, name = call.desk.cmk, call.body.system
+    return await _order(
+        call, lambda asked: commands.register_system(cmk, asked, call.tenant, call.region, name),
+        ("RegisterSystem", "registration"), system=name,
+    )  # fmt: skip
+
+
+@operation("DELETE", f"{PATH}/systems/{{registration}}", "DecommissionSystem", name="decommissionSystem",
+           answer=api.Accepted)  # fmt: skip
+async def decommission(call: Call) -> Response[bytes]:
+    """Cut a system with all its workloads, at once and for ever."""
+    cmk, registration = call.desk.cmk, call.part("registration")
+    return await _order(
+        call, lambda asked: commands.decommission(cmk, asked, call.tenant, call.region, registration),
+        registration=registration,
+    )  # fmt: skip
+
+
+@operation("GET", f"{PATH}/workloads", "ReadTenant", name="listWorkloads", answer=api.Page[api.Workload], paged=True)
+async def workloads(call: Call) -> Response[bytes]:
+    """List the workloads that are enrolled."""
+    return call.page(_shown(call).get("workloads", []))
+
+
+@operation("POST", f"{PATH}/workloads", "EnrolWorkload", name="enrolWorkload", body=api.WorkloadBody,
+           answer=api.Accepted, example={"workload": "app", "system": "payments", "fingerprint": "0" * 64})  # fmt: skip
+async def enrol(call: Call) -> Response[bytes]:
+    """Enrol a client certificate: PEM, its fingerprint, or the SPIFFE id it carries."""
+    cmk, body = call.desk.cmk, call.body
     fingerprint = body.fingerprint
     if body.certificate is not None:
         if fingerprint is not None:
@@ -117,87 +132,56 @@ async def enrol(request: Req, tenant: FromPath[str], region: FromPath[str]) -> R
         fingerprint = _fingerprint(body.certificate)
     if body.spiffe is not None:
         _check_spiffe(body.spiffe)
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.enrol_workload(
-            desk.cmk, asked, tenant, region, workload=workload, system=system, fingerprint=fingerprint,
+    return await _order(
+        call,
+        lambda asked: commands.enrol_workload(
+            cmk, asked, call.tenant, call.region, workload=body.workload, system=body.system, fingerprint=fingerprint,
             spiffe=body.spiffe,
-        )  # fmt: skip
-        order = asked.order(desk.cmk, tenant, "EnrolWorkload")
-        made = order.name(residence_aggregate(region, tenant), "enrolment")
-        return await desk.recorded(region_path(tenant, region), done, workload=workload, enrolment=made)
-
-    return await desk.write(request, caller, work)
+        ),
+        ("EnrolWorkload", "enrolment"), workload=body.workload,
+    )  # fmt: skip
 
 
-@delete(f"{PATH}/workloads/{{enrolment:str}}", status_code=202)
-async def remove_workload(
-    request: Req, tenant: FromPath[str], region: FromPath[str], enrolment: FromPath[str]
-) -> Response[bytes]:
+@operation("DELETE", f"{PATH}/workloads/{{enrolment}}", "RemoveWorkload", name="removeWorkload", answer=api.Accepted)
+async def remove_workload(call: Call) -> Response[bytes]:
     """Cut one enrolment, at once and for ever."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "RemoveWorkload", tenant, region)
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.remove_workload(desk.cmk, asked, tenant, region, enrolment)
-        return await desk.recorded(region_path(tenant, region), done, enrolment=enrolment)
-
-    return await desk.write(request, caller, work)
+    cmk, enrolment = call.desk.cmk, call.part("enrolment")
+    return await _order(
+        call, lambda asked: commands.remove_workload(cmk, asked, call.tenant, call.region, enrolment),
+        enrolment=enrolment,
+    )  # fmt: skip
 
 
-class ReasonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A reason, as a short code."""
-
-    reason: d.ReasonCode = "ordered"
-
-
-@put(f"{PATH}/suspension", status_code=202)
-async def suspend(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
+@operation("PUT", f"{PATH}/suspension", "SuspendAccess", name="suspend", body=api.ReasonBody, answer=api.Accepted,
+           example={"reason": "contract-dispute"})  # fmt: skip
+async def suspend(call: Call) -> Response[bytes]:
     """Stop new encryption; reads go on."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "SuspendAccess", tenant, region)
-    body = await desk.body(request, ReasonBody)
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.suspend(desk.cmk, asked, tenant, region, body.reason)
-        return await desk.recorded(region_path(tenant, region), done)
-
-    return await desk.write(request, caller, work)
+    cmk, reason = call.desk.cmk, call.body.reason
+    return await _order(call, lambda asked: commands.suspend(cmk, asked, call.tenant, call.region, reason))
 
 
-@delete(f"{PATH}/suspension", status_code=202)
-async def resume(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
+@operation("DELETE", f"{PATH}/suspension", "ResumeAccess", name="resume", answer=api.Accepted)
+async def resume(call: Call) -> Response[bytes]:
     """Let encryption go on."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "ResumeAccess", tenant, region)
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        return await desk.recorded(region_path(tenant, region), await commands.resume(desk.cmk, asked, tenant, region))
-
-    return await desk.write(request, caller, work)
+    cmk = call.desk.cmk
+    return await _order(call, lambda asked: commands.resume(cmk, asked, call.tenant, call.region))
 
 
-class RotationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST rotations."""
+@operation("GET", f"{PATH}/rotations", "ReadTenant", name="listRotations", answer=api.Page[api.Rotation], paged=True)
+async def rotations(call: Call) -> Response[bytes]:
+    """List the rotations that were ordered."""
+    return call.page(_shown(call).get("rotations", []))
 
-    level: str
-    system: str | None = None
 
-
-@post(f"{PATH}/rotations")
-async def rotate(request: Req, tenant: FromPath[str], region: FromPath[str]) -> Response[bytes]:
-    """Order a new version of a key."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "OrderRotation", tenant, region)
-    body = await desk.body(request, RotationBody)
-
-    async def work(asked: Asked) -> dict[str, Any]:
-        done = await commands.rotate(desk.cmk, asked, tenant, region, body.level, body.system)
-        order = asked.order(desk.cmk, tenant, "OrderRotation")
-        made = order.name(residence_aggregate(region, tenant), "rotation")
-        return await desk.recorded(region_path(tenant, region), done, rotation=made)
-
-    return await desk.write(request, caller, work)
+@operation("POST", f"{PATH}/rotations", "OrderRotation", name="rotate", body=api.RotationBody, answer=api.Accepted,
+           example={"level": "L3", "system": "payments"})  # fmt: skip
+async def rotate(call: Call) -> Response[bytes]:
+    """Order a new version of L2, or of a system's L3. L1 is rotated in the customer's own KMS, and noticed."""
+    cmk, body = call.desk.cmk, call.body
+    return await _order(
+        call, lambda asked: commands.rotate(cmk, asked, call.tenant, call.region, body.level, body.system),
+        ("OrderRotation", "rotation"),
+    )  # fmt: skip
 
 
 def _fingerprint(pem: str) -> str:
@@ -224,6 +208,3 @@ def _check_spiffe(spiffe: str) -> None:
         msgspec.convert({**example, "spiffe": spiffe}, d.WorkloadEnrolled)
     except msgspec.ValidationError as bad:
         raise Invalid("spiffe takes an id like spiffe://domain/path") from bad
-
-
-ROUTES = [show, sync, configure, link, register_system, enrol, remove_workload, suspend, resume, rotate]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,13 +11,15 @@ from litestar import Response, get, post
 from litestar.params import FromPath
 from litestar.response import Redirect
 
-from openkcm.governance.commands import Caller
 from openkcm.governance.errors import Unauthenticated
 from openkcm.governance.portal.auth import authorize_url
 from openkcm.governance.portal.requests import COOKIE, Req, desk_of
+from openkcm.governance.portal.sessions import Session
 
 __all__ = ["ROUTES"]
 
+#: Where a login may lead: a path of ours, nothing that a browser could take for another host.
+_LOCAL: Final = re.compile(r"/(?![/\\])[A-Za-z0-9/_.?=&%-]{0,300}\Z")
 PAGES: Final = Path(__file__).parent.parent / "pages"
 FILES: Final = {
     "portal.css": ((PAGES / "portal.css").read_text(encoding="utf-8"), "text/css"),
@@ -37,7 +40,7 @@ async def home(request: Req) -> Response[str]:
     """Show the tenants the reader may see, with their regions."""
     desk = desk_of(request)
     try:
-        caller: Caller = await desk.caller(request)
+        caller, _ = await desk.caller(request)
     except Unauthenticated:
         return _page("login.html", said=None)
     tenants = [t for t in desk.cmk.views.tenants() if caller.operator or t in caller.roles]
@@ -64,7 +67,9 @@ async def login(request: Req) -> Response[Any]:
     """Send the browser to the identity provider."""
     desk = desk_of(request)
     metadata = await desk.issuer.metadata()
-    begun = desk.sessions.begin(f"{str(request.base_url).rstrip('/')}/callback")
+    onward = request.query_params.get("next", "/")
+    onward = onward if _LOCAL.match(onward) else "/"
+    begun = desk.sessions.begin(f"{desk.origin(request)}/callback", onward)
     oidc = desk.cmk.configuration.oidc
     answer = Redirect(authorize_url(str(metadata["authorization_endpoint"]), oidc.client_id, begun), status_code=302)
     # Lax, not Strict: the provider's page sends the browser back, and that must be the browser that began.
@@ -92,10 +97,10 @@ async def callback(request: Req) -> Response[str]:
     except Unauthenticated as no:
         return _page("login.html", status=401, said=str(no))
     # A page, not a redirect: the cookie is Strict, and this navigation began on the provider's site.
-    answer = _page("entered.html")
-    answer.set_cookie(
-        COOKIE, desk.sessions.open(identity), httponly=True, samesite="strict", secure=_secure(request), path="/"
-    )
+    answer = _page("entered.html", onward=begun.onward)
+    session = Session(identity.issuer, identity.subject, identity.auth_time_s, identity.expires_s)
+    cookie = desk.sessions.open(session)
+    answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=_secure(request), path="/")
     answer.delete_cookie("openkcm_login")
     return answer
 

@@ -1,62 +1,93 @@
-"""The kill switch: dry run and pull. Waits for no approval, no rate limit, no If-Match, no other change."""
+"""The kill switch and the end: dry run, pull, what became of it. A pull waits for no approval and no other change."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-import msgspec
-from litestar import Response, post
-from litestar.params import FromPath
+from litestar import Response
 
-from openkcm.contract import decrees as d
-from openkcm.governance import commands
+from openkcm.contract import api
+from openkcm.governance import commands, ending
 from openkcm.governance.commands import Asked
-from openkcm.governance.errors import Invalid
-from openkcm.governance.portal.requests import Req, answered, desk_of
+from openkcm.governance.errors import NotFound
+from openkcm.governance.portal.requests import answered, region_path
+from openkcm.governance.portal.surface import Call, Param, operation
 
-__all__ = ["ROUTES"]
+__all__: list[str] = []
 
-
-class RevocationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST revocations: no regions means all of the tenant's."""
-
-    regions: tuple[str, ...] | None = None
-    reason: d.ReasonCode = "ordered"
+PATH: Final = "/tenants/{tenant}/revocations"
+DRY: Final = (Param("dryRun", "boolean", "Show what it would cut, and cut nothing.", default=False),)
 
 
-@post("/tenants/{tenant:str}/revocations")
-async def revoke(request: Req, tenant: FromPath[str]) -> Response[bytes]:
-    """Cut access: 202 once it is on the disk, in the ledger or in the spool that brings it there."""
-    desk = desk_of(request)
-    caller = await desk.allowed(request, "RevokeAccess", tenant)
-    body = await desk.body(request, RevocationBody)
-    dry = request.query_params.get("dryRun", "false").lower()
-    if dry not in {"true", "false"}:
-        raise Invalid("dryRun takes true or false")
+@operation("POST", PATH, "RevokeAccess", name="revoke", body=api.RevocationBody, answer=api.Revocations, query=DRY,
+           budget="revoke", fresh=True, example={"regions": ["eu-frankfurt"], "reason": "suspected"})  # fmt: skip
+async def revoke(call: Call) -> Response[bytes]:
+    """Pull the kill switch: 202 once it is on the disk, in the ledger or in the spool that brings it there."""
+    desk, tenant, body = call.desk, call.tenant, call.body
     regions = tuple(desk.cmk.views.regions_of(tenant)) if body.regions is None else body.regions
-    if not regions:
-        raise Invalid("regions names none")
     for region in regions:
         commands.tenant_region(desk.cmk, tenant, region)
-    if dry == "true":
+    if call.query["dryRun"]:
         radius = [desk.cmk.views.blast_radius(tenant, region) for region in sorted(set(regions))]
-        return answered(request, {"dryRun": True, "regions": radius})
+        return answered(call.request, {"dryRun": True, "regions": radius})
 
     async def work(asked: Asked) -> dict[str, Any]:
         pulled = await commands.revoke(desk.cmk, asked, tenant, regions, body.reason)
-        base = f"/cmk/v1/tenants/{tenant}"
         return {
-            "resource": base,
+            "resource": f"/cmk/v1/tenants/{tenant}/revocations",
             "revocations": [
                 {
                     "region": p.region, "event": p.event, "fence": p.fence, "recorded": p.recorded,
-                    "sync": f"{base}/regions/{p.region}/sync",
+                    "sync": f"{region_path(tenant, p.region)}/sync",
                 }
                 for p in pulled
             ],
         }  # fmt: skip
 
-    return await desk.write(request, caller, work, remembered=False)
+    return await call.write(work, remembered=False)
 
 
-ROUTES = [revoke]
+def _all(call: Call) -> list[dict[str, Any]]:
+    views = call.desk.cmk.views
+    found = [
+        {**one, "region": region}
+        for region in views.regions_of(call.tenant)
+        for one in views.revocations(call.tenant, region)
+    ]
+    return sorted(found, key=lambda one: one["at_ms"], reverse=True)
+
+
+@operation("GET", PATH, "ReadTenant", name="listRevocations", answer=api.Page[api.TenantRevocation], paged=True)
+async def listing(call: Call) -> Response[bytes]:
+    """List the tenant's revocations, newest first, with what became of each."""
+    return call.page(_all(call))
+
+
+@operation("GET", f"{PATH}/{{event}}", "ReadTenant", name="showRevocation", answer=api.TenantRevocation)
+async def show(call: Call) -> Response[bytes]:
+    """Show one revocation."""
+    for one in _all(call):
+        if one["event"] == call.part("event"):
+            return call.answer(one)
+    raise NotFound("no such revocation")
+
+
+@operation("POST", "/tenants/{tenant}/terminations", "TerminateTenant", name="terminate", body=api.ReasonBody,
+           answer=api.Accepted, fresh=True, example={"reason": "contract-ended"})  # fmt: skip
+async def terminate(call: Call) -> Response[bytes]:
+    """Begin the tenant's end: each region is then destroyed by an approval of its own, DestroyContext."""
+
+    async def work(asked: Asked) -> dict[str, Any]:
+        path = f"/cmk/v1/tenants/{call.tenant}/terminations"
+        done = await commands.terminate(call.desk.cmk, asked, call.tenant, call.body.reason)
+        return await call.desk.recorded(path, done, sync=path)
+
+    return await call.write(work)
+
+
+@operation("GET", "/tenants/{tenant}/terminations", "ReadTenant", name="listTerminations",
+           answer=api.Page[api.Termination], paged=True)  # fmt: skip
+async def terminations(call: Call) -> Response[bytes]:
+    """Show how far the tenant's end is, and which nodes it waits for."""
+    found = ending.shown(call.desk.cmk, call.tenant)
+    return call.page([] if found is None else [found])
