@@ -73,14 +73,15 @@ async def conclude(cmk: Cmk) -> None:
         by_lease: set[str] = set()
         bodies: list[msgspec.Raw] = []
         for region in row["regions"]:
-            if (cmk.views.state(tenant, region) or {}).get("state") != "Destroyed":
+            event = cmk.views.destruction(tenant, region)
+            if event is None:
                 break
             acked, waiting, certain_in_s = cmk.watch.destruction(tenant, region)
             if waiting and (certain_in_s is None or certain_in_s > 0):
                 break
             nodes |= {*acked, *waiting}
             by_lease |= set(waiting)
-            known = cmk.views.ack_bodies(tenant, region)
+            known = cmk.views.ack_bodies(tenant, region, event[1])
             bodies += [msgspec.Raw(known[node]) for node in acked if node in known]
         else:
             decree = d.TenantTerminated(
