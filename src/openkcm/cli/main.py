@@ -243,6 +243,48 @@ def node_remove(state: Path, name: str) -> None:
     change(fleet.remove_node, state, name)
 
 
+# --- witness --------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def witness() -> None:
+    """Witness a ledger from outside: cosign what grows, refuse and remember what forks. Needs openkcm[audit] only."""
+
+
+def witness_options(function: _F) -> _F:
+    """Add `--key FILE` and `--name NAME`."""
+    function = click.option(
+        "--key", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The witness's own seed, 0600."
+    )(function)
+    return click.option("--name", required=True, help="Its name in signatures, e.g. auditor.example/w1.")(function)
+
+
+@witness.command("key")
+@witness_options
+def witness_key(key: Path, name: str) -> None:
+    """Make the key if there is none; print its verifier key, for others to pin."""
+    from openkcm.cli import witness as program
+
+    sys.exit(program.new_key(key, name))
+
+
+@witness.command("run")
+@witness_options
+@click.option("--url", required=True, help="The CMK's address.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), default=None, help="PEM file; default: system's.")
+@click.option("--token", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+              help="File with a bearer token of role auditor; read anew each time.")  # fmt: skip
+@click.option("--trust-root", required=True, help="The ledger's trust root, base64, obtained out of band.")
+@click.option("--history", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Its own memory.")
+@click.option("--every", "every_s", type=click.FloatRange(1, 86400), default=None, help="Seconds; default: once.")
+@json_option
+def witness_run(**options: Any) -> None:
+    """Fetch checkpoints, check that each follows the one before, cosign. Exit status 1 after a fork."""
+    from openkcm.cli import witness as program
+
+    sys.exit(program.run(program.Options(**options)))
+
+
 # --- audit ----------------------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,12 @@ async def checkpoints(call: Call) -> Response[bytes]:
     return call.page(await call.desk.cmk.trees.shown())
 
 
+@operation("GET", "/trust", "ReadCheckpoints", name="listTrustEvents", answer=api.Page[str], paged=True)
+async def trust(call: Call) -> Response[bytes]:
+    """List what the trust root said of governance's keys and the ledger's epochs: sealed events, base64."""
+    return call.page(call.desk.cmk.trees.trust())
+
+
 @operation("GET", "/checkpoints/{tree}/inclusion", "ReadCheckpoints", name="proveInclusion", answer=dict[str, Any],
            query=INCLUSION)  # fmt: skip
 async def inclusion(call: Call) -> Response[bytes]:
