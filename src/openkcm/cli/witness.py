@@ -85,7 +85,7 @@ def _once(options: Options, signer: Signer, root: bytes, history: History) -> in
         worst, seen = 0, []
         try:
             shown = portal.get("/checkpoints")
-            trust = TrustEvents(root, [base64.b64decode(body) for body in portal.get("/trust")["value"]])
+            trust = TrustEvents(root, [base64.b64decode(e["body"]) for e in portal.get("/trust")["value"]])
         except (Problem, AuditError, KeyError, ValueError) as bad:
             log.error("nothing to witness: %s", bad)  # noqa: TRY400 -- its own words say enough
             return NOT_DONE

@@ -82,13 +82,13 @@ class Trees:
             )
         return found
 
-    def trust(self) -> list[str]:
+    def trust(self) -> list[dict[str, Any]]:
         """Return what the trust root said of keys and epochs, sealed: whom a witness believes about a checkpoint."""
         rows = self._reader.rows(
             "SELECT sequence, body FROM event_critical WHERE tag LIKE 'SigningKeyRotated.%' "
             "UNION ALL SELECT sequence, body FROM event_routine WHERE tag LIKE 'LedgerOpened.%' ORDER BY 1"
         )
-        return [_base64(body) for _, body in rows]
+        return [{"sequence": sequence, "body": _base64(body)} for sequence, body in rows]
 
     def inclusion(self, sequence: int, tree: str, size: int | None) -> dict[str, Any]:
         """Return the proof that what stands at `sequence` is a leaf of its tree, at `size` or at its present size.

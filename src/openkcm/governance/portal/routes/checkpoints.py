@@ -47,7 +47,7 @@ async def checkpoints(call: Call) -> Response[bytes]:
     return call.page(await call.desk.cmk.trees.shown())
 
 
-@operation("GET", "/trust", "ReadCheckpoints", name="listTrustEvents", answer=api.Page[str], paged=True)
+@operation("GET", "/trust", "ReadCheckpoints", name="listTrustEvents", answer=api.Page[dict[str, Any]], paged=True)
 async def trust(call: Call) -> Response[bytes]:
     """List what the trust root said of governance's keys and the ledger's epochs: sealed events, base64."""
     return call.page(call.desk.cmk.trees.trust())
