@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from execution.custodian_double import CustodianDouble
+from execution.every_request import UNNAMED, requests
 from execution.kmip_client import BOTH, GCM, Failed, KmipClient, create_request
 from openkcm.execution import control
 from openkcm.execution.arena import Gate
@@ -25,27 +26,21 @@ from openkcm.kmip.enums import (
     BatchErrorContinuationOption,
     BlockCipherMode,
     CryptographicUsageMask,
-    ObjectType,
     PaddingMethod,
     QueryFunction,
     ResultReason,
     ResultStatus,
-    RevocationReasonCode,
     State,
 )
 from openkcm.kmip.enums import Operation as Code
-from openkcm.kmip.objects import OpaqueObject, TemplateAttribute
 from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
-from openkcm.kmip.payloads.lifecycle import ActivateRequest, DestroyRequest, RevokeRequest
-from openkcm.kmip.payloads.objects import RegisterRequest
+from openkcm.kmip.payloads.lifecycle import ActivateRequest, DestroyRequest
 from openkcm.kmip.payloads.retrieval import (
-    GetAttributeListRequest,
     GetAttributesRequest,
-    GetRequest,
     LocateRequest,
 )
-from openkcm.kmip.payloads.server import DiscoverVersionsRequest, QueryRequest
-from openkcm.kmip.structures import CryptographicParameters, RevocationReason
+from openkcm.kmip.payloads.server import QueryRequest
+from openkcm.kmip.structures import CryptographicParameters
 
 
 def free_port() -> int:
@@ -173,7 +168,7 @@ async def test_a_message_too_large_for_a_stranger_is_refused_on_its_announcement
 async def test_an_unknown_operation_fails_alone(client):
     raw = encode_request(QueryRequest(), QueryRequest(), header=header(2, BatchErrorContinuationOption.CONTINUE))
     at = raw.index(bytes.fromhex("42005C0500000004") + int(Code.QUERY).to_bytes(4, "big"))
-    raw = raw[: at + 8] + int(Code.RE_KEY).to_bytes(4, "big") + raw[at + 12 :]
+    raw = raw[: at + 8] + int(Code.CERTIFY).to_bytes(4, "big") + raw[at + 12 :]
     first, second = decode_response(await client.raw(raw)).items
     assert first.reason == ResultReason.OPERATION_NOT_SUPPORTED
     assert second.status == ResultStatus.SUCCESS
@@ -232,10 +227,12 @@ async def test_a_batch_stops_at_the_first_failure_unless_told_to_continue(client
     assert len(items) == answers
 
 
-async def test_undo_is_refused_before_anything_happens(custodian, client):
-    items = await client.batch(create_request(), QueryRequest(), header=header(2, BatchErrorContinuationOption.UNDO))
-    assert [i.reason for i in items] == [ResultReason.FEATURE_NOT_SUPPORTED]
-    assert not custodian.vault
+async def test_a_batch_with_undo_stops_at_the_first_failure_and_says_of_each_item_what_became_of_it(custodian, client):
+    undo = header(3, BatchErrorContinuationOption.UNDO)
+    wrong = DestroyRequest(unique_identifier="no-such-object")
+    made, failed = await client.batch(create_request(), wrong, create_request(), header=undo)
+    assert (made.status, failed.status) == (ResultStatus.SUCCESS, ResultStatus.OPERATION_FAILED)
+    assert len(custodian.vault) == 1
 
 
 async def test_a_change_whose_answer_may_not_fit_is_refused_before_it_happens(custodian, client):
@@ -291,7 +288,7 @@ async def test_after_close_and_drain_nothing_succeeds_and_what_was_served_is_rig
 async def test_a_closed_residence_answers_every_operation_with_its_refusal(custodian, client, gate, reason, message):
     uid = await client.new_key()
     custodian.close("acme", gate)
-    for request in every_request(uid):
+    for request in requests(uid).values():
         with pytest.raises(Failed) as refused:
             await client.call(request)
         assert (refused.value.reason, refused.value.message) == (reason, message), request
@@ -521,40 +518,11 @@ async def test_anothers_object_is_no_object_in_any_operation(custodian, client):
     custodian.system("bolt", "orders")
     for tenant, system in (("acme", "archive"), ("bolt", "orders")):
         other = await custodian.client(custodian.enrol(tenant, system, system))
-        for request in every_request(uid):
-            if "unique_identifier" not in request.__struct_fields__:
+        for code, request in requests(uid).items():
+            if code in UNNAMED:
                 continue
             with pytest.raises(Failed) as refused:
                 await other.call(request)
             assert refused.value.reason == ResultReason.ITEM_NOT_FOUND, (tenant, request)
         assert (await other.call(LocateRequest())).unique_identifier == ()
         await other.close()
-
-
-def every_request(uid):
-    """One request of each operation that OPERATIONS has."""
-    of = {
-        Code.DISCOVER_VERSIONS: DiscoverVersionsRequest(),
-        Code.QUERY: QueryRequest(),
-        Code.CREATE: create_request(),
-        Code.REGISTER: RegisterRequest(
-            object_type=ObjectType.OPAQUE_OBJECT,
-            template_attribute=TemplateAttribute(),
-            opaque_object=OpaqueObject(opaque_data_type=0x80000001, opaque_data_value=b"x"),
-        ),
-        Code.LOCATE: LocateRequest(),
-        Code.GET: GetRequest(unique_identifier=uid),
-        Code.GET_ATTRIBUTES: GetAttributesRequest(unique_identifier=uid),
-        Code.GET_ATTRIBUTE_LIST: GetAttributeListRequest(unique_identifier=uid),
-        Code.ACTIVATE: ActivateRequest(unique_identifier=uid),
-        Code.REVOKE: RevokeRequest(
-            unique_identifier=uid,
-            revocation_reason=RevocationReason(revocation_reason_code=RevocationReasonCode.KEY_COMPROMISE),
-        ),
-        Code.DESTROY: DestroyRequest(unique_identifier=uid),
-        Code.ENCRYPT: EncryptRequest(unique_identifier=uid, data=b"x", cryptographic_parameters=GCM),
-        Code.DECRYPT: DecryptRequest(
-            unique_identifier=uid, data=b"x" * 16, iv_counter_nonce=bytes(12), cryptographic_parameters=GCM
-        ),
-    }
-    return [of[code] for code in OPERATIONS]

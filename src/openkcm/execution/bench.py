@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from openkcm.execution import control
 from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, STATE_MASK, Gate, WorkerArena
@@ -25,6 +25,9 @@ IV_POOL: Final = 256
 CLOSED_RING_NS: Final = 50_000_000  # how long "no keys" is believed before the custodian is asked again
 HISTOGRAM_SHIFT: Final = 12  # buckets of 4.096 us; the last one is all that took longer
 HISTOGRAM_LAST: Final = 63
+HELD_BYTES: Final = 512  # of the scratch page: the key in use; the rest is room for what is wrapped, signed with, made
+ZEROS: Final = bytes(4096)
+SOMETHING: Final = object()  # lies in the scratch page and is no object's key
 
 
 class Asker(Protocol):
@@ -105,11 +108,13 @@ class Bench:
     Attributes:
         words: The region arena as 64-bit words, read-only.
         board, drain: The board's words, and the index of our drain counter there.
-        keys: Views of the scratch page by key size; `held` is the object whose key lies there.
+        keys: Views of the scratch page by key size; `held` is the object whose key lies there, or SOMETHING.
+        wide: More than a symmetric key lies in the scratch page.
     """
 
     __slots__ = (
         "_ivs",
+        "_page",
         "_scratch",
         "_systems",
         "_zeros",
@@ -122,7 +127,9 @@ class Bench:
         "keys",
         "link",
         "objects",
+        "streams",
         "wall_s",
+        "wide",
         "words",
     )  # fmt: skip
 
@@ -138,12 +145,13 @@ class Bench:
         self.arena, self.words, self.board, self.objects, self.link = arena, arena.words, board, objects, link
         self.board_start = self.drain = board_start
         self.histogram = board_start + BOARD_HISTOGRAM
-        self._scratch = scratch[:32]
+        self._page, self._scratch, self.wide = scratch, scratch[:32], False
         self.keys = {size: scratch[:size] for size in (16, 24, 32)}
         self._zeros = bytes(32)
-        self.held: Entry | None = None
+        self.held: object = None
         self._systems: dict[tuple[str, str], System] = {}
         self._ivs: list[bytes] = []
+        self.streams: dict[bytes, Any] = {}  # `operations.streams.Stream` by correlation value
         self.wall_s: Callable[[], float] = time.time
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -151,7 +159,27 @@ class Bench:
     def wipe(self) -> None:
         """Overwrite the key in the scratch page."""
         self._scratch[:] = self._zeros
+        if self.wide:
+            self._page[:] = ZEROS[: len(self._page)]
+            self.wide = False
         self.held = None
+
+    def key_view(self, size: int) -> memoryview | None:
+        """Return where the key in use lies; None for a size that is no key's."""
+        view = self.keys.get(size)
+        if view is None and 0 < size <= HELD_BYTES:
+            self.wide = True
+            view = self._page[:size]
+        return view
+
+    def room(self, size: int) -> memoryview | None:
+        """Return room in the scratch page beside the key in use; None when that much is not there."""
+        if not 0 < size <= len(self._page) - HELD_BYTES:
+            return None
+        self.wide = True
+        if self.held is None:
+            self.held = SOMETHING
+        return self._page[HELD_BYTES : HELD_BYTES + size]
 
     def new_iv(self) -> bytes:
         """Return 12 random bytes, drawn from the kernel by the few KiB; the pool is filled after exec."""

@@ -88,12 +88,16 @@ class Fetch(Message, frozen=True):
 
 
 class Put(Message, frozen=True):
-    """Store a record. `expect`: 0 for a new object, else the object's own sequence."""
+    """Store a record. `expect`: 0 for a new object, else the object's own sequence.
+
+    `named`: new, under an identifier that the client chose; refused when anything is there.
+    """
 
     n: N
     tenant: str
     record: ObjectRecord
     expect: int
+    named: bool = False
 
 
 class HandedOut(Message, frozen=True):

@@ -124,6 +124,8 @@ class Desk:
         expect = None if q.expect else self._keychain.place_of(q.tenant, q.record.registration, q.record.l3_version)
         if not q.expect and expect is None:
             return control.Refused(q.n, "conflict", "the key that should wrap it is not this one any more")
+        if q.named:
+            expect = None  # what must hold is that nothing lies under the chosen name: `own` is 0
         try:
             sequence = await self._catalogue.put(q.tenant, q.record, expect=expect, own=q.expect)
         except PutRefused as no:

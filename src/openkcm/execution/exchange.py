@@ -17,13 +17,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from time import CLOCK_BOOTTIME, clock_gettime_ns
+from types import GeneratorType
 from typing import Any, Final
 
-from openkcm.execution import control
+from openkcm.execution import control, keygen
 from openkcm.execution.arena import ALIVE_WORD, STATE_MASK, Gate
 from openkcm.execution.bench import HISTOGRAM_LAST, HISTOGRAM_SHIFT, Bench, Caller, Slot
 from openkcm.execution.clock import boottime_ns
-from openkcm.execution.operations.call import READS, Call, Operation, Put, Work
+from openkcm.execution.operations.call import READS, Call, Operation, Put, Spawn, Work
 from openkcm.execution.operations.outcome import (
     VERDICTS,
     AccessRefused,
@@ -45,6 +46,7 @@ _log: Final = logging.getLogger("openkcm.worker")
 _SUCCESS: Final = ResultStatus.SUCCESS
 _FAILED: Final = ResultStatus.OPERATION_FAILED
 CHANGE_ANSWER_BYTES: Final = 512  # more than any answer to an operation that changes something takes
+AROUND_BYTES: Final = 96  # the message and its header; a client's correlation value comes on top
 
 #: What the custodian's refusal of a record comes to.
 PUT_REFUSALS: Final[dict[str, tuple[ResultReason, str]]] = {
@@ -60,8 +62,9 @@ class Exchange(Call):
     """A request and the answers to it so far."""
 
     _work: Work | None = None  # the current item's handler, when it is a generator that waits
-    _given: int | None = None  # what it waited for
+    _given: Any = None  # what it waited for
     _failure: OperationFailed | None = None  # what it waited for failed
+    _stored = False  # the item has stored a record: it is not started anew, what fails is thrown into its handler
     _asked_keys = False
     _retried = False
     _size = 0
@@ -85,9 +88,9 @@ class Exchange(Call):
         self._outputs: list[bytes] = []
         self._guards: list[Guard] = []
         option = request.header.batch_error_continuation_option
-        self._stop = option != BatchErrorContinuationOption.CONTINUE  # absent means Stop (section 6.14)
-        if option == BatchErrorContinuationOption.UNDO and len(request.items) > 1:
-            self._failure = OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "a batch cannot be undone")
+        # Absent means Stop (section 6.14). Undo stops as well: Query's capabilities say that nothing is undone, each
+        # item that was done says so, and the profiles' vectors send Undo with batches that succeed.
+        self._stop = option != BatchErrorContinuationOption.CONTINUE
 
     # --- the batch --------------------------------------------------------------------------------------------------
 
@@ -95,30 +98,24 @@ class Exchange(Call):
         """Go on until the response is complete, and return it; None while the exchange waits."""
         if self._outputs:
             self._compare_answers()
-        items = self._request.items
+        items, most = self._request.items, self._request.header.maximum_response_size
         while len(self._outputs) < len(items):
             item = items[len(self._outputs)]
             output = self._attempt(item)
             if output is None:
                 return None
+            if most is not None and self._size + len(output) + AROUND_BYTES > most:
+                output = self._too_large(item, self._size + len(output) + AROUND_BYTES)
             self._outputs.append(output)
             self._size += len(output)
             if self._stop and self._guards[-1] is _FAULT:
                 break
-        response = encode_response(
+        return encode_response(
             self._outputs,
             self.version,
             self.now_s,
             client_correlation_value=self._request.header.client_correlation_value,
         )
-        most = self._request.header.maximum_response_size
-        if most is not None and len(response) > most:
-            self._outputs = [
-                self._fault(item, ResultReason.RESPONSE_TOO_LARGE, f"the response would have {len(response)} bytes")
-                for item, _ in zip(items, self._outputs, strict=False)
-            ]
-            response = encode_response(self._outputs, self.version, self.now_s)
-        return response
 
     def still_open(self) -> bool:
         """Whether every gate, lease and deadline that the answers depend on is as it was when they were given."""
@@ -168,17 +165,23 @@ class Exchange(Call):
             if self._failure is not None:
                 raise self._failure  # noqa: TRY301 -- as above
             self._admit(row, began)  # (1)
-            if row.steps:
-                result: Any = self._start_or_go_on(row, item)
-                if result is None:
-                    return None
+            if self._work is not None:
+                result: Any = self._step()
             else:
+                if row.steps:
+                    self.reserve(CHANGE_ANSWER_BYTES if row.gates <= _CHANGING else 0)
                 result = row.handler(self, decode_payload(item, self.version))  # (2)
+                if result.__class__ is GeneratorType:
+                    self._work = result
+                    result = self._step()
+            if result is None:
+                return None
             ended = clock_gettime_ns(CLOCK_BOOTTIME)
             self._compare(ended)  # (3)
             output = encode_item(item.operation, item.unique_batch_item_id, _SUCCESS, None, None, result, self.version)
         except Wanted as wanted:
-            self._drop_work()
+            if not self._stored:
+                self._drop_work()
             self._ask(wanted)
             return None
         except Exception as bad:  # whatever an operation raises fails its item alone
@@ -187,18 +190,12 @@ class Exchange(Call):
         took = ended - began >> HISTOGRAM_SHIFT
         bench.board[bench.histogram + (min(HISTOGRAM_LAST, took))] += 1
         self._guards.append((self.slot, self.word, self.extra))
-        if self.extra or self._asked_keys or self._retried:
+        if self.extra or self._asked_keys or self._retried or self._stored:
             self._next()
         return output
 
-    def _start_or_go_on(self, row: Operation, item: RequestItem) -> Structure | None:
-        if self._work is None:
-            self._room(row)
-            self._work = row.handler(self, decode_payload(item, self.version))  # type: ignore[assignment]
-        return self._step()
-
     def _next(self) -> None:
-        self._asked_keys = self._retried = False
+        self._asked_keys = self._retried = self._stored = False
         self._failure, self._work, self._given, self.extra = None, None, None, ()
 
     def _admit(self, row: Operation, now: int) -> None:
@@ -276,15 +273,24 @@ class Exchange(Call):
         self._next()
         return self._fault(item, reason, message)
 
+    def _too_large(self, item: RequestItem, size: int) -> bytes:
+        """Answer an item whose result does not fit the client's limit; what changes something was asked before."""
+        self._guards[-1] = _FAULT
+        return self._fault(item, ResultReason.RESPONSE_TOO_LARGE, f"the response would have {size} bytes or more")
+
     def _fault(self, item: RequestItem, reason: ResultReason, message: str) -> bytes:
         return encode_item(item.operation, item.unique_batch_item_id, _FAILED, reason, message, None, self.version)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    def _room(self, row: Operation) -> None:
-        """Refuse what changes something when its answer would not fit the client's limit: before it happens."""
+    def reserve(self, answer_bytes: int) -> None:
+        """Refuse what changes something when its answer would not fit the client's limit: before it happens.
+
+        Raises:
+            OperationFailed: It would not.
+        """
         most = self._request.header.maximum_response_size
-        if most is not None and row.gates <= _CHANGING and self._size + CHANGE_ANSWER_BYTES > most:
+        if most is not None and answer_bytes and self._size + answer_bytes > most:
             raise OperationFailed(ResultReason.RESPONSE_TOO_LARGE, f"the answer may not fit {most} bytes")
 
     def _step(self) -> Structure | None:
@@ -292,24 +298,57 @@ class Exchange(Call):
         assert self._work is not None
         given, self._given = self._given, None
         try:
-            wish = self._work.send(given)
+            wish = self._work.throw(given) if isinstance(given, OperationFailed) else self._work.send(given)
         except StopIteration as end:
             self._work = None
             result: Structure = end.value
             return result
-        self._compare(boottime_ns(), storing=True)  # what was wrapped while the key went must never be stored
         if isinstance(wish, Put):
-            tenant = self.caller.tenant
-            self.bench.link.ask(lambda n: control.Put(n, tenant, wish.record, wish.expect), self._put_answered)
+            self._store(wish)
+        elif isinstance(wish, Spawn):
+            self._compare(boottime_ns())
+            keygen.spawn(wish.bits, self.bench, self._may_go_on, self._spawned)
         else:
+            self._compare(boottime_ns())
             asyncio.get_running_loop().call_soon(self._ready)
         return None
 
+    def _store(self, wish: Put) -> None:
+        try:
+            self._compare(boottime_ns(), storing=wish.record.wrapped is not None)
+        except KeysWanted:  # what was wrapped while the key went must never be stored
+            if not self._stored:
+                raise
+            self._given = OperationFailed(*PUT_REFUSALS["conflict"])
+            asyncio.get_running_loop().call_soon(self._ready)
+            return
+        tenant = self.caller.tenant
+        self.bench.link.ask(lambda n: control.Put(n, tenant, wish.record, wish.expect, wish.named), self._put_answered)
+
+    def _may_go_on(self) -> bool:
+        """Whether an answer could still be given: asked while a child works for this item."""
+        try:
+            self._compare(boottime_ns())
+        except AccessRefused:
+            return False
+        return True
+
+    def _spawned(self, made: keygen.Made | None) -> None:
+        """The child is done: the private key lies in the scratch page, or nothing came of it."""
+        self._given = made
+        if made is None:
+            self._given = OperationFailed(ResultReason.GENERAL_FAILURE, "the key pair could not be made")
+        self._ready()
+
     def _put_answered(self, answer: control.Message) -> None:
         if isinstance(answer, control.Stored):
-            self._given = answer.sequence
+            self._given, self._stored = answer.sequence, True
         else:
             code = answer.code if isinstance(answer, control.Refused) else "invalid"
+            if self._stored:
+                self._given = OperationFailed(*PUT_REFUSALS.get(code, PUT_REFUSALS["invalid"]))
+                self._ready()
+                return
             self._drop_work()
             if code == "conflict" and not self._retried:
                 self._retried = True  # somebody was first, or the wrapping key is a newer one: look again, once

@@ -17,16 +17,25 @@ from openkcm.execution.arena import WorkerArena
 from openkcm.execution.keyring import NONCE_BYTES, TAG_BYTES, l4_context
 from openkcm.execution.records import ObjectRecord
 from openkcm.kmip import Attribute, decode_attributes
-from openkcm.kmip.enums import CryptographicUsageMask, State
+from openkcm.kmip.enums import CryptographicUsageMask, ObjectType, State
 
-__all__ = ["DATED", "Entry", "Objects", "Rows", "context_of"]
+__all__ = ["BLOCK_HEADS", "DATED", "Entry", "Objects", "Rows", "context_of"]
 
 MAX_ENTRIES: Final = 8192  # per system; a record is about 1 KiB
 PAGE_ROWS: Final = 256
 #: Attributes that change what an object may be used for as time goes by.
 DATED: Final = frozenset({"Activation Date", "Deactivation Date", "Process Start Date", "Protect Stop Date"})
-PROTECTS: Final = int(CryptographicUsageMask.ENCRYPT)
-PROCESSES: Final = int(CryptographicUsageMask.DECRYPT)
+_Use = CryptographicUsageMask
+PROTECTS: Final = int(_Use.ENCRYPT | _Use.SIGN | _Use.MAC_GENERATE | _Use.WRAP_KEY)
+PROCESSES: Final = int(_Use.DECRYPT | _Use.VERIFY | _Use.MAC_VERIFY | _Use.UNWRAP_KEY)
+#: Length of `ObjectRecord.block` by object type, when the material came unwrapped (`operations.material`).
+BLOCK_HEADS: Final[dict[int, int]] = {
+    ObjectType.CERTIFICATE: 4,
+    ObjectType.SPLIT_KEY: 20,
+    ObjectType.SECRET_DATA: 4,
+    ObjectType.OPAQUE_OBJECT: 4,
+    ObjectType.PGP_KEY: 4,
+}
 _DECODER: Final = msgspec.json.Decoder(ObjectRecord)
 
 
@@ -54,13 +63,17 @@ class Entry:
         sequence: Of the record in the vault; what an update names as its expectation.
         epoch, seen: Index of the bucket's epoch word, and its value before the record was read.
         nonce, sealed, aad: What unwrapping takes.
-        size: Of the key, in bytes.
+        material_bytes: Length of the material.
+        foreign: A client wrapped the material before it came here; nothing is known of what is in it.
+        size: Of the key, in bytes; 0 for what is none that can be used here.
+        limited: The object has Usage Limits.
         version: Of the L3 that wraps it.
         parameters, plan: The cryptographic parameters seen last, and what they come to.
     """
 
-    __slots__ = ("_attributes", "aad", "dated", "epoch", "nonce", "parameters", "plan", "record", "sealed", "seen",
-                 "sequence", "size", "state", "uid", "usage", "version")  # fmt: skip
+    __slots__ = ("_attributes", "aad", "dated", "epoch", "foreign", "limited", "material_bytes", "nonce", "parameters",
+                 "plan", "record", "sealed", "seen", "sequence", "size", "state", "uid", "usage",
+                 "version")  # fmt: skip
 
     def __init__(self, sequence: int, record: ObjectRecord, aad: bytes, epoch: int, seen: int) -> None:
         self.sequence, self.record, self.aad, self.epoch, self.seen = sequence, record, aad, epoch, seen
@@ -68,15 +81,19 @@ class Entry:
         self.version = record.l3_version
         wrapped = record.wrapped or b""
         self.nonce, self.sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-        self.size = max(0, len(wrapped) - NONCE_BYTES - TAG_BYTES)
+        self.material_bytes = max(0, len(wrapped) - NONCE_BYTES - TAG_BYTES)
+        self.foreign = len(record.block) > BLOCK_HEADS.get(record.object_type, 0)
+        self.size = 0 if self.foreign else self.material_bytes
         self._attributes: tuple[Attribute, ...] | None = None
         self.parameters: Any = self
         self.plan: Any = None
-        self.dated = self._may_change()
+        names = {a.attribute_name for a in self.attributes}
+        self.limited = "Usage Limits" in names
+        self.dated = self._may_change(names)
 
-    def _may_change(self) -> bool:
+    def _may_change(self, names: set[str]) -> bool:
         """Whether a date can still make a difference; one that only says when the object became active cannot."""
-        dates = {a.attribute_name for a in self.attributes} & DATED
+        dates = names & DATED
         return bool(dates - {"Activation Date"}) or (bool(dates) and self.state == State.PRE_ACTIVE)
 
     @property

@@ -1,7 +1,8 @@
 """What an operation's handler works with: its caller, its object, the key for as long as it is needed. No socket.
 
-A handler returns the response, or is a generator that yields what must happen elsewhere (`Put`, `PAUSE`) and returns
-the response. Until its first Put it may be started anew at any time, so it must have changed nothing by then.
+A handler returns the response, or is (or returns) a generator that yields what must happen elsewhere (`Put`, `Spawn`,
+`PAUSE`) and returns the response. Until its first Put it may be started anew at any time, so it must have changed
+nothing by then; after it, a Put that fails is thrown into the generator, which takes back what it can.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from openkcm.execution.records import MAX_RECORD_BYTES, ObjectRecord
 from openkcm.kmip import KmipError, ProtocolVersion, Structure
 from openkcm.kmip.enums import ResultReason, State
 
-__all__ = ["ALL", "KEYLESS", "PAUSE", "READS", "WRITES", "Call", "Handler", "Operation", "Put", "Step", "Work"]
+__all__ = ["ALL", "GONE", "KEYLESS", "PAUSE", "READS", "WRITES", "Call", "Handler", "Operation", "Put", "Spawn", "Step",
+           "Work"]  # fmt: skip
 
 _UID: Final = re.compile(TOKEN_PATTERN[:-1] + r"\Z")
 ALL: Final = frozenset(State)
+GONE: Final = frozenset({State.DESTROYED, State.DESTROYED_COMPROMISED})
 
 #: Gate states under which an operation goes on.
 WRITES: Final = frozenset({Gate.OPEN})
@@ -37,16 +40,28 @@ KEYLESS: Final = READS | {Gate.COLD, Gate.EMPTY}  # facts about the server: no k
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Have the custodian store a record. `expect`: 0 for a new object, else the object's sequence."""
+    """Have the custodian store a record.
+
+    Attributes:
+        expect: 0 for a new object, else the object's sequence.
+        named: A new object under an identifier that the client chose: nothing may be there.
+    """
 
     record: ObjectRecord
     expect: int
+    named: bool = False
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Have a child make an RSA key pair; the generator is sent (public key, private key in the scratch page)."""
+
+    bits: int
 
 
 PAUSE: Final = None  # let other connections in, then go on
-Step = Put | None
-Work = Generator[Step, int | None, Structure]
-Handler = Callable[["Call", Any], Structure] | Callable[["Call", Any], Work]
+Step = Put | Spawn | None
+Work = Generator[Step, Any, Structure]
+Handler = Callable[["Call", Any], Structure | Work]
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -95,6 +110,9 @@ class Call:
     word: int = 0
     extra: tuple[tuple[int, int], ...] = ()
 
+    def reserve(self, answer_bytes: int) -> None:
+        """Refuse to go on when an answer this long would not fit the client's limit; nothing has happened yet."""
+
     def object(self, uid: str | None) -> Entry:
         """Return the object, or the placeholder's, when the current operation may be applied to it.
 
@@ -116,10 +134,28 @@ class Call:
             if row.usage and not entry.allows_at(row.usage, self.now_s):
                 raise OperationFailed(ResultReason.PERMISSION_DENIED, "outside the dates of the object's use")
         if state not in row.states:
+            if state in GONE:
+                raise OperationFailed(ResultReason.ITEM_NOT_FOUND, "the object was destroyed")
             name = State(state).name.lower().replace("_", "-")
             raise OperationFailed(ResultReason.PERMISSION_DENIED, f"not while the object is {name}")
         if row.usage and not entry.usage & row.usage:
             raise OperationFailed(ResultReason.PERMISSION_DENIED, "the object's usage mask does not allow it")
+        return entry
+
+    @staticmethod
+    def may_name(uid: str) -> bool:
+        """Whether an object can have this identifier."""
+        return _UID.match(uid) is not None
+
+    def peek(self, uid: str) -> Entry:
+        """Return an object of the caller's system in whatever state it is.
+
+        Raises:
+            OperationFailed, ObjectWanted: As `object`.
+        """
+        entry = self.caller.system.entries.get(uid)
+        if entry is None or self.bench.words[entry.epoch] != entry.seen:
+            entry = self._load(uid)
         return entry
 
     def _load(self, uid: str) -> Entry:
@@ -142,12 +178,15 @@ class Call:
         """Unwrap the object's key into the scratch page; it stays there until the message is answered or waits.
 
         Raises:
-            OperationFailed: It is no key of 16, 24 or 32 bytes, or does not unwrap, or its wrapping key is withdrawn.
+            OperationFailed: It has no key, or one of over 512 bytes, or one that a client wrapped; it does not unwrap;
+                its wrapping key is withdrawn.
         """
         bench = self.bench
         into = bench.keys.get(entry.size)
         if into is None:
-            raise OperationFailed(ResultReason.INVALID_FIELD, "the object is no key of 128, 192 or 256 bits")
+            into = bench.key_view(entry.size)
+            if into is None:
+                raise OperationFailed(ResultReason.INVALID_FIELD, "the object is no key that is used here")
         if bench.held is entry:
             return into
         slot = self.slot
@@ -161,16 +200,23 @@ class Call:
             raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object does not unwrap") from bad
         return into
 
-    def material_of(self, entry: Entry) -> bytes:
-        """Return the object's material as bytes: for Get, which hands it out by definition, and for nothing else.
+    def material_of(self, entry: Entry) -> memoryview | bytes:
+        """Return the object's material, in the scratch page beside the key in use; what does not fit there, as bytes.
+
+        It may stand there as a client wrapped it: look at `Entry.foreign`.
 
         Raises:
             OperationFailed: It does not unwrap, or its wrapping key is withdrawn.
         """
+        cipher = AESGCM(self._wrapping(entry).key)
+        into = self.bench.room(entry.material_bytes)
         try:
-            return AESGCM(self._wrapping(entry).key).decrypt(entry.nonce, entry.sealed, entry.aad)
+            if into is None:
+                return cipher.decrypt(entry.nonce, entry.sealed, entry.aad)
+            cipher.decrypt_into(entry.nonce, entry.sealed, entry.aad, into)
         except InvalidTag as bad:
             raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object does not unwrap") from bad
+        return into
 
     def _wrapping(self, entry: Entry) -> Slot:
         """Return the slot of the L3 that wraps the object; that of an older version is a gate of its own."""
@@ -192,13 +238,23 @@ class Call:
         self.extra += ((slot.gate, word),)
         return slot
 
+    @staticmethod
+    def check_size(record: ObjectRecord) -> None:
+        """Refuse a record that the vault could not hold.
+
+        Raises:
+            OperationFailed: Attributes and material together are too large.
+        """
+        if len(record.attributes) + len(record.wrapped or b"") > MAX_RECORD_BYTES - 1024:
+            raise OperationFailed(ResultReason.INVALID_FIELD, f"an object has at most {MAX_RECORD_BYTES - 1024} bytes")
+
     def wrap(self, record: ObjectRecord, material: memoryview | bytes) -> ObjectRecord:
         """Return the record with `material` wrapped under the system's current L3. Compare the gate before storing it.
 
         Raises:
             OperationFailed: Too large, or the wrapping key is being wiped.
         """
-        if len(material) > MAX_RECORD_BYTES - 1024:
+        if len(material) + len(record.attributes) > MAX_RECORD_BYTES - 1024:
             raise OperationFailed(ResultReason.INVALID_FIELD, f"an object has at most {MAX_RECORD_BYTES - 1024} bytes")
         assert self.slot is not None
         record = msgspec.structs.replace(record, l3_version=self.slot.version)

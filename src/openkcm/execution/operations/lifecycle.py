@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from openkcm.execution.objects import Entry
 from openkcm.execution.operations.call import Call, Put, Step
 from openkcm.execution.operations.outcome import OperationFailed
-from openkcm.execution.operations.template import changed
+from openkcm.execution.operations.template import STATELESS, changed
 from openkcm.execution.records import ObjectRecord
 from openkcm.kmip import AttributeValue
-from openkcm.kmip.enums import ObjectType, ResultReason, RevocationReasonCode, State
+from openkcm.kmip.enums import ResultReason, RevocationReasonCode, State
 from openkcm.kmip.payloads.lifecycle import (
     ActivateRequest,
     ActivateResponse,
@@ -23,9 +23,9 @@ from openkcm.kmip.payloads.lifecycle import (
     RevokeResponse,
 )
 
-__all__ = ["activate", "destroy", "revoke"]
+__all__ = ["activate", "destroy", "erased", "revoke"]
 
-Moving = Generator[Step, int | None, Any]
+Moving = Generator[Step, Any, Any]
 
 COMPROMISES: Final = frozenset({RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCode.CA_COMPROMISE})
 
@@ -44,15 +44,15 @@ def _moved(
     call: Call, entry: Entry, state: State, values: Mapping[str, AttributeValue], *, erase: bool = False
 ) -> ObjectRecord:
     stamped: dict[str, AttributeValue] = {**values, "Last Change Date": call.now_s}
-    if entry.record.object_type != ObjectType.OPAQUE_OBJECT:
+    if entry.record.object_type not in STATELESS:
         stamped["State"] = state
     record = replace(entry.record, state=state, attributes=changed(entry.attributes, stamped))
     return replace(record, wrapped=None, l3_version=0) if erase else record
 
 
 def _stateless(entry: Entry) -> None:
-    if entry.record.object_type == ObjectType.OPAQUE_OBJECT:
-        raise OperationFailed(ResultReason.ILLEGAL_OPERATION, "an opaque object has no such state")
+    if entry.record.object_type in STATELESS:
+        raise OperationFailed(ResultReason.ILLEGAL_OPERATION, "an object of this type has no such state")
 
 
 def activate(call: Call, asked: ActivateRequest) -> Moving:
@@ -84,11 +84,16 @@ def revoke(call: Call, asked: RevokeRequest) -> Moving:
     return RevokeResponse(unique_identifier=entry.uid)
 
 
-def destroy(call: Call, asked: DestroyRequest) -> Moving:
-    """Forget the material; the object's attributes stay to be asked for."""
-    entry = call.object(asked.unique_identifier)
+def erased(call: Call, entry: Entry) -> ObjectRecord:
+    """Return the object's record without its material; the attributes stay to be asked for."""
     compromised = entry.state_at(call.now_s) == State.COMPROMISED
     state = State.DESTROYED_COMPROMISED if compromised else State.DESTROYED
-    yield Put(_moved(call, entry, state, {"Destroy Date": call.now_s}, erase=True), entry.sequence)
+    return _moved(call, entry, state, {"Destroy Date": call.now_s}, erase=True)
+
+
+def destroy(call: Call, asked: DestroyRequest) -> Moving:
+    """Forget the material."""
+    entry = call.object(asked.unique_identifier)
+    yield Put(erased(call, entry), entry.sequence)
     call.placeholder = entry.uid
     return DestroyResponse(unique_identifier=entry.uid)

@@ -6,9 +6,9 @@ from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 from openkcm.execution.objects import DATED, Entry
+from openkcm.execution.operations.attributing import attributes_at
 from openkcm.execution.operations.call import PAUSE, Call, Step
 from openkcm.execution.operations.outcome import OperationFailed
-from openkcm.execution.operations.retrieval import attributes_at
 from openkcm.kmip import Attribute
 from openkcm.kmip.enums import ResultReason, StorageStatusMask
 from openkcm.kmip.payloads.retrieval import LocateRequest, LocateResponse

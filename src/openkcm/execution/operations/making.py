@@ -8,55 +8,114 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
+import msgspec
+
+from openkcm.execution.objects import Entry
+from openkcm.execution.operations import certificates, material
 from openkcm.execution.operations.call import Call, Put, Step
-from openkcm.execution.operations.outcome import OperationFailed
-from openkcm.execution.operations.template import given, names_of, new_attributes, value_of
-from openkcm.execution.records import ObjectRecord
-from openkcm.kmip import Attribute, AttributeValue, encode_attributes
-from openkcm.kmip.enums import (
-    CryptographicAlgorithm,
-    KeyFormatType,
-    ObjectType,
-    ResultReason,
-    SecretDataType,
+from openkcm.execution.operations.outcome import OperationFailed, not_found
+from openkcm.execution.operations.template import (
+    KERNEL_RNG,
+    accepted,
+    merged,
+    names_of,
+    new_attributes,
+    value_of,
 )
-from openkcm.kmip.objects import KeyBlock, KeyValue, TransparentKey
+from openkcm.execution.records import ObjectRecord
+from openkcm.kmip import Attribute, AttributeValue, decode_attributes, encode_attributes
+from openkcm.kmip.enums import CryptographicAlgorithm, KeyFormatType, ObjectType, ResultReason
+from openkcm.kmip.objects import TemplateAttribute
 from openkcm.kmip.payloads.objects import CreateRequest, CreateResponse, RegisterRequest, RegisterResponse
+from openkcm.kmip.structures import RNGParameters
 
-__all__ = ["create", "register"]
+__all__ = ["Making", "create", "generate", "key_bytes", "new_record", "register", "template_attributes"]
 
-AES_BITS: Final = frozenset({128, 192, 256})
+_Algorithm = CryptographicAlgorithm
 _RANDOM: Final = "/dev/urandom"
-Making = Generator[Step, int | None, Any]
+_HMAC_BITS: Final = frozenset(range(64, 4097, 8))
+_HMACS: Final = frozenset(a for a in CryptographicAlgorithm if a.name.startswith("HMAC_"))
+#: Symmetric keys that are created: algorithm -> lengths in bits.
+LENGTHS: Final[dict[CryptographicAlgorithm, frozenset[int]]] = {
+    _Algorithm.AES: frozenset({128, 192, 256}),
+    _Algorithm.TRIPLE_DES: frozenset({168}),
+    **dict.fromkeys(_HMACS, _HMAC_BITS),
+}
+#: What a key of a length has in bytes, where it is not an eighth: DES keys carry a parity bit in each byte.
+_BYTES: Final = {(_Algorithm.TRIPLE_DES, 168): 24, (_Algorithm.TRIPLE_DES, 112): 16, (_Algorithm.DES, 56): 8}
+#: Objects that are of use without a mask (the profiles register secret data without one).
+_MASKLESS: Final = frozenset(
+    {ObjectType.OPAQUE_OBJECT, ObjectType.TEMPLATE, ObjectType.SECRET_DATA, ObjectType.CERTIFICATE}
+)
+Making = Generator[Step, Any, Any]
 
 
 def _invalid(message: str, reason: ResultReason = ResultReason.INVALID_FIELD) -> OperationFailed:
     return OperationFailed(reason, message)
 
 
-def _usage(attributes: list[Attribute]) -> int:
+def key_bytes(algorithm: int, bits: int) -> int:
+    """Return how many bytes a key of this length has."""
+    return _BYTES.get((_Algorithm(algorithm), bits), bits // 8)
+
+
+def template_attributes(call: Call, *templates: TemplateAttribute | None) -> list[Attribute]:
+    """Return what the templates of a request come to: named template objects first, then what the request says itself.
+
+    Raises:
+        OperationFailed: An attribute that clients may not set, or no template of that name.
+    """
+    layers: list[Sequence[Attribute]] = []
+    for template in templates:
+        if template is not None:
+            layers += (_template_object(call, name.name_value) for name in template.name)
+            layers.append(template.attribute)
+    return accepted(merged(*layers))
+
+
+def _template_object(call: Call, name: str) -> Sequence[Attribute]:
+    """Return the attributes in the template object of this name."""
+    who = call.caller
+    pages = call.bench.objects.pages(who.tenant, who.registration, object_type=ObjectType.TEMPLATE, uid=None, name=name)
+    for record in next(pages):
+        entry = Entry(0, record, b"", 0, 0)
+        if name in names_of(entry.attributes) and record.wrapped is not None:
+            return decode_attributes(bytes(call.material_of(call.peek(record.uid))))
+    raise not_found()
+
+
+def _mask(attributes: list[Attribute], object_type: ObjectType) -> int:
     mask = value_of(attributes, "Cryptographic Usage Mask")
     if mask is None:
-        raise _invalid("Cryptographic Usage Mask is missing")
+        if object_type not in _MASKLESS:
+            raise _invalid("Cryptographic Usage Mask is missing")
+        return 0
     return int(mask)
 
 
-def _record(
+def new_record(
     call: Call,
     object_type: ObjectType,
     attributes: list[Attribute],
     digest: bytes | None,
+    shape: material.Shape,
     *,
-    algorithm: int = 0,
-    length_bits: int = 0,
-    key_format: int = 0,
-    block: bytes = b"",
+    rng: RNGParameters | None = None,
+    uid: str | None = None,
 ) -> ObjectRecord:
-    uid = str(uuid.uuid4())
-    state, complete = new_attributes(uid, object_type, attributes, call.now_s, digest, key_format)
+    """Return the record of a new object, nothing wrapped in it yet.
+
+    Args:
+        digest: SHA-256 of the material; None for what may be guessed.
+        rng: What made the material, when it was made here.
+        uid: Chosen by the client (Import).
+    """
+    uid = uid or str(uuid.uuid4())
+    mask = _mask(attributes, object_type)
+    state, complete = new_attributes(uid, object_type, attributes, call.now_s, digest, shape.key_format, rng)
     return ObjectRecord(
         uid=uid,
         registration=call.caller.registration,
@@ -66,11 +125,11 @@ def _record(
         wrapped=None,
         attributes=encode_attributes(complete),
         names=names_of(complete),
-        algorithm=algorithm,
-        length_bits=length_bits,
-        usage_mask=value_of(complete, "Cryptographic Usage Mask") or 0,
-        key_format=key_format,
-        block=block,
+        algorithm=shape.algorithm or 0,
+        length_bits=shape.length_bits or 0,
+        usage_mask=mask,
+        key_format=shape.key_format,
+        block=shape.block,
     )
 
 
@@ -78,35 +137,40 @@ def create(call: Call, asked: CreateRequest) -> Making:
     """Make a symmetric key (section 4.1)."""
     if asked.object_type != ObjectType.SYMMETRIC_KEY:
         raise _invalid("only symmetric keys are created")
-    attributes = given(asked.template_attribute)
-    algorithm = value_of(attributes, "Cryptographic Algorithm")
-    bits = value_of(attributes, "Cryptographic Length")
-    if algorithm is None or bits is None:
-        raise _invalid("Cryptographic Algorithm and Cryptographic Length are needed")
-    if algorithm != CryptographicAlgorithm.AES or bits not in AES_BITS:
-        raise _invalid("AES keys of 128, 192 and 256 bits are created")
-    _usage(attributes)
-    key = call.bench.keys[bits // 8]
-    try:
-        _generate(key)
-        record = _record(
-            call,
-            ObjectType.SYMMETRIC_KEY,
-            attributes,
-            call.digest(key),
-            algorithm=algorithm,
-            length_bits=bits,
-            key_format=KeyFormatType.RAW,
-        )
-        record = call.wrap(record, key)
-    finally:
-        call.bench.wipe()
+    record = generate(call, template_attributes(call, asked.template_attribute))
     yield Put(record, 0)
     call.placeholder = record.uid
     return CreateResponse(object_type=ObjectType.SYMMETRIC_KEY, unique_identifier=record.uid)
 
 
-def _generate(into: memoryview) -> None:
+def generate(call: Call, attributes: list[Attribute]) -> ObjectRecord:
+    """Return the record of a new symmetric key of these attributes.
+
+    Raises:
+        OperationFailed: An algorithm or a length that is not created here, or no usage mask.
+    """
+    algorithm = value_of(attributes, "Cryptographic Algorithm")
+    bits = value_of(attributes, "Cryptographic Length")
+    if algorithm is None or bits is None:
+        raise _invalid("Cryptographic Algorithm and Cryptographic Length are needed")
+    if bits not in LENGTHS.get(algorithm, ()):
+        raise _invalid("AES keys of 128, 192, 256 bits, Triple DES of 168 and HMAC keys of 64 to 4096 are created")
+    shape = material.Shape(KeyFormatType.RAW, b"", algorithm, bits)
+    key = call.bench.room(key_bytes(algorithm, bits))
+    assert key is not None
+    try:
+        _randomize(key)
+        if algorithm == _Algorithm.TRIPLE_DES:
+            for i, byte in enumerate(key):
+                key[i] = byte ^ (byte.bit_count() + 1 & 1)  # odd parity (FIPS 46-3)
+        digest = call.digest(key)
+        record = new_record(call, ObjectType.SYMMETRIC_KEY, attributes, digest, shape, rng=KERNEL_RNG)
+        return call.wrap(record, key)
+    finally:
+        call.bench.wipe()
+
+
+def _randomize(into: memoryview) -> None:
     source = os.open(_RANDOM, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.readv(source, [into]) != into.nbytes:
@@ -117,37 +181,52 @@ def _generate(into: memoryview) -> None:
 
 def register(call: Call, asked: RegisterRequest) -> Making:
     """Store an object that the client has (section 4.3)."""
-    take = _REGISTERS.get(asked.object_type)
-    if take is None:
-        raise _invalid("symmetric keys, secret data and opaque objects are registered")
-    attributes = given(asked.template_attribute)
-    record, material = take(call, asked, attributes)
-    record = call.wrap(record, material)
+    attributes = template_attributes(call, asked.template_attribute)
+    record = registered(call, asked.object_type, material.taken(asked.object_type, asked), attributes)
     yield Put(record, 0)
     call.placeholder = record.uid
     return RegisterResponse(unique_identifier=record.uid)
 
 
-def _material(block: KeyBlock) -> tuple[bytes, int]:
-    """Return the key's bytes and its format."""
-    if block.key_wrapping_data is not None:
-        raise _invalid("wrapped keys are not taken", ResultReason.FEATURE_NOT_SUPPORTED)
-    if block.key_compression_type is not None:
-        raise _invalid("compressed keys are not taken", ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED)
-    if not isinstance(block.key_value, KeyValue):
-        raise _invalid("the key block holds no key value")
-    material = block.key_value.key_material
-    form = block.key_format_type
-    if form == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY:
-        if not isinstance(material, TransparentKey) or material.key is None:
-            raise _invalid("a transparent symmetric key has the field Key")
-        return material.key, KeyFormatType.TRANSPARENT_SYMMETRIC_KEY
-    if form not in {KeyFormatType.RAW, KeyFormatType.OPAQUE} or not isinstance(material, bytes):
-        raise _invalid("the key format is not taken", ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED)
-    return material, form
+def registered(
+    call: Call,
+    object_type: ObjectType,
+    it: material.Taken,
+    attributes: list[Attribute],
+    uid: str | None = None,
+) -> ObjectRecord:
+    """Return the record of an object that came from outside, wrapped.
+
+    Raises:
+        OperationFailed: Material and attributes do not agree, or the object is no such thing.
+    """
+    shape = it.shape
+    if object_type in material.KEYS:
+        shape = _agreed(object_type, it, attributes)
+    elif object_type == ObjectType.CERTIFICATE:
+        found = certificates.attributes_of(it.material, int.from_bytes(shape.block, "big"))
+        attributes += [a for a in found if value_of(attributes, a.attribute_name) is None]
+        shape = msgspec.structs.replace(shape, length_bits=8 * len(it.material))
+    guessable = it.wrapped or object_type in {ObjectType.SECRET_DATA, ObjectType.OPAQUE_OBJECT, ObjectType.TEMPLATE}
+    digest = None if guessable else call.digest(it.material)
+    return call.wrap(new_record(call, object_type, attributes, digest, shape, uid=uid), it.material)
 
 
-def _agree(attributes: list[Attribute], name: str, value: AttributeValue | None) -> Any:
+def _agreed(object_type: ObjectType, it: material.Taken, attributes: list[Attribute]) -> material.Shape:
+    """Return the shape with what key block and attributes say together; they must not contradict each other."""
+    algorithm = _one(attributes, "Cryptographic Algorithm", it.shape.algorithm)
+    bits = _one(attributes, "Cryptographic Length", it.shape.length_bits)
+    if object_type == ObjectType.SYMMETRIC_KEY and not it.wrapped:
+        if algorithm is None:
+            raise _invalid("Cryptographic Algorithm is missing")
+        if bits is None:
+            bits = _one(attributes, "Cryptographic Length", 8 * len(it.material))
+        if key_bytes(algorithm, bits) != len(it.material) and 8 * len(it.material) != bits:
+            raise _invalid("the key material does not have the stated length")
+    return msgspec.structs.replace(it.shape, algorithm=algorithm, length_bits=bits)
+
+
+def _one(attributes: list[Attribute], name: str, value: AttributeValue | None) -> Any:
     """Return what key block and attribute say; both, when both are there, the same."""
     stated = value_of(attributes, name)
     if value is None:
@@ -157,58 +236,3 @@ def _agree(attributes: list[Attribute], name: str, value: AttributeValue | None)
     elif stated != value:
         raise _invalid(f"{name} differs between key block and attributes")
     return value
-
-
-def _symmetric_key(call: Call, asked: RegisterRequest, attributes: list[Attribute]) -> tuple[ObjectRecord, bytes]:
-    if asked.symmetric_key is None:
-        raise _invalid("the symmetric key is missing")
-    block = asked.symmetric_key.key_block
-    material, form = _material(block)
-    algorithm = _agree(attributes, "Cryptographic Algorithm", block.cryptographic_algorithm)
-    bits = _agree(attributes, "Cryptographic Length", block.cryptographic_length)
-    if algorithm is None:
-        raise _invalid("Cryptographic Algorithm is missing")
-    if bits is None:
-        bits = 8 * len(material)
-        attributes.append(Attribute(attribute_name="Cryptographic Length", attribute_value=bits))
-    if bits != 8 * len(material) or (algorithm == CryptographicAlgorithm.AES and bits not in AES_BITS):
-        raise _invalid("the key material does not have the stated length")
-    _usage(attributes)
-    record = _record(
-        call,
-        ObjectType.SYMMETRIC_KEY,
-        attributes,
-        call.digest(material),
-        algorithm=algorithm,
-        length_bits=bits,
-        key_format=form,
-    )
-    return record, material
-
-
-def _secret_data(call: Call, asked: RegisterRequest, attributes: list[Attribute]) -> tuple[ObjectRecord, bytes]:
-    if asked.secret_data is None:
-        raise _invalid("the secret data is missing")
-    kind: SecretDataType = asked.secret_data.secret_data_type
-    material, form = _material(asked.secret_data.key_block)
-    if form == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY:
-        raise _invalid("secret data is no symmetric key", ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED)
-    _usage(attributes)
-    record = _record(
-        call, ObjectType.SECRET_DATA, attributes, None, key_format=form, block=int(kind).to_bytes(4, "big")
-    )
-    return record, material
-
-
-def _opaque(call: Call, asked: RegisterRequest, attributes: list[Attribute]) -> tuple[ObjectRecord, bytes]:
-    if asked.opaque_object is None:
-        raise _invalid("the opaque object is missing")
-    kind = asked.opaque_object.opaque_data_type.to_bytes(4, "big")
-    return _record(call, ObjectType.OPAQUE_OBJECT, attributes, None, block=kind), asked.opaque_object.opaque_data_value
-
-
-_REGISTERS: Final = {
-    ObjectType.SYMMETRIC_KEY: _symmetric_key,
-    ObjectType.SECRET_DATA: _secret_data,
-    ObjectType.OPAQUE_OBJECT: _opaque,
-}

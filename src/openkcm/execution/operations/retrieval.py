@@ -1,144 +1,128 @@
-"""Get, GetAttributes and GetAttributeList. Get hands a key out by definition, under the system's hand-out policy."""
+"""Get and Export hand an object out by definition, under the system's hand-out policy; each time is reported.
+
+Policy `allowed`: plain and wrapped. `wrapped-only`: only wrapped under a key of this server. `never`: not at all. It
+concerns what is secret: certificates, public keys and templates are given to every workload of the system.
+Source: KMIP 1.4, sections 4.11, 4.43 and 3.46 to 3.49.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Generator
+from typing import Any, Final, cast
 
-from msgspec.structs import replace
+import msgspec
 
 from openkcm.execution import control
+from openkcm.execution.arena import STATE_MASK, Gate
 from openkcm.execution.objects import Entry
-from openkcm.execution.operations.call import Call
+from openkcm.execution.operations import material, wrapping
+from openkcm.execution.operations.attributing import attributes_at
+from openkcm.execution.operations.call import Call, Put, Step
 from openkcm.execution.operations.outcome import OperationFailed
-from openkcm.kmip import Attribute
-from openkcm.kmip.enums import (
-    CryptographicAlgorithm,
-    KeyFormatType,
-    KeyWrapType,
-    ObjectType,
-    ResultReason,
-    SecretDataType,
-    State,
-)
-from openkcm.kmip.objects import KeyBlock, KeyValue, OpaqueObject, SecretData, SymmetricKey, TransparentKey
-from openkcm.kmip.payloads.retrieval import (
-    GetAttributeListRequest,
-    GetAttributeListResponse,
-    GetAttributesRequest,
-    GetAttributesResponse,
-    GetRequest,
-    GetResponse,
-)
+from openkcm.execution.operations.template import changed
+from openkcm.kmip.enums import CryptographicUsageMask, KeyFormatType, KeyWrapType, ObjectType, ResultReason
+from openkcm.kmip.objects import KeyBlock, KeyValue
+from openkcm.kmip.payloads.retrieval import GetRequest, GetResponse
+from openkcm.kmip.payloads.transfer import ExportRequest, ExportResponse
 
-__all__ = ["attributes_at", "get", "get_attribute_list", "get_attributes"]
+__all__ = ["export", "get"]
 
-GONE: Final = frozenset({State.DESTROYED, State.DESTROYED_COMPROMISED})
-HAND_OUT_ALLOWED: Final = "allowed"
-#: What one stored format can be given out as.
-FORMATS: Final[dict[int, frozenset[int]]] = {
-    KeyFormatType.RAW: frozenset({KeyFormatType.RAW, KeyFormatType.TRANSPARENT_SYMMETRIC_KEY}),
-    KeyFormatType.TRANSPARENT_SYMMETRIC_KEY: frozenset({KeyFormatType.RAW, KeyFormatType.TRANSPARENT_SYMMETRIC_KEY}),
-    KeyFormatType.OPAQUE: frozenset({KeyFormatType.OPAQUE}),
-}
+HAND_OUT_ALLOWED, HAND_OUT_WRAPPED_ONLY = "allowed", "wrapped-only"
+PUBLIC: Final = frozenset({ObjectType.CERTIFICATE, ObjectType.PUBLIC_KEY, ObjectType.TEMPLATE})
+_EXPORT: Final = int(CryptographicUsageMask.EXPORT)
+Handing = Generator[Step, Any, Any]
 
 
-def get(call: Call, asked: GetRequest) -> GetResponse:
+def get(call: Call, asked: GetRequest) -> Handing:
     """Hand an object out (section 4.11).
 
     Raises:
         OperationFailed: The policy, Sensitive or Extractable forbids it; a wrapping or format that is not offered.
     """
     entry = call.object(asked.unique_identifier)
-    if asked.key_wrapping_specification is not None:
-        raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "keys are not wrapped for Get yet")
-    if asked.key_compression_type is not None:
-        raise OperationFailed(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "keys are not compressed")
-    if asked.key_wrap_type == KeyWrapType.AS_REGISTERED:
-        raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "nothing is kept as it was wrapped by the client")
-    if call.caller.hand_out != HAND_OUT_ALLOWED:
-        raise OperationFailed(ResultReason.PERMISSION_DENIED, "the hand-out policy forbids a plain Get")
-    if entry.value("Sensitive"):
-        raise OperationFailed(ResultReason.SENSITIVE, "a sensitive object leaves only wrapped")
-    if entry.value("Extractable") is False:
-        raise OperationFailed(ResultReason.NOT_EXTRACTABLE, "the object is not extractable")
-    shown = _SHOWN[ObjectType(entry.record.object_type)](entry, asked, lambda: call.material_of(entry))
-    who = call.caller
-    call.bench.link.tell(control.HandedOut(who.tenant, who.registration, who.workload, entry.uid))
-    call.bench.count("handed_out")
-    call.placeholder = entry.uid
+    shown = _hand_out(call, entry, asked)
+    yield from _no_longer_fresh(call, entry)
+    _report(call, entry)
     return GetResponse(object_type=ObjectType(entry.record.object_type), unique_identifier=entry.uid, **shown)
 
 
-Material = Callable[[], bytes]
-
-
-def _form(entry: Entry, asked: GetRequest) -> KeyFormatType:
-    stored = entry.record.key_format
-    form = asked.key_format_type or KeyFormatType(stored)
-    if form not in FORMATS[stored] or (
-        form == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY and entry.record.object_type != ObjectType.SYMMETRIC_KEY
-    ):
-        raise OperationFailed(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the object is not given out in this format")
-    return form
-
-
-def _symmetric_key(entry: Entry, asked: GetRequest, material: Material) -> dict[str, Any]:
-    form = _form(entry, asked)
-    transparent = form == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY
-    value: bytes | TransparentKey = TransparentKey(key=material()) if transparent else material()
-    block = KeyBlock(
-        key_format_type=form,
-        key_value=KeyValue(key_material=value),
-        cryptographic_algorithm=CryptographicAlgorithm(entry.record.algorithm),
-        cryptographic_length=entry.record.length_bits,
-    )
-    return {"symmetric_key": SymmetricKey(key_block=block)}
-
-
-def _secret_data(entry: Entry, asked: GetRequest, material: Material) -> dict[str, Any]:
-    block = KeyBlock(key_format_type=_form(entry, asked), key_value=KeyValue(key_material=material()))
-    kind = SecretDataType(int.from_bytes(entry.record.block, "big"))
-    return {"secret_data": SecretData(secret_data_type=kind, key_block=block)}
-
-
-def _opaque(entry: Entry, asked: GetRequest, material: Material) -> dict[str, Any]:
-    if asked.key_format_type is not None:
-        raise OperationFailed(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "an opaque object has no key format")
-    kind = int.from_bytes(entry.record.block, "big")
-    return {"opaque_object": OpaqueObject(opaque_data_type=kind, opaque_data_value=material())}
-
-
-_SHOWN: Final = {
-    ObjectType.SYMMETRIC_KEY: _symmetric_key,
-    ObjectType.SECRET_DATA: _secret_data,
-    ObjectType.OPAQUE_OBJECT: _opaque,
-}
-
-
-def attributes_at(entry: Entry, now_s: int) -> tuple[Attribute, ...]:
-    """Return the object's attributes, State as the dates make it now."""
-    state = entry.state_at(now_s)
-    if state == entry.state:
-        return entry.attributes
-    return tuple(
-        replace(a, attribute_value=State(state)) if a.attribute_name == "State" else a for a in entry.attributes
-    )
-
-
-def get_attributes(call: Call, asked: GetAttributesRequest) -> GetAttributesResponse:
-    """Return the named attributes in the order asked, or all; names that the object lacks are left out."""
+def export(call: Call, asked: ExportRequest) -> Handing:
+    """Hand an object out with its attributes (section 4.43); a key needs the usage Export."""
     entry = call.object(asked.unique_identifier)
+    if entry.record.object_type in material.KEYS and not entry.usage & _EXPORT:
+        raise OperationFailed(ResultReason.PERMISSION_DENIED, "the object's usage mask does not allow it")
+    shown = _hand_out(call, entry, asked)
     attributes = attributes_at(entry, call.now_s)
-    if asked.attribute_name:
-        attributes = tuple(a for name in asked.attribute_name for a in attributes if a.attribute_name == name)
-    call.placeholder = entry.uid
-    return GetAttributesResponse(unique_identifier=entry.uid, attribute=attributes)
+    yield from _no_longer_fresh(call, entry)
+    _report(call, entry)
+    return ExportResponse(
+        object_type=ObjectType(entry.record.object_type), unique_identifier=entry.uid, attribute=attributes, **shown
+    )
 
 
-def get_attribute_list(call: Call, asked: GetAttributeListRequest) -> GetAttributeListResponse:
-    """Return the names of the object's attributes, each once."""
-    entry = call.object(asked.unique_identifier)
-    names = tuple(dict.fromkeys(a.attribute_name for a in entry.attributes))
+def _report(call: Call, entry: Entry) -> None:
     call.placeholder = entry.uid
-    return GetAttributeListResponse(unique_identifier=entry.uid, attribute_name=names)
+    if entry.record.object_type not in PUBLIC:
+        who = call.caller
+        call.bench.link.tell(control.HandedOut(who.tenant, who.registration, who.workload, entry.uid))
+        call.bench.count("handed_out")
+
+
+def _no_longer_fresh(call: Call, entry: Entry) -> Handing:
+    """Fresh ends with the first hand-out (section 3.34); in a suspended residence nothing is written."""
+    if entry.value("Fresh") and call.word & STATE_MASK == Gate.OPEN:
+        stamped = changed(entry.attributes, {"Fresh": False, "Last Change Date": call.now_s})
+        yield Put(msgspec.structs.replace(entry.record, attributes=stamped), entry.sequence)
+
+
+def _permit(call: Call, entry: Entry, *, wrapped: bool) -> None:
+    """Refuse what the policy or the object's own attributes forbid."""
+    if entry.record.object_type in PUBLIC:
+        return
+    policy = call.caller.hand_out
+    if policy != HAND_OUT_ALLOWED and not (wrapped and policy == HAND_OUT_WRAPPED_ONLY):
+        raise OperationFailed(ResultReason.PERMISSION_DENIED, "the hand-out policy forbids this Get")
+    if entry.value("Extractable") is False:
+        raise OperationFailed(ResultReason.NOT_EXTRACTABLE, "the object is not extractable")
+    if entry.value("Sensitive") and not wrapped:
+        raise OperationFailed(ResultReason.SENSITIVE, "a sensitive object leaves only wrapped")
+
+
+def _hand_out(call: Call, entry: Entry, asked: GetRequest | ExportRequest) -> dict[str, Any]:
+    """Return the response field with the object."""
+    specification = asked.key_wrapping_specification
+    _permit(call, entry, wrapped=specification is not None)
+    if asked.key_compression_type is not None:
+        raise OperationFailed(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "keys are not compressed")
+    record = entry.record
+    if record.object_type not in material.KEYS:
+        if asked.key_format_type is not None or specification is not None:
+            raise OperationFailed(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the object is no key")
+        return material.shown(entry, None, bytes(call.material_of(entry)))
+    return material.shown(entry, _block(call, entry, asked), b"")
+
+
+def _block(call: Call, entry: Entry, asked: GetRequest | ExportRequest) -> KeyBlock:
+    record, specification = entry.record, asked.key_wrapping_specification
+    stored = KeyFormatType(record.key_format)
+    registered = material.wrapping_of(record)
+    if registered is not None:
+        if specification is not None or asked.key_wrap_type == KeyWrapType.NOT_WRAPPED:
+            raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "a key that came wrapped is given as it came")
+        if asked.key_format_type not in {None, stored}:
+            raise OperationFailed(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the key is wrapped in its own format")
+        return material.key_block(record, stored, bytes(call.material_of(entry)), registered)
+    form = asked.key_format_type or stored
+    if specification is None:
+        value = material.key_value(entry, form, bytes(call.material_of(entry)))
+        return material.key_block(record, form, value, None)
+    kek = wrapping.wrapping_key(call, specification)
+    names = specification.attribute_name
+    attributes = tuple(a for a in attributes_at(entry, call.now_s) if a.attribute_name in names)
+    plain = call.material_of(entry)
+    if form == stored and form in {KeyFormatType.RAW, KeyFormatType.OPAQUE}:
+        value = KeyValue(key_material=cast("bytes", plain))  # a view: it is wrapped where it lies
+    else:
+        value = material.key_value(entry, form, bytes(plain))
+    wrapped, data = wrapping.wrap(call, kek, specification, value, attributes)
+    return material.key_block(record, form, wrapped, data)

@@ -6,25 +6,40 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from openkcm.execution.operations.call import Call
+from openkcm.execution.operations.template import KERNEL_RNG, LIBRARY_RNG
 from openkcm.kmip import SUPPORTED_VERSIONS
-from openkcm.kmip.enums import ObjectType, QueryFunction
+from openkcm.kmip.enums import DestroyAction, ObjectType, QueryFunction, RNGMode, ShreddingAlgorithm, UnwrapMode
 from openkcm.kmip.payloads.server import (
     DiscoverVersionsRequest,
     DiscoverVersionsResponse,
     QueryRequest,
     QueryResponse,
 )
+from openkcm.kmip.structures import CapabilityInformation
 
 __all__ = ["discover_versions", "query"]
 
 VENDOR: Final = "OpenKCM"
-OBJECT_TYPES: Final = (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA, ObjectType.OPAQUE_OBJECT)
+OBJECT_TYPES: Final = tuple(ObjectType)
+CAPABILITIES: Final = CapabilityInformation(
+    streaming_capability=True,
+    asynchronous_capability=False,
+    attestation_capability=False,
+    batch_undo_capability=False,
+    batch_continue_capability=True,
+    unwrap_mode=UnwrapMode.NOT_PROCESSED,
+    destroy_action=DestroyAction.KEY_MATERIAL_SHREDDED,
+    shredding_algorithm=ShreddingAlgorithm.CRYPTOGRAPHIC,
+    rng_mode=RNGMode.SHARED_INSTANTIATION,
+)
 
 #: What answers each query function; those without an entry are answered with nothing, as the specification allows.
 ANSWERS: Final[dict[int, Callable[[Call], dict[str, Any]]]] = {
     QueryFunction.QUERY_OPERATIONS: lambda call: {"operation": tuple(call.operations)},
     QueryFunction.QUERY_OBJECTS: lambda _: {"object_type": OBJECT_TYPES},
     QueryFunction.QUERY_SERVER_INFORMATION: lambda _: {"vendor_identification": VENDOR},
+    QueryFunction.QUERY_RNGS: lambda _: {"rng_parameters": (KERNEL_RNG, LIBRARY_RNG)},
+    QueryFunction.QUERY_CAPABILITIES: lambda _: {"capability_information": (CAPABILITIES,)},
 }
 
 

@@ -9,47 +9,94 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from openkcm.execution.operations.outcome import OperationFailed
 from openkcm.kmip import ATTRIBUTES, Attribute, AttributeValue, encode_attributes, is_custom
-from openkcm.kmip.enums import HashingAlgorithm, KeyFormatType, ObjectType, ResultReason, State
-from openkcm.kmip.objects import TemplateAttribute
-from openkcm.kmip.structures import Digest, Name
+from openkcm.kmip.enums import CryptographicAlgorithm as Algorithm
+from openkcm.kmip.enums import (
+    DRBGAlgorithm,
+    HashingAlgorithm,
+    KeyFormatType,
+    ObjectType,
+    ResultReason,
+    RNGAlgorithm,
+    State,
+)
+from openkcm.kmip.structures import ApplicationSpecificInformation, Digest, Name, RNGParameters, UsageLimits
 
-__all__ = ["changed", "given", "names_of", "new_attributes", "numbered", "value_of"]
+__all__ = [
+    "KERNEL_RNG",
+    "LEASE_TIME_S",
+    "LIBRARY_RNG",
+    "accepted",
+    "changed",
+    "merged",
+    "names_of",
+    "new_attributes",
+    "numbered",
+    "value_of",
+]
 
-#: Attributes whose promise this server does not keep yet: refused rather than ignored.
-NOT_KEPT: Final = frozenset({"Usage Limits", "Lease Time", "Cryptographic Domain Parameters"})
+LEASE_TIME_S: Final = 3600  # advice to who holds an object that was handed out; what is used here needs no lease
+#: /dev/urandom of Linux: a ChaCha20 generator, for which the standard has no name.
+KERNEL_RNG: Final = RNGParameters(rng_algorithm=RNGAlgorithm.UNSPECIFIED)
+#: OpenSSL's, which makes asymmetric keys: CTR_DRBG with AES-256 (NIST SP 800-90A).
+LIBRARY_RNG: Final = RNGParameters(
+    rng_algorithm=RNGAlgorithm.DRBG,
+    cryptographic_algorithm=Algorithm.AES,
+    cryptographic_length=256,
+    drbg_algorithm=DRBGAlgorithm.CTR,
+)
 
 
-def _invalid(message: str) -> OperationFailed:
-    return OperationFailed(ResultReason.INVALID_FIELD, message)
+def _invalid(message: str, reason: ResultReason = ResultReason.INVALID_FIELD) -> OperationFailed:
+    return OperationFailed(reason, message)
 
 
-def given(template: TemplateAttribute) -> list[Attribute]:
-    """Return the attributes that a client sets on a new object.
+def accepted(attributes: Iterable[Attribute]) -> list[Attribute]:
+    """Return the attributes that a client sets on a new object, as they will be kept.
 
     Raises:
-        OperationFailed: A template by name (there are none), one that clients may not set, one given twice that may
-            occur once, or one whose promise is not kept here.
+        OperationFailed: One that clients may not set, or one given twice that may occur once.
     """
-    if template.name:
-        raise OperationFailed(ResultReason.ITEM_NOT_FOUND, "there are no templates here")
     seen: Counter[str] = Counter()
-    for attribute in template.attribute:
-        name = attribute.attribute_name
+    kept: list[Attribute] = []
+    for attribute in attributes:
+        name, value = attribute.attribute_name, attribute.attribute_value
         seen[name] += 1
         rule = ATTRIBUTES.get(name)
         if rule is None:
             if not is_custom(name) or name.startswith("y-"):
                 raise _invalid("an attribute of an unknown name; own ones begin with x-")
-            continue
-        if not rule.client_sets:
+        elif not rule.client_sets:
             raise _invalid(f"{name} is set by the server")
-        if name in NOT_KEPT:
-            raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, f"{name} is not enforced here, so not accepted")
-        if seen[name] > 1 and not rule.multiple:
+        elif seen[name] > 1 and not rule.multiple:
             raise _invalid(f"{name} is given more than once")
-    return list(template.attribute)
+        kept.append(replace(attribute, attribute_value=_normal(value)))
+    return kept
+
+
+def _normal(value: AttributeValue) -> AttributeValue:
+    """Return the value with what the server adds to it (sections 3.21 and 3.36)."""
+    if isinstance(value, UsageLimits):
+        if value.usage_limits_total < 0:
+            raise _invalid("Usage Limits Total is negative")
+        return replace(value, usage_limits_count=value.usage_limits_total)
+    if isinstance(value, ApplicationSpecificInformation) and value.application_data is None:
+        raise _invalid("no application data is made up here", ResultReason.APPLICATION_NAMESPACE_NOT_SUPPORTED)
+    return value
+
+
+def merged(*layers: Iterable[Attribute]) -> list[Attribute]:
+    """Return the attributes of several templates: of each name, the last layer that has it (section 2.1.8)."""
+    by_name: dict[str, list[Attribute]] = {}
+    for layer in layers:
+        fresh: dict[str, list[Attribute]] = {}
+        for attribute in layer:
+            fresh.setdefault(attribute.attribute_name, []).append(attribute)
+        by_name |= fresh
+    return [attribute for instances in by_name.values() for attribute in instances]
 
 
 def value_of(attributes: Iterable[Attribute], name: str) -> Any:
@@ -69,24 +116,25 @@ def numbered(attributes: Iterable[Attribute]) -> list[Attribute]:
     for attribute in attributes:
         index = seen[attribute.attribute_name]
         seen[attribute.attribute_name] += 1
-        out.append(
-            Attribute(
-                attribute_name=attribute.attribute_name,
-                attribute_index=index or None,
-                attribute_value=attribute.attribute_value,
-            )
-        )
+        out.append(replace(attribute, attribute_index=index or None))
     return out
 
 
 def new_attributes(
-    uid: str, object_type: ObjectType, attributes: Iterable[Attribute], now_s: int, digest: bytes | None, format_: int
+    uid: str,
+    object_type: ObjectType,
+    attributes: Iterable[Attribute],
+    now_s: int,
+    digest: bytes | None,
+    format_: int,
+    rng: RNGParameters | None,
 ) -> tuple[State, list[Attribute]]:
     """Return the state of a new object and all its attributes: the client's and the server's.
 
     Args:
         digest: SHA-256 of the material; None for what may be guessed (secret data), whose digest would help to.
         format_: The key format that the digest was taken of; 0 for what is no key.
+        rng: What made the material, when it was made here.
     """
     own = numbered(attributes)
     has = {a.attribute_name for a in own}
@@ -101,14 +149,17 @@ def new_attributes(
         "Initial Date": now_s,
         "Last Change Date": now_s,
         "Original Creation Date": now_s,
+        "Lease Time": LEASE_TIME_S,
         "Sensitive": sensitive,
         "Always Sensitive": sensitive,
         "Extractable": extractable,
         "Never Extractable": not extractable,
         "Fresh": True,
     }
-    if object_type != ObjectType.OPAQUE_OBJECT:
+    if object_type not in STATELESS:
         server["State"] = state
+    if rng is not None:
+        server["Random Number Generator"] = rng
     if digest is not None:
         key_format = KeyFormatType(format_) if format_ else None
         server["Digest"] = Digest(
@@ -116,6 +167,9 @@ def new_attributes(
         )
     added = [Attribute(attribute_name=n, attribute_value=v) for n, v in server.items() if n not in has]
     return state, own + added
+
+
+STATELESS: Final = frozenset({ObjectType.OPAQUE_OBJECT, ObjectType.TEMPLATE})
 
 
 def changed(attributes: Iterable[Attribute], values: Mapping[str, AttributeValue]) -> bytes:

@@ -1,0 +1,39 @@
+"""RNG Retrieve and RNG Seed. Source: KMIP 1.4, sections 4.35 and 4.36."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from openkcm.execution.operations.call import Call
+from openkcm.execution.operations.outcome import OperationFailed
+from openkcm.kmip.enums import ResultReason
+from openkcm.kmip.payloads.digests import (
+    RNGRetrieveRequest,
+    RNGRetrieveResponse,
+    RNGSeedRequest,
+    RNGSeedResponse,
+)
+
+__all__ = ["MOST_RANDOM_BYTES", "rng_retrieve", "rng_seed"]
+
+MOST_RANDOM_BYTES: Final = 1 << 16
+MOST_SEED_BYTES: Final = 512  # what one write is guaranteed to take of the kernel's pool
+_POOL: Final = Path("/dev/urandom")
+
+
+def rng_retrieve(call: Call, asked: RNGRetrieveRequest) -> RNGRetrieveResponse:
+    """Return random bytes of the kernel."""
+    if not 0 < asked.data_length <= MOST_RANDOM_BYTES:
+        raise OperationFailed(ResultReason.INVALID_FIELD, f"1 to {MOST_RANDOM_BYTES} bytes can be asked for")
+    call.reserve(asked.data_length)
+    return RNGRetrieveResponse(data=os.urandom(asked.data_length))
+
+
+def rng_seed(_call: Call, asked: RNGSeedRequest) -> RNGSeedResponse:
+    """Mix the client's bytes into the kernel's pool; they count for no entropy there, so they can do no harm."""
+    seed = asked.data[:MOST_SEED_BYTES]
+    with _POOL.open("wb", buffering=0) as pool:
+        taken = pool.write(seed) or 0
+    return RNGSeedResponse(data_length=taken)
