@@ -49,3 +49,7 @@ lock:
 # Measure: `just bench kmip`, `bench objects` ...; each says in its first lines what it does, and writes docs/bench
 bench what *args: prepare
     {{bin}}/python scripts/bench/{{what}}.py {{args}}
+
+# A root scan of every process of a node, 50 rounds x {1, 4} workers: idle, under load, dumped, forked, after the ack
+soak-custody *args: prepare
+    {{bin}}/python tests/custody/soak_memory.py {{args}}

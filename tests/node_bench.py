@@ -89,11 +89,22 @@ class Governor:
         return ack if ack and ack.floor >= counter and state in (None, ack.state) else None
 
 
+#: The node's command on a kernel that has no memfd_secret(2).
+WITHOUT_SECRETMEM = """
+from openkcm.execution import secretmem
+secretmem._MEMFD_SECRET = 99999
+from openkcm.cli.main import main
+main()
+"""
+
+
 class RunningNode:
     """A real node process."""
 
-    def __init__(self, orbital: Orbital, press: Press, folder: Path, *, workers: int = 1) -> None:
-        self.orbital, self.folder = orbital, folder
+    def __init__(
+        self, orbital: Orbital, press: Press, folder: Path, *, workers: int = 1, fallback: bool = False
+    ) -> None:
+        self.orbital, self.folder, self.fallback = orbital, folder, fallback
         self.port, self.metrics = free_ports(2)
         self.key_file = folder / "l1.keys"
         folder.mkdir(exist_ok=True)
@@ -131,7 +142,11 @@ class RunningNode:
 
     def start(self) -> None:
         self.ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "openkcm.cli.main", "node"]
+        command = [
+            sys.executable,
+            *(["-c", WITHOUT_SECRETMEM] if self.fallback else ["-m", "openkcm.cli.main"]),
+            "node",
+        ]
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--config", self.folder / "node.json", "--ready", self.ready_file], stdout=log, stderr=log

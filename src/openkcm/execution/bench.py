@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from openkcm.execution import control
+from openkcm.execution import control, registers
 from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, STATE_MASK, Gate, WorkerArena
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.objects import MAX_ENTRIES, Entry, Objects
@@ -157,12 +157,13 @@ class Bench:
     # --- memory -----------------------------------------------------------------------------------------------------
 
     def wipe(self) -> None:
-        """Overwrite the key in the scratch page."""
+        """Overwrite the key in the scratch page, and what ciphers left in the processor's registers."""
         self._scratch[:] = self._zeros
         if self.wide:
             self._page[:] = ZEROS[: len(self._page)]
             self.wide = False
         self.held = None
+        registers.clear()
 
     def key_view(self, size: int) -> memoryview | None:
         """Return where the key in use lies; None for a size that is no key's."""

@@ -24,6 +24,7 @@ from msgspec import Meta
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.ids import EventId, Region, TenantId
 from openkcm.contract.seal import canonical
+from openkcm.execution import registers
 from openkcm.execution.cells import KEY_BYTES
 from openkcm.execution.roots.base import Wrapped
 from openkcm.execution.secretmem import wipe
@@ -227,7 +228,10 @@ def seal(key: memoryview, wrapping: memoryview, aad: bytes) -> bytes:
         KeyringError: The wrapping key is none, or zeros (a wiped slot).
     """
     nonce = os.urandom(NONCE_BYTES)
-    return nonce + _cipher(wrapping).encrypt(nonce, key, aad)
+    try:
+        return nonce + _cipher(wrapping).encrypt(nonce, key, aad)
+    finally:
+        registers.clear()
 
 
 def unseal(sealed: bytes, wrapping: memoryview, aad: bytes, into: memoryview) -> None:
@@ -245,6 +249,8 @@ def unseal(sealed: bytes, wrapping: memoryview, aad: bytes, into: memoryview) ->
     except InvalidTag as bad:
         wipe(into)  # GCM writes before it knows
         raise Tampered("does not unseal: another key, another context, or changed bytes") from bad
+    finally:
+        registers.clear()
 
 
 def seal_l2(

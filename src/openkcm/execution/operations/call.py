@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openkcm.contract.ids import TOKEN_PATTERN
-from openkcm.execution import keyring
+from openkcm.execution import keyring, registers
 from openkcm.execution.arena import STATE_MASK, Gate
 from openkcm.execution.bench import Bench, Caller, Slot
 from openkcm.execution.objects import Entry, context_of
@@ -216,6 +216,8 @@ class Call:
             cipher.decrypt_into(entry.nonce, entry.sealed, entry.aad, into)
         except InvalidTag as bad:
             raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object does not unwrap") from bad
+        finally:
+            registers.clear()
         return into
 
     def _wrapping(self, entry: Entry) -> Slot:

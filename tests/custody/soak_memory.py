@@ -1,0 +1,55 @@
+"""`just soak-custody`: rounds of tests/custody/memory_rounds with 1 and with 4 workers, in secret memory, and some in the
+fall-back memory, which root can read: there the keys must be in the arenas while they serve, and nowhere afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from custody.memory_rounds import MemoryRounds
+from custody.residence_bench import settled
+from node_bench import Governor, RunningNode, opening
+from orbital_fixture import running_orbital
+from press import Press
+
+
+async def soak(workers: int, rounds: int, *, fallback: bool) -> None:
+    """So many rounds on one node."""
+    press = Press()
+    with tempfile.TemporaryDirectory() as folder, running_orbital(Path(folder) / "stack") as orbital:
+        node = RunningNode(orbital, press, Path(folder) / "node", workers=workers, fallback=fallback)
+        async with Governor(orbital, press) as governor:
+            for e in opening(press):
+                await governor.append(e)
+            node.start()
+            try:
+                await node.wait_ready()
+                await settled(governor)
+                played = MemoryRounds(governor, node, readable=fallback)
+                for n in range(rounds):
+                    began = time.monotonic()
+                    await played.play(f"r{n}")
+                    print(f"{workers} workers{', fall-back' if fallback else ''}: round {n + 1} of {rounds}, "
+                          f"{played.operations} operations, {played.bytes >> 20} MiB searched, "
+                          f"{time.monotonic() - began:.1f} s: no hit", flush=True)  # fmt: skip
+            finally:
+                node.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--fallback-rounds", type=int, default=5)
+    given = parser.parse_args()
+    for count in given.workers:
+        asyncio.run(soak(count, given.rounds, fallback=False))
+        if given.fallback_rounds:
+            asyncio.run(soak(count, given.fallback_rounds, fallback=True))
