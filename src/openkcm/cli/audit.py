@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ __all__ = ["account", "as_json_text", "as_of", "moment", "replay", "verify"]
 INTACT: Final = 0
 BROKEN: Final = 1
 FINDINGS: Final = 2
-NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError)
+NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError, msgspec.MsgspecError)
 
 
 def verify(source: Source, *, as_json: bool) -> int:
@@ -146,10 +146,11 @@ def as_of(source: Source, point: str, *, as_json: bool, tenant: str | None) -> i
     return INTACT
 
 
-def account(source: Source, *, as_json: bool, tenant: str | None) -> int:
+def account(source: Source, *, as_json: bool, tenant: str | None, directory: Path | None = None) -> int:
     """Print the account of orders and of denied attempts; return the exit status."""
     kept = Account()
     try:
+        named = _directory(directory)
         with progress("read") as seen:
             result = examine(source.messages(), source.trust_root, whole=source.whole, hear=[kept.take], progress=seen)
     except NOT_AUDITED as bad:
@@ -164,17 +165,24 @@ def account(source: Source, *, as_json: bool, tenant: str | None) -> int:
     )
     for o in orders:
         obeyed = ", ".join(f"{word.node} {word.after_ms}" for word in o.obeyed)
-        by = ", ".join(person[:8] for person in o.approved_by)
-        table.add_row(str(o.sequence), o.tag.partition(".")[0], o.tenant, o.region, o.by[:8], by, o.outcome, obeyed,
+        by = ", ".join(named(person) for person in o.approved_by)
+        table.add_row(str(o.sequence), o.tag.partition(".")[0], o.tenant, o.region, named(o.by), by, o.outcome, obeyed,
                       ", ".join(o.silent))  # fmt: skip
     console = wide_console()
     console.print(table)
     refused = Table("sequence", "at", "by", "tried", "of tenant", "region", "refused as", title="Denied attempts")
     for one in denied:
-        refused.add_row(str(one.sequence), utc(one.at_ms), one.by[:8], one.action, one.tenant or "", one.region or "",
-                        one.reason)  # fmt: skip
+        refused.add_row(str(one.sequence), utc(one.at_ms), named(one.by), one.action, one.tenant or "",
+                        one.region or "", one.reason)  # fmt: skip
     console.print(refused if denied else "no denied attempts")
     return INTACT
+
+
+def _directory(file: Path | None) -> Callable[[str], str]:
+    """Return what gives a person's name, or the first digits of its opaque subject."""
+    names = {} if file is None else msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    by_subject = {subject: name for name, subject in names.items()}
+    return lambda person: by_subject.get(person, person[:8])
 
 
 def fold(made: replays.Replay, messages: Iterator[Stored], trust_root: bytes, *, until: int | None, seen: Any) -> None:

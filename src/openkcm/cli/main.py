@@ -361,11 +361,16 @@ def as_of(point: str, state: Path, export_: Path | None, root: str | None, as_js
 @source_options
 @json_option
 @click.option("--tenant", help="Only this tenant's orders.")
-def account(state: Path, export_: Path | None, root: str | None, as_json: bool, tenant: str | None) -> None:
+@click.option("--directory", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="JSON object, name to opaque subject: whom to call by name. The ledger knows none.")  # fmt: skip
+def account(
+    state: Path, export_: Path | None, root: str | None, as_json: bool, tenant: str | None, directory: Path | None
+) -> None:
     """Who ordered what, who approved, which node obeyed after how many milliseconds, which did not, who was denied."""
     from openkcm.cli import audit as auditor
 
-    sys.exit(auditor.account(_source(state, export_, root), as_json=as_json, tenant=tenant))
+    source = _source(state, export_, root)
+    sys.exit(auditor.account(source, as_json=as_json, tenant=tenant, directory=directory))
 
 
 @audit.command()

@@ -41,7 +41,7 @@ Region = _Token
 NodeName = _Token
 SystemName = _Token
 WorkloadName = _Token
-PersonId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]  # an opaque OIDC subject, never a name
+PersonId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]  # opaque OIDC subject; a mail address does not fit
 EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 Lane = Literal["critical", "routine"]

@@ -316,13 +316,17 @@ class Views:
     # --- the ledger as read -----------------------------------------------------------------------------------------
 
     def events(self, tenant: str | None, after: int, limit: int) -> list[tuple[int, str, bytes]]:
-        """Return (sequence, subject, bytes) behind a cursor, of one tenant or of all."""
-        query = (
-            "SELECT sequence, subject, body FROM event_routine WHERE sequence > :a AND (:t IS NULL OR tenant = :t) "
-            "UNION ALL "
-            "SELECT sequence, subject, body FROM event_critical WHERE sequence > :a AND (:t IS NULL OR tenant = :t) "
-            "ORDER BY sequence LIMIT :n"
-        )
+        """Return (sequence, subject, bytes) behind a cursor: of all, or of one tenant with the denials at its door."""
+        columns = "SELECT e.sequence, e.subject, e.body FROM"
+        if tenant is None:
+            query = f"{columns} event AS e WHERE e.sequence > :a ORDER BY e.sequence LIMIT :n"
+        else:
+            query = (
+                f"{columns} event_routine AS e WHERE e.tenant = :t AND e.sequence > :a UNION ALL "
+                f"{columns} event_critical AS e WHERE e.tenant = :t AND e.sequence > :a UNION ALL "
+                f"{columns} event_routine AS e JOIN access_denied AS x USING (sequence) "
+                "WHERE x.tenant = :t AND e.sequence > :a ORDER BY 1 LIMIT :n"
+            )
         return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
 
     def happened(self, after: int, limit: int) -> list[Item]:
@@ -341,10 +345,11 @@ class Views:
         ]  # fmt: skip
 
     def event_count(self, tenant: str | None) -> int:
-        """Return how many events there are, of one tenant or of all."""
+        """Return how many events there are, of one tenant (and who was denied at its door) or of all."""
         query = (
             "SELECT (SELECT count(*) FROM event_routine WHERE :t IS NULL OR tenant = :t) + "
-            "(SELECT count(*) FROM event_critical WHERE :t IS NULL OR tenant = :t)"
+            "(SELECT count(*) FROM event_critical WHERE :t IS NULL OR tenant = :t) + "
+            "(SELECT count(*) FROM access_denied WHERE tenant = :t)"
         )
         return int(self.reader.rows(query, {"t": tenant})[0][0])
 

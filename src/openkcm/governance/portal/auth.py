@@ -100,7 +100,7 @@ class Issuer:
                 exp={"essential": True},
                 sub={"essential": True},
             ).validate(decoded.claims)  # (3)
-            subject = _PERSON.decode(msgspec.json.encode(decoded.claims["sub"]))  # (4)
+            subject = _subject(decoded.claims["sub"])  # (4)
         except (JoseError, ValueError, TypeError, KeyError, msgspec.MsgspecError) as bad:
             raise BadCredential(f"the token does not hold: {type(bad).__name__}") from bad
         if nonce is not None and decoded.claims.get("nonce") != nonce:
@@ -187,3 +187,16 @@ def authorize_url(endpoint: str, client_id: str, login: Login, *, again: bool = 
     if again:
         query |= {"prompt": "login", "max_age": "0"}
     return f"{endpoint}?{urllib.parse.urlencode(query)}"
+
+
+def _subject(claim: object) -> str:
+    """Return an opaque subject. The ledger keeps it for ever, so nothing that could name a person is let in.
+
+    Raises:
+        BadCredential: It is none, a mail address for instance.
+    """
+    try:
+        return _PERSON.decode(msgspec.json.encode(claim))
+    except msgspec.MsgspecError as bad:
+        raise BadCredential("the token's subject is no opaque id (letters, digits, . _ : -): a name or a mail address "
+                            "has no place in a ledger") from bad  # fmt: skip

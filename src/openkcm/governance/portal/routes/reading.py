@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 from litestar import Response
@@ -19,6 +20,7 @@ from openkcm.governance.commands import Caller
 from openkcm.governance.errors import Invalid, TooMany
 from openkcm.governance.figures import figures, lags
 from openkcm.governance.news import Item
+from openkcm.governance.portal.problems import request_id
 from openkcm.governance.portal.requests import Desk, answered
 from openkcm.governance.portal.surface import Call, Param, operation
 
@@ -28,6 +30,7 @@ MAX_EVENTS: Final = 1000
 KEEP_ALIVE_S: Final = 15.0
 #: Then the browser comes back by itself and shows again who it is.
 STREAM_S: Final = 900.0
+NDJSON: Final = "application/x-ndjson"
 ROLE_EVENTS: Final = frozenset({"RoleGranted", "RoleWithdrawn", "TenantRegistered"})
 LEDGER: Final = (
     Param("tenant", "string", "Whose; only the operator may leave it out.", None, 63),
@@ -59,13 +62,28 @@ def ledger_event(sequence: int, subject: str, body: bytes) -> dict[str, Any]:
 @operation("GET", "/ledger", "ReadLedger", name="readLedger", answer=api.Page[api.LedgerEvent], query=LEDGER,
            of_queried=True)  # fmt: skip
 async def ledger(call: Call) -> Response[bytes]:
-    """Return events behind a cursor: an auditor's own tenant, the operator's all."""
+    """Return events behind a cursor: an auditor's own tenant, the operator's all.
+
+    `Accept: application/x-ndjson` gives one event a line; `Link` names the next page while there is one.
+    """
     tenant = call.query["tenant"]
     if tenant is None and not call.caller.operator:
         raise Invalid("tenant is needed: whose ledger?")
     views = call.desk.cmk.views
-    found = views.events(tenant, call.query["after"], min(call.query["limit"], MAX_EVENTS))
+    limit = min(call.query["limit"], MAX_EVENTS)
+    found = views.events(tenant, call.query["after"], limit)
+    if NDJSON in call.request.headers.get("accept", ""):
+        return _lines(call, found, more=len(found) == limit)
     return call.answer({"value": [ledger_event(*one) for one in found], "count": views.event_count(tenant)})
+
+
+def _lines(call: Call, found: list[tuple[int, str, bytes]], *, more: bool) -> Response[bytes]:
+    body = b"".join(msgspec.json.encode(ledger_event(*one)) + b"\n" for one in found)
+    headers = {"Cache-Control": "no-store", "X-Request-Id": request_id(call.request)}
+    if more and found:
+        query = urlencode({**call.request.query_params, "after": found[-1][0]})
+        headers["Link"] = f'<{call.request.url.path}?{query}>; rel="next"'
+    return Response(body, media_type=NDJSON, headers=headers)
 
 
 @operation("GET", "/fleet", "ReadFleet", name="showFleet", answer=api.Fleet)
