@@ -53,7 +53,7 @@ _SIMPLE: Final[dict[ObjectType, frozenset[Form]]] = {
     ObjectType.SPLIT_KEY: frozenset({Form.RAW, Form.OPAQUE, Form.TRANSPARENT_SYMMETRIC_KEY}),
     ObjectType.PGP_KEY: frozenset({Form.RAW, Form.OPAQUE}),
 }
-_OPAQUE: Final = frozenset({Form.OPAQUE})
+_OPAQUE: Final = frozenset({Form.OPAQUE, Form.RAW})  # of asymmetric keys: kept as it comes, and nothing else made of it
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -1,4 +1,7 @@
-"""Locate: the objects of the caller's system whose attributes match. Sees no key. Source: KMIP 1.4, section 4.9."""
+"""Locate: the objects of the caller's system whose attributes match. Sees no key. Source: KMIP 1.4, section 4.9.
+
+Destroyed objects are found by whoever asks for their State; in KMIP 1.x no storage status stands for them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from typing import Any, Final
 
 from openkcm.execution.objects import DATED, Entry
 from openkcm.execution.operations.attributing import attributes_at
-from openkcm.execution.operations.call import PAUSE, Call, Step
-from openkcm.execution.operations.outcome import OperationFailed
+from openkcm.execution.operations.call import GONE, PAUSE, Call, Step
 from openkcm.kmip import Attribute
-from openkcm.kmip.enums import ResultReason, StorageStatusMask
+from openkcm.kmip.enums import ObjectGroupMember, StorageStatusMask
 from openkcm.kmip.payloads.retrieval import LocateRequest, LocateResponse
 from openkcm.kmip.structures import Name
 
@@ -26,8 +28,7 @@ USAGE: Final = "Cryptographic Usage Mask"  # all bits asked for must be there
 
 def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]:
     """Find objects, newest first; a page of the catalogue at a time, others are served in between."""
-    if asked.object_group_member is not None:
-        raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "object groups hand nothing out here")
+    member = asked.object_group_member
     status = asked.storage_status_mask
     if status is not None and not status & StorageStatusMask.ON_LINE_STORAGE:
         return LocateResponse(located_items=0)  # nothing is ever archived
@@ -52,6 +53,10 @@ def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]
         for record in page:
             entry = Entry(0, record, b"", 0, 0)
             attributes = attributes_at(entry, call.now_s)
+            if record.state in GONE and "State" not in wanted:
+                continue
+            if member is not None and not _is_member(attributes, member):
+                continue
             if all(_matches(attributes, n, values) for n, values in wanted.items()):
                 found.append((-(entry.value("Initial Date") or 0), record.uid))
     found.sort()
@@ -60,6 +65,12 @@ def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]
         uids = uids[: max(0, asked.maximum_items)]
     call.placeholder = uids[0] if len(uids) == 1 else None  # several: the placeholder is nobody (section 4.9)
     return LocateResponse(located_items=len(found), unique_identifier=tuple(uids))
+
+
+def _is_member(attributes: Sequence[Attribute], member: ObjectGroupMember) -> bool:
+    """Whether the object belongs to a group, and for a fresh member: has never been handed out (section 4.9)."""
+    named = {a.attribute_name: a.attribute_value for a in attributes}
+    return "Object Group" in named and (member != ObjectGroupMember.GROUP_MEMBER_FRESH or named.get("Fresh") is True)
 
 
 def _only(wanted: dict[str, list[Any]], name: str) -> Any:

@@ -38,10 +38,14 @@ _Algorithm = CryptographicAlgorithm
 _RANDOM: Final = "/dev/urandom"
 _HMAC_BITS: Final = frozenset(range(64, 4097, 8))
 _HMACS: Final = frozenset(a for a in CryptographicAlgorithm if a.name.startswith("HMAC_"))
-#: Symmetric keys that are created: algorithm -> lengths in bits.
+#: Symmetric keys that are created: algorithm -> lengths in bits. Some have no cipher here: clients fetch them.
 LENGTHS: Final[dict[CryptographicAlgorithm, frozenset[int]]] = {
     _Algorithm.AES: frozenset({128, 192, 256}),
     _Algorithm.TRIPLE_DES: frozenset({168}),
+    _Algorithm.CAMELLIA: frozenset({128, 192, 256}),
+    _Algorithm.CHACHA20: frozenset({256}),
+    _Algorithm.CHACHA20POLY1305: frozenset({256}),
+    **dict.fromkeys((_Algorithm.BLOWFISH, _Algorithm.CAST5, _Algorithm.IDEA), frozenset({128})),
     **dict.fromkeys(_HMACS, _HMAC_BITS),
 }
 #: What a key of a length has in bytes, where it is not an eighth: DES keys carry a parity bit in each byte.
@@ -154,7 +158,7 @@ def generate(call: Call, attributes: list[Attribute]) -> ObjectRecord:
     if algorithm is None or bits is None:
         raise _invalid("Cryptographic Algorithm and Cryptographic Length are needed")
     if bits not in LENGTHS.get(algorithm, ()):
-        raise _invalid("AES keys of 128, 192, 256 bits, Triple DES of 168 and HMAC keys of 64 to 4096 are created")
+        raise _invalid("keys of this algorithm and length are not created")
     shape = material.Shape(KeyFormatType.RAW, b"", algorithm, bits)
     key = call.bench.room(key_bytes(algorithm, bits))
     assert key is not None

@@ -26,6 +26,7 @@ from openkcm.kmip import decode_attributes, encode_attributes
 from openkcm.kmip.enums import (
     CertificateType,
     CryptographicAlgorithm,
+    EncodingOption,
     KeyFormatType,
     ObjectType,
     ResultReason,
@@ -50,7 +51,7 @@ from openkcm.kmip.objects import (
 )
 from openkcm.kmip.schema import NEWEST_MINOR
 
-__all__ = ["FIELDS", "KEYS", "Shape", "Taken", "key_block", "shown", "taken", "wrapping_of"]
+__all__ = ["FIELDS", "KEYS", "Shape", "Taken", "key_block", "shown", "taken", "wrapped_value", "wrapping_of"]
 
 #: Field of a request or response that holds an object of this type.
 FIELDS: Final[dict[ObjectType, str]] = {t: t.name.lower() for t in ObjectType}
@@ -165,6 +166,11 @@ def wrapping_of(record: ObjectRecord) -> KeyWrappingData | None:
         return None
     found: KeyWrappingData = read_contents(KeyWrappingData, rest, NEWEST_MINOR)
     return found
+
+
+def wrapped_value(value: bytes, wrapping: KeyWrappingData) -> KeyValue | bytes:
+    """Return what a wrapped key's block holds: unencoded, only the key material is wrapped (section 2.1.5)."""
+    return KeyValue(key_material=value) if wrapping.encoding_option == EncodingOption.NO_ENCODING else value
 
 
 def key_block(

@@ -111,18 +111,18 @@ def _block(call: Call, entry: Entry, asked: GetRequest | ExportRequest) -> KeyBl
             raise OperationFailed(ResultReason.FEATURE_NOT_SUPPORTED, "a key that came wrapped is given as it came")
         if asked.key_format_type not in {None, stored}:
             raise OperationFailed(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the key is wrapped in its own format")
-        return material.key_block(record, stored, bytes(call.material_of(entry)), registered)
+        value = material.wrapped_value(bytes(call.material_of(entry)), registered)
+        return material.key_block(record, stored, value, registered)
     form = asked.key_format_type or stored
     if specification is None:
-        value = material.key_value(entry, form, bytes(call.material_of(entry)))
-        return material.key_block(record, form, value, None)
+        return material.key_block(record, form, material.key_value(entry, form, bytes(call.material_of(entry))), None)
     kek = wrapping.wrapping_key(call, specification)
     names = specification.attribute_name
     attributes = tuple(a for a in attributes_at(entry, call.now_s) if a.attribute_name in names)
     plain = call.material_of(entry)
     if form == stored and form in {KeyFormatType.RAW, KeyFormatType.OPAQUE}:
-        value = KeyValue(key_material=cast("bytes", plain))  # a view: it is wrapped where it lies
+        inner = KeyValue(key_material=cast("bytes", plain))  # a view: it is wrapped where it lies
     else:
-        value = material.key_value(entry, form, bytes(plain))
-    wrapped, data = wrapping.wrap(call, kek, specification, value, attributes)
-    return material.key_block(record, form, wrapped, data)
+        inner = material.key_value(entry, form, bytes(plain))
+    wrapped, data = wrapping.wrap(call, kek, specification, inner, attributes)
+    return material.key_block(record, form, material.wrapped_value(wrapped, data), data)

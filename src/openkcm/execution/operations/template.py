@@ -150,6 +150,7 @@ def new_attributes(
         "Last Change Date": now_s,
         "Original Creation Date": now_s,
         "Lease Time": LEASE_TIME_S,
+        "Operation Policy Name": "default",
         "Sensitive": sensitive,
         "Always Sensitive": sensitive,
         "Extractable": extractable,

@@ -31,10 +31,10 @@ __all__ = [
 
 
 class LocateRequest(Structure, frozen=True, kw_only=True):
-    """Find objects by attributes."""
+    """Find objects by attributes. The offset came with 1.3; clients (PyKMIP) send it in older versions too."""
 
     maximum_items: int | None = None
-    offset_items: Since13[int | None] = None
+    offset_items: int | None = None
     storage_status_mask: int | None = None
     object_group_member: Since11[ObjectGroupMember | None] = None
     attribute: tuple[Attribute, ...] = ()
