@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from openkcm.cli import endpoints as ends
 from openkcm.cli import orbital, pki
 from openkcm.cli.orbital import HUB, ServerPorts
 from openkcm.cli.ports import DEFAULT_BASE, HOST, MOST_NODES, MOST_REGIONS, Ports, is_free
@@ -22,7 +23,7 @@ from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.resources import ROOT
 from openkcm.contract.seal import Signer
 
-__all__ = ["ACCOUNTS", "TENANTS", "Account", "Layout", "Tenant"]
+__all__ = ["ACCOUNTS", "CANARY", "TENANTS", "Account", "Layout", "Tenant"]
 
 AUDIENCE: Final = "openkcm"
 LOCAL_PROBE_S: Final = 1.0  # a cloud's calls cost money and are made every 30 s; the local KMS's do not
@@ -49,12 +50,15 @@ ACCOUNTS: Final[dict[str, Account]] = {
     "acme/auditor": Account(("auditor",)),
     "bolt/admin": Account(_ADMIN, approves=True),
     "bolt/approver": Account(("approver",), approves=True),
+    "canary/admin": Account((*_ADMIN, "auditor"), approves=True),
+    "canary/approver": Account(("approver",), approves=True),
     "provider/operator": Account(("provider-operator",)),
 }
 TENANTS: Final[dict[str, Tenant]] = {
     "acme": Tenant(("eu-frankfurt", "us-virginia"), ("payments", "archive")),
     "bolt": Tenant(("us-virginia",), ("orders",)),
 }
+CANARY: Final = "canary"  # the tenant of rehearsals: comes aboard at the first one, in every region
 
 
 class Layout:
@@ -174,6 +178,11 @@ class Layout:
     def root_file(self, tenant: str, region: str) -> Path:
         """The customer's own key file: its L1 of a residence when roots are files."""
         return self.state / "roots" / f"{tenant}-{region}.keys"
+
+    def workload(self, tenant: str, system: str) -> ends.Workload:
+        """The client certificate of a demo workload, made at the first call."""
+        certificate, key = pki.authority(self.state).issue_workload(tenant, system)
+        return ends.Workload(cert=str(certificate), key=str(key), ca=str(self.state / "pki" / "ca.pem"))
 
     @property
     def aws_credentials(self) -> Path:

@@ -23,17 +23,28 @@ from openkcm.kmip import (
     HEADER_BYTES,
     KMIP_1_4,
     MAX_MESSAGE_BYTES,
+    Attribute,
     KmipError,
     decode_response,
     encode_request,
     message_length,
 )
-from openkcm.kmip.enums import BlockCipherMode, CryptographicAlgorithm, ResultStatus
+from openkcm.kmip.enums import (
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    CryptographicUsageMask,
+    ObjectType,
+    ResultStatus,
+)
 from openkcm.kmip.framing import RESPONSE
+from openkcm.kmip.objects import TemplateAttribute
 from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
+from openkcm.kmip.payloads.lifecycle import ActivateRequest
+from openkcm.kmip.payloads.objects import CreateRequest
+from openkcm.kmip.schema import Structure
 from openkcm.kmip.structures import CryptographicParameters
 
-__all__ = ["Load", "Record", "Task"]
+__all__ = ["Load", "Record", "Task", "make_key"]
 
 GCM: Final = CryptographicParameters(
     block_cipher_mode=BlockCipherMode.GCM,
@@ -93,20 +104,46 @@ class Load:
         return sorted(msgspec.json.decode(out, type=list[Record]), key=lambda record: record.sent_ns)
 
 
+def make_key(kmip: Kmip, workload: Workload) -> str | None:
+    """Create and activate an AES-256 key at a node; return its identifier, None when the node does not (yet) serve."""
+    uses = CryptographicUsageMask.ENCRYPT | CryptographicUsageMask.DECRYPT
+    attributes = (
+        Attribute(attribute_name="Cryptographic Algorithm", attribute_value=CryptographicAlgorithm.AES),
+        Attribute(attribute_name="Cryptographic Length", attribute_value=256),
+        Attribute(attribute_name="Cryptographic Usage Mask", attribute_value=int(uses)),
+    )
+    create = CreateRequest(
+        object_type=ObjectType.SYMMETRIC_KEY, template_attribute=TemplateAttribute(attribute=attributes)
+    )
+    try:
+        connection = _Connection(kmip, workload)
+        try:
+            made = connection.ask(create)
+            if made.status != ResultStatus.SUCCESS:
+                return None
+            uid: str = made.payload.unique_identifier
+            active = connection.ask(ActivateRequest(unique_identifier=uid))
+            return uid if active.status == ResultStatus.SUCCESS else None
+        finally:
+            connection.close()
+    except (OSError, KmipError):
+        return None
+
+
 # --- inside the process ---------------------------------------------------------------------------------------------
 
 
 class _Connection:
     """One TLS connection that speaks KMIP 1.4."""
 
-    def __init__(self, task: Task) -> None:
-        context = ssl.create_default_context(cafile=task.workload.ca)
-        context.load_cert_chain(task.workload.cert, task.workload.key)
-        raw = socket.create_connection((task.kmip.host, task.kmip.port), timeout=TIMEOUT_S)
+    def __init__(self, kmip: Kmip, workload: Workload) -> None:
+        context = ssl.create_default_context(cafile=workload.ca)
+        context.load_cert_chain(workload.cert, workload.key)
+        raw = socket.create_connection((kmip.host, kmip.port), timeout=TIMEOUT_S)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._tls = context.wrap_socket(raw, server_hostname=task.kmip.host)
+        self._tls = context.wrap_socket(raw, server_hostname=kmip.host)
 
-    def ask(self, payload: EncryptRequest | DecryptRequest) -> Any:
+    def ask(self, payload: Structure) -> Any:
         self._tls.sendall(encode_request(payload, version=KMIP_1_4))
         head = self._read(HEADER_BYTES)
         size = message_length(head, limit=MAX_MESSAGE_BYTES, expected=RESPONSE)
@@ -142,7 +179,7 @@ class _Worker(threading.Thread):
             due = max(due + pause_s, time.monotonic() - 1)  # a steady rate, but no burst after a long silence
             sent = _now()
             try:
-                connection = connection or _Connection(self._task)
+                connection = connection or _Connection(self._task.kmip, self._task.workload)
                 plain = os.urandom(PLAINTEXT_BYTES) if sealed is None else sealed[0]
                 item = connection.ask(self._request(plain, None if sealed is None else sealed[1]))
             except (OSError, KmipError) as bad:

@@ -80,6 +80,19 @@ def demo(state: Path, as_json: bool, backlog: int) -> None:
     sys.exit(play.run(state, as_json=as_json, backlog=backlog))
 
 
+@main.command()
+@state_option
+@json_option
+def drill(state: Path, as_json: bool) -> None:
+    """Rehearse the kill switch on the canary tenant, in every region, under load; the ledger keeps it."""
+    from openkcm.cli import drill as rehearsal
+
+    try:
+        sys.exit(rehearsal.run(state, as_json=as_json))
+    except (OSError, ValueError) as bad:
+        raise click.ClickException(str(bad)) from bad
+
+
 # --- processes ------------------------------------------------------------------------------------------------------
 
 

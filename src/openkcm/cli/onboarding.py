@@ -12,12 +12,12 @@ import msgspec
 
 from openkcm.cli import idp
 from openkcm.cli.customer import customer_of
-from openkcm.cli.endpoints import Endpoints, Workload
-from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
+from openkcm.cli.endpoints import Endpoints
+from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout, Tenant
 from openkcm.cli.portal import Answer, Portal, Problem, SyncTimeout
 from openkcm.contract.seal import Signer
 
-__all__ = ["Change", "onboard", "portal_of"]
+__all__ = ["Change", "bring_aboard", "onboard", "portal_of"]
 
 VISIBLE_S: Final = 10.0
 ACCEPTED: Final = 202
@@ -49,23 +49,31 @@ def onboard(layout: Layout, endpoints: Endpoints) -> Iterator[Change]:
         Problem: The API refused.
         SyncTimeout: A node did not acknowledge.
     """
+    for tenant, demo in TENANTS.items():
+        yield from bring_aboard(layout, endpoints, tenant, demo)
+
+
+def bring_aboard(layout: Layout, endpoints: Endpoints, tenant: str, demo: Tenant) -> Iterator[Change]:
+    """Register what is missing of one tenant, and yield each change once every node obeys it.
+
+    Raises:
+        Problem: The API refused.
+        SyncTimeout: A node did not acknowledge.
+    """
     subjects = layout.subjects()
     with portal_of(endpoints, "provider/operator") as operator:
-        aboard = {tenant["id"] for tenant in operator.get("/tenants")["value"]}
-        for tenant, demo in TENANTS.items():
-            if tenant not in aboard:
-                people = [
-                    {"person": subjects[name], "roles": account.roles, **_approval_key(layout, name)}
-                    for name, account in ACCOUNTS.items()
-                    if name.startswith(f"{tenant}/")
-                ]
-                answer = operator.post("/tenants", {"id": tenant, "regions": demo.regions, "people": people})
-                for region in demo.regions:
-                    yield _settled(operator, f"register {tenant}", tenant, region, answer)
-    for tenant, demo in TENANTS.items():
-        with portal_of(endpoints, f"{tenant}/admin") as admin:
+        if tenant not in {known["id"] for known in operator.get("/tenants")["value"]}:
+            people = [
+                {"person": subjects[name], "roles": account.roles, **_approval_key(layout, name)}
+                for name, account in ACCOUNTS.items()
+                if name.startswith(f"{tenant}/")
+            ]
+            answer = operator.post("/tenants", {"id": tenant, "regions": demo.regions, "people": people})
             for region in demo.regions:
-                yield from _residence(layout, endpoints, admin, tenant, region)
+                yield _settled(operator, f"register {tenant}", tenant, region, answer)
+    with portal_of(endpoints, f"{tenant}/admin") as admin:
+        for region in demo.regions:
+            yield from _residence(layout, admin, tenant, region, demo.systems)
 
 
 def _approval_key(layout: Layout, account: str) -> dict[str, str]:
@@ -75,7 +83,7 @@ def _approval_key(layout: Layout, account: str) -> dict[str, str]:
     return {"approval_key": base64.b64encode(signer.public_key).decode()}
 
 
-def _residence(layout: Layout, endpoints: Endpoints, admin: Portal, tenant: str, region: str) -> Iterator[Change]:
+def _residence(layout: Layout, admin: Portal, tenant: str, region: str, wanted: tuple[str, ...]) -> Iterator[Change]:
     """L1, then systems, then workloads: each needs the one before."""
     path = f"/tenants/{tenant}/regions/{region}"
     now = _visible(admin, path)
@@ -85,19 +93,15 @@ def _residence(layout: Layout, endpoints: Endpoints, admin: Portal, tenant: str,
         yield _settled(admin, "link L1", tenant, region, answer)
     systems = {system["system"] for system in now.get("systems", ())}
     workloads = {workload["workload"] for workload in now.get("workloads", ())}
-    for system in TENANTS[tenant].systems:
+    for system in wanted:
         if system not in systems:
             answer = admin.post(f"{path}/systems", {"system": system})
             yield _settled(admin, f"register system {system}", tenant, region, answer)
         if system not in workloads:
-            certificate = Path(_workload(endpoints, tenant, system).cert).read_text()
+            certificate = Path(layout.workload(tenant, system).cert).read_text()
             body = {"workload": system, "system": system, "certificate": certificate}
             answer = admin.post(f"{path}/workloads", body)
             yield _settled(admin, f"enrol workload {system}", tenant, region, answer)
-
-
-def _workload(endpoints: Endpoints, tenant: str, system: str) -> Workload:
-    return endpoints.workloads[f"{tenant}/{system}"]
 
 
 def _visible(admin: Portal, path: str) -> Answer:

@@ -218,12 +218,11 @@ class Stack:
     def endpoints(self) -> ends.Endpoints:
         """Return the stack as it is now."""
         layout, children = self.layout, self._supervisor.children
-        ca = str(layout.state / "pki" / "ca.pem")
-        workloads = {}
-        for tenant, demo in TENANTS.items():
-            for system in demo.systems:
-                own = layout.state / "pki" / "workloads" / f"{tenant}-{system}.pem"
-                workloads[f"{tenant}/{system}"] = ends.Workload(cert=str(own), key=str(own.with_suffix(".key")), ca=ca)
+        workloads = {
+            f"{tenant}/{system}": layout.workload(tenant, system)
+            for tenant, demo in TENANTS.items()
+            for system in demo.systems
+        }
         return ends.Endpoints(
             cmk=ends.Cmk(url=layout.portal_url, ca=None, pid=children["cmk"].pid),
             oidc=ends.Oidc(issuer=layout.issuer, pid=children["idp"].pid),
