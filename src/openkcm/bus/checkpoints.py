@@ -6,16 +6,19 @@ that it was slower. COSIGNATURES keeps the newest of each outside witness.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
+
+import msgspec
 
 from openkcm.bus import feed
 from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import last_at_leader
 from openkcm.bus.publish import Appended, expecting, publish
 from openkcm.contract import subjects
 
-__all__ = ["Checkpoints", "subscribe_checkpoints"]
+__all__ = ["Checkpoints", "Cosigned", "all_cosigned", "history", "read_cosigned", "subscribe_checkpoints"]
 
 GET_COSIGNATURES: Final = "$JS.API.DIRECT.GET.COSIGNATURES"
 MOST_WITNESSES: Final = 64
@@ -77,6 +80,48 @@ class Checkpoints:
         return await publish(
             self._connection, subject, body, id=id, tag="Cosigned.1", expected={}, find=find, timeout_s=2.0
         )
+
+
+class Cosigned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of an outside witness: its key as signed-note spells it, and the note with its line."""
+
+    verifier: str
+    note: str
+
+
+_COSIGNED: Final = msgspec.json.Decoder(Cosigned)
+
+
+def read_cosigned(body: bytes) -> tuple[str, str]:
+    """Return (verifier, note) of a kept cosignature.
+
+    Raises:
+        BusError: It is none.
+    """
+    try:
+        kept = _COSIGNED.decode(body)
+    except msgspec.MsgspecError as bad:
+        raise BusError(f"not a cosignature: {bad}") from bad
+    return kept.verifier, kept.note
+
+
+async def history(connection: Connection) -> AsyncIterator[Stored]:
+    """Yield every checkpoint that is kept, of all trees (auditor).
+
+    Raises:
+        Unavailable, Refused: As they say.
+    """
+    async for stored in feed.pages(connection, "$JS.ledger.API.DIRECT.GET.CHECKPOINTS", after=0, until=None):
+        yield stored
+
+
+async def all_cosigned(connection: Connection) -> list[Stored]:
+    """Return the newest cosignature of each outside witness, of all trees (auditor).
+
+    Raises:
+        Unavailable, Refused: As they say.
+    """
+    return [s async for s in feed.pages(connection, "$JS.ledger.API.DIRECT.GET.COSIGNATURES", after=0, until=None)]
 
 
 async def subscribe_checkpoints(

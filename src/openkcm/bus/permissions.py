@@ -93,7 +93,8 @@ RULES: Final[tuple[Rule, ...]] = (
     # The auditor: reads the mirror in an account of its own.
     *_rules("auditor", "publish",
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
-        "$JS.API.STREAM.INFO.LEDGER"),
+        "$JS.API.STREAM.INFO.LEDGER",
+        "$JS.ledger.API.DIRECT.GET.CHECKPOINTS", "$JS.ledger.API.DIRECT.GET.COSIGNATURES"),
     # A node: its own four consumers, its own reports, its region's vault; and nothing that names a filter.
     *(Rule("{node}", "publish", subject.format(consumer=consumer, node="{node}"))
       for consumer in ("LEDGER.{node}-routine", "LEDGER.{node}-tree", "LEDGER-CRITICAL.{node}-critical",
@@ -128,6 +129,9 @@ CROSSINGS: Final[tuple[Crossing, ...]] = (
              "$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-audit"),
     Crossing("service", "$JS.FC.LEDGER.mirror-audit.>", LEDGER, AUDIT),
     Crossing("stream", "kcm.mirror.audit", LEDGER, AUDIT),
+    # What was signed of the ledger, which an auditor compares with the mirror.
+    *(Crossing("service", f"$JS.API.DIRECT.GET.{name}", LEDGER, AUDIT, f"$JS.ledger.API.DIRECT.GET.{name}")
+      for name in ("CHECKPOINTS", "COSIGNATURES")),
     # Up: what nodes report is sourced into REPORTS; health is heard by governance at once and kept in REPORTS' account.
     Crossing("service", "$JS.{region}.API.CONSUMER.RESET.REPORTS-OUT.hub-{region}", REGION, REPORTS),
     Crossing("service", "$JS.FC.REPORTS-OUT.hub-{region}.>", REGION, REPORTS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +18,13 @@ from openkcm.audit.account import Account
 from openkcm.audit.examine import Examined, examine
 from openkcm.audit.export import limits
 from openkcm.audit.exported import Trees
+from openkcm.audit.noted import NotBorneOut, Tree
 from openkcm.audit.records import utc
 from openkcm.audit.seals import checked
 from openkcm.audit.verify import AuditError, BadEvent
 from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError
+from openkcm.cli import signed as signatures
 from openkcm.cli.show import progress, wide_console
 from openkcm.cli.sources import Source
 from openkcm.projector import ProjectorError
@@ -35,28 +37,55 @@ FINDINGS: Final = 2
 NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError, msgspec.MsgspecError)
 
 
-def verify(source: Source, *, as_json: bool) -> int:
-    """Print whether the ledger holds; return the exit status."""
+def verify(source: Source, *, as_json: bool, witnesses: Iterable[str] = (), histories: Iterable[Path] = ()) -> int:
+    """Print whether the ledger holds, and what of it was signed; return the exit status.
+
+    Args:
+        witnesses: Verifier keys of witnesses that are trusted; a tree that one of them has not cosigned is named.
+        histories: Those witnesses' own histories: the ledger must bear out all that is in them.
+    """
     trees, proven = (None, None) if source.export is None else (Trees(source.export), 0)
+    signed: list[Tree] = []
     try:
+        known, kept = signatures.pinned(witnesses, histories)
+        claims = None if source.state is None else signatures.claims_of(source.state, kept)
         if source.export is not None:
             source.export.check_files()
-        hear = [] if trees is None else [trees.take]
+        hear = [one.take for one in (trees, claims) if one is not None]
         with progress("verified") as seen:
             result = examine(source.messages(), source.trust_root, whole=source.whole, hear=hear, progress=seen)
         if trees is not None:
             proven = trees.check(result.keys)
+        if claims is not None:
+            signed = claims.judge(result.keys)
     except NOT_AUDITED as bad:
         return _broken(bad, as_json=as_json)
-    words = limits(source.tenant)
+    absent = signatures.missing(signed, known)
+    words = (*limits(source.tenant), *(() if claims is None else claims.unread))
     if as_json:
         print(as_json_text({
             "intact": True, "events": result.events, "epoch": result.epoch, "sequence": result.sequence,
-            "findings": result.findings, "proven": proven, "limits": words,
+            "findings": result.findings, "proven": proven, "trees": signed, "not_cosigned": absent,
+            "limits": words,
         }))  # fmt: skip
     else:
         _print_verified(result, proven, words)
-    return FINDINGS if result.findings else INTACT
+        _print_signed(signed, absent)
+    return FINDINGS if result.findings or absent else INTACT
+
+
+def _print_signed(trees: list[Tree], absent: list[str]) -> None:
+    console = wide_console()
+    for tree in trees:
+        late = tree.size - tree.signed
+        console.print(
+            f"[green]signed[/]: {tree.tree}, epoch {tree.epoch}: {tree.checkpoints} checkpoints, the newest of "
+            f"{tree.signed} of {tree.size} events" + (f"; [yellow]{late} not covered yet[/]" if late else "")
+        )
+        for c in tree.cosigners:
+            console.print(f"  cosigned by {c.name} at {utc(c.at_s * 1000)}: {c.size} events", soft_wrap=True)
+    for sentence in absent:
+        console.print(f"[yellow]{sentence}[/]", soft_wrap=True)
 
 
 def _print_verified(result: Examined, proven: int | None, words: tuple[str, ...]) -> None:
@@ -231,7 +260,7 @@ def _upto(messages: Iterator[Stored], until: int | None) -> Iterator[Stored]:
 
 
 def _broken(bad: Exception, *, as_json: bool) -> int:
-    if not isinstance(bad, BadEvent):
+    if not isinstance(bad, (BadEvent, NotBorneOut)):
         print(f"not audited: {bad}", file=sys.stderr)
     elif as_json:
         print(as_json_text(

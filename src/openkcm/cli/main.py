@@ -332,11 +332,19 @@ def _source(state: Path, export_: Path | None, root: str | None) -> Any:
 @audit.command()
 @source_options
 @json_option
-def verify(state: Path, export_: Path | None, root: str | None, as_json: bool) -> None:
+@click.option("--witness", "witnesses", multiple=True, help="Verifier key of a witness you trust; may be repeated.")
+@click.option("--witness-history", "histories", multiple=True,
+              type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="That witness's own history: the ledger must not be shorter, nor another.")  # fmt: skip
+def verify(
+    state: Path, export_: Path | None, root: str | None, as_json: bool, witnesses: tuple[str, ...],
+    histories: tuple[Path, ...],
+) -> None:  # fmt: skip
     """Seals, counters, gaps, approvals, acks, proofs. Names the first bad event; exit status 1 then, 2 for findings."""
     from openkcm.cli import audit as auditor
 
-    sys.exit(auditor.verify(_source(state, export_, root), as_json=as_json))
+    source = _source(state, export_, root)
+    sys.exit(auditor.verify(source, as_json=as_json, witnesses=witnesses, histories=histories))
 
 
 @audit.command()

@@ -6,11 +6,11 @@ import base64
 import hashlib
 import logging
 from collections.abc import Awaitable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from openkcm.bus.checkpoints import Checkpoints
+from openkcm.bus.checkpoints import Checkpoints, Cosigned, read_cosigned
 from openkcm.bus.errors import BusError
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import merkle
@@ -24,16 +24,6 @@ __all__ = ["Trees"]
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
-
-
-class _Cosigned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is kept of an outside witness: its key, and the note with its line. It proves itself."""
-
-    verifier: str
-    note: str
-
-
-_COSIGNED: Final = msgspec.json.Decoder(_Cosigned)
 
 
 class Trees:
@@ -151,7 +141,7 @@ class Trees:
         if contradiction is not None:  # (3)
             log.error("FORK: witness %s cosigned %s; the ledger has %s", key.name, point, contradiction["ours"])
             raise Conflicting(f"{key.name} cosigned {point}; the ledger has {contradiction['ours']}")
-        kept = msgspec.json.encode(_Cosigned(verifier=str(key), note=str(cp.Note(note.text, (line,)))))
+        kept = msgspec.json.encode(Cosigned(verifier=str(key), note=str(cp.Note(note.text, (line,)))))
         witness = hashlib.sha256(verifier.encode()).hexdigest()[:32]
         await _answered(self._checkpoints.cosign(tree, witness, kept, id=hashlib.sha256(kept).hexdigest()))
         return {"tree": tree, "witness": key.name, "size": point.size, "at_s": at_s}
@@ -187,9 +177,8 @@ class Trees:
         tree = newest.checkpoint.tree
         rows = self._reader.rows("SELECT verifier, note FROM node_cosignature WHERE tree = ? ORDER BY node", (tree,))
         notes = [("node", verifier, note) for verifier, note in rows]
-        for stored in await _answered(self._checkpoints.cosigned(tree)):
-            kept = _COSIGNED.decode(stored.body)
-            notes.append(("witness", kept.verifier, kept.note))
+        outside = await _answered(self._checkpoints.cosigned(tree))
+        notes += [("witness", *read_cosigned(stored.body)) for stored in outside]
         found = []
         for kind, verifier, text in notes:
             try:
