@@ -58,7 +58,8 @@ class KmipCustomer:
         self.server.revoke(self.uids[-1])
 
     def delete(self) -> None:
-        self.server.destroy(self.uids[-1])
+        for uid in self.uids:
+            self.server.destroy(uid)
 
     def forbid(self) -> None:
         self.server.allow(use=False)

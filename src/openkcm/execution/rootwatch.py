@@ -19,15 +19,13 @@ from openkcm.execution.desired import LOCKING, RootObserved
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import verdict
-from openkcm.execution.roots.base import RootError
+from openkcm.execution.roots.base import TWICE, RootError
 from openkcm.execution.safe import Planted
 from openkcm.execution.unseal_probe import Observation, Prober
 
 __all__ = ["RootWatch"]
 
 _log: Final = logging.getLogger("openkcm.rootwatch")
-#: Answers that must come twice in a row before they lock.
-TWICE: Final = frozenset({"AccessDenied", "WrongContext"})
 SWEEP_S: Final = 0.5
 RETRY_S: Final = 4.0
 

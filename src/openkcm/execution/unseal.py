@@ -43,8 +43,8 @@ from openkcm.execution.unseal_process import (
 __all__ = ["Breaker", "Unsealer"]
 
 _log: Final = logging.getLogger("openkcm.unseal")
-CONCURRENCY: Final = 4
-START_GRACE_S: Final = 3.0  # over the root's own deadline: forking, and the first call waits for the SDKs' import
+CONCURRENCY: Final = 4  # a provider: one that hangs keeps nobody at another one waiting
+START_GRACE_S: Final = 8.0  # over the root's own deadline: a first call, or a burst, waits for the SDKs' import
 GONE_S: Final = 0.5  # a killed process ends within milliseconds; after this its zygote goes too
 MAX_ANSWER_BYTES: Final = 64 << 10
 FAILURES_TO_OPEN: Final = 3
@@ -111,10 +111,10 @@ class Unsealer:
 
         Args:
             settings: Of this node's configuration; go with every request.
-            concurrency: Most calls at once.
+            concurrency: Most calls at once to one provider.
         """
         self._settings = settings
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(concurrency))
         self._queues: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
         self._closings: defaultdict[str, int] = defaultdict(int)
@@ -205,7 +205,7 @@ class Unsealer:
                 running.into[:] = [view for view in running.into if view is not into]
                 raise
         breaker, closings = self._breakers[root_name(root)], self._closings[tenant]
-        async with self._queues[tenant], self._slots:
+        async with self._queues[tenant], self._slots[root.provider]:
             if self._closings[tenant] != closings:
                 raise UnsealCancelled
             breaker.check()

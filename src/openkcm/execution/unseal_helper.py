@@ -1,9 +1,12 @@
-"""The processes that ask customers' roots: a zygote that forks one child per call, and a prober that stays.
+"""The processes that ask customers' roots: a zygote that makes one process per call, and a prober that stays.
 
 `python -m openkcm.execution.unseal_helper zygote|prober <fd> <parent pid> <providers>`, started by `unseal_process`.
 The zygote is exec'd before any key exists and holds no credential; it imports the SDKs, so that a child needs only
 milliseconds. A child does one call, writes 32 bytes into a pipe, and ends: what the SDK kept of them ends with it. A
 child has one thread and the zygote too, which is what makes forking sound here.
+
+gRPC and a vendor's PKCS#11 library are not to be forked: for these the zygote keeps spares, processes of the same
+program that were exec'd, have done their imports and wait for their one call.
 """
 
 from __future__ import annotations
@@ -11,26 +14,25 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import random
 import select
 import signal
 import socket
 import sys
-import threading
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
 from openkcm.execution import roots
 from openkcm.execution.roots.base import KEK_BYTES, Canary, Root, RootError, Wrapped, make_canary
 from openkcm.execution.secretmem import die_with_parent, harden_process
-from openkcm.execution.unseal_process import MAX_MESSAGE_BYTES, Answer, Forked, Observed, Request, Unwatch, Watch
+from openkcm.execution.unseal_process import MAX_MESSAGE_BYTES, Answer, Forked, Request
+from openkcm.execution.unseal_watch import watch_roots
 
 __all__ = ["answer", "main"]
 
 _REQUEST: Final = msgspec.msgpack.Decoder(Request)
-_ORDER: Final = msgspec.msgpack.Decoder(Watch | Unwatch)
-PROBE_JITTER: Final = 0.1  # nodes that started together do not probe together for ever
+SPAWNED: Final = frozenset({"gcp", "pkcs11"})
+SPARES: Final = 2  # of each spawned provider: one call's import time is hidden behind another call
 
 
 def main(arguments: list[str]) -> None:
@@ -39,20 +41,24 @@ def main(arguments: list[str]) -> None:
     die_with_parent(int(parent))
     harden_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the custodian ends us in order
-    for provider in filter(None, providers.split(",")):
-        _preload(provider)
+    asked = [provider for provider in providers.split(",") if provider in roots.BACKENDS]
+    for provider in asked:
+        if what != "zygote" or provider not in SPAWNED:
+            _preload(provider)
     control = socket.socket(fileno=int(fd))
     control.setblocking(True)
     with contextlib.suppress(ConnectionError):  # the custodian is gone, and so are we
-        {"zygote": _zygote, "prober": _prober}[what](control)
+        if what == "zygote":
+            _zygote(control, SPAWNED.intersection(asked))
+        elif what == "spare":
+            _spare(control)
+        else:
+            watch_roots(control)
 
 
 def _preload(provider: str) -> None:
-    backend = roots.BACKENDS.get(provider)
-    if backend is None:
-        return
     with contextlib.suppress(ImportError):  # an SDK that is not installed is told to whoever asks for it
-        warm = getattr(importlib.import_module(backend), "warm", None)
+        warm = getattr(importlib.import_module(roots.BACKENDS[provider]), "warm", None)
         if warm is not None:
             warm()
 
@@ -60,43 +66,118 @@ def _preload(provider: str) -> None:
 # --- one call ---------------------------------------------------------------------------------------------------------
 
 
-def _zygote(control: socket.socket) -> None:
+class _Children:
+    """The zygote's processes. Each is waited for, so that no number is given away while somebody is told of it."""
+
+    def __init__(self, poller: select.poll) -> None:
+        self._poller = poller
+        self._pids: dict[int, int] = {}  # pidfd -> pid
+
+    def add(self, pid: int) -> int:
+        pidfd = os.pidfd_open(pid)
+        self._pids[pidfd] = pid
+        self._poller.register(pidfd, select.POLLIN)
+        return pid
+
+    def reap(self, pidfd: int) -> None:
+        os.waitpid(self._pids.pop(pidfd), 0)
+        self._poller.unregister(pidfd)
+        os.close(pidfd)
+
+    def close(self) -> None:
+        """Forget them: in a child that was forked."""
+        for pidfd in self._pids:
+            os.close(pidfd)
+
+
+class _Spares:
+    """Processes that were exec'd, some of each spawned provider, and wait for their one call."""
+
+    def __init__(self, providers: frozenset[str], children: _Children) -> None:
+        self._children = children
+        self._waiting: dict[str, list[tuple[int, socket.socket]]] = {provider: [] for provider in providers}
+
+    def __contains__(self, provider: str) -> bool:
+        return provider in self._waiting
+
+    def fill(self) -> None:
+        """Start what is missing. They import while the zygote does other things."""
+        for provider, waiting in self._waiting.items():
+            while len(waiting) < SPARES:
+                waiting.append(self._start(provider))
+
+    def take(self, provider: str, raw: bytes, pipes: list[int]) -> int:
+        """Give one spare its call; return its pid."""
+        while True:
+            waiting = self._waiting[provider]
+            pid, control = waiting.pop(0) if waiting else self._start(provider)
+            with control, contextlib.suppress(ConnectionError):  # it died while it waited: another one
+                socket.send_fds(control, [raw], pipes)
+                return pid
+
+    def close(self) -> None:
+        """Forget them: in a child that was forked."""
+        for waiting in self._waiting.values():
+            for _, control in waiting:
+                control.close()
+
+    def _start(self, provider: str) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            theirs.set_inheritable(True)
+            program = [sys.executable, "-P", "-m", "openkcm.execution.unseal_helper", "spare", str(theirs.fileno()),
+                       str(os.getpid()), provider]  # fmt: skip
+            return self._children.add(os.posix_spawn(sys.executable, program, os.environ)), ours
+
+
+def _zygote(control: socket.socket, providers: frozenset[str]) -> None:
     poller = select.poll()
     poller.register(control, select.POLLIN)
-    children: dict[int, int] = {}  # pidfd -> pid
+    children = _Children(poller)
+    spares = _Spares(providers, children)
+    spares.fill()
     control.send(msgspec.msgpack.encode(Forked(n=0, pid=os.getpid())))
     while True:
         for fd, _ in poller.poll():
-            if fd in children:
-                os.waitpid(children.pop(fd), 0)
-                poller.unregister(fd)
-                os.close(fd)
+            if fd != control.fileno():
+                children.reap(fd)
                 continue
             raw, pipes, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 2)
             if not raw:
                 return  # children die with us (PDEATHSIG)
+            for pipe in pipes:
+                os.set_inheritable(pipe, False)  # a spare started now must not hold another call's pipes open
             request = _REQUEST.decode(raw)
             zygote = os.getpid()
-            pid = os.fork()
-            if not pid:
+            if request.root.provider in spares:
+                pid = spares.take(request.root.provider, raw, pipes)
+            elif pid := os.fork():
+                children.add(pid)
+            else:
                 control.close()
-                for other in children:
-                    os.close(other)
-                _child(zygote, request, *pipes)
+                children.close()
+                spares.close()
+                _work(request, *pipes, forked_from=zygote)
             for pipe in pipes:
                 os.close(pipe)
-            pidfd = os.pidfd_open(pid)  # the child cannot be reaped, nor its number given away, before we wait for it
-            children[pidfd] = pid
-            poller.register(pidfd, select.POLLIN)
-            said = msgspec.msgpack.encode(Forked(n=request.n, pid=pid))
-            socket.send_fds(control, [said], [pidfd])
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(control, [msgspec.msgpack.encode(Forked(n=request.n, pid=pid))], [pidfd])
+            os.close(pidfd)
+        spares.fill()
 
 
-def _child(zygote: int, request: Request, key_pipe: int, answer_pipe: int) -> None:
+def _spare(control: socket.socket) -> None:
+    raw, pipes, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 2)
+    if raw:
+        _work(_REQUEST.decode(raw), *pipes)
+
+
+def _work(request: Request, key_pipe: int, answer_pipe: int, *, forked_from: int | None = None) -> NoReturn:
     status = 1
     try:
-        die_with_parent(zygote)
-        harden_process()  # exec and fork keep neither for us to rely on
+        if forked_from is not None:  # fork keeps neither for us to rely on
+            die_with_parent(forked_from)
+            harden_process()
         said, key = answer(request)
         if key is not None:
             os.write(key_pipe, key)  # 32 bytes: one atomic write
@@ -146,49 +227,6 @@ def _unwrapped(root: Root, request: Request) -> bytes:
 def _with_canary(root: Root, kek: bytes, context: dict[str, str]) -> Wrapped:
     canary: Canary = make_canary(root, os.urandom(KEK_BYTES), context)
     return msgspec.structs.replace(root.wrap(kek, context), canary=canary)
-
-
-# --- the watch --------------------------------------------------------------------------------------------------------
-
-
-def _prober(control: socket.socket) -> None:
-    watches: dict[int, threading.Event] = {}
-    while raw := control.recv(MAX_MESSAGE_BYTES):
-        order = _ORDER.decode(raw)
-        stop = watches.pop(order.n, None)
-        if stop is not None:
-            stop.set()
-        if isinstance(order, Watch):
-            watches[order.n] = stop = threading.Event()
-            # One thread a root: a slow one delays no other. No key ever comes here, only canaries.
-            threading.Thread(target=_watch, args=(control, order, stop), daemon=True).start()
-    os._exit(0)  # threads may be inside an SDK
-
-
-def _watch(control: socket.socket, order: Watch, stop: threading.Event) -> None:
-    root: Root | None = None
-    while True:
-        try:
-            root = root or roots.open_root(order.root, order.settings)
-            info = root.probe(order.canary, order.context)
-            seen = Observed(n=order.n, code="ok", root_version=info.version)
-        except RootError as no:
-            seen = Observed(n=order.n, code=no.code, detail=no.detail)
-            if no.code in {"CredentialRejected", "Misconfigured"}:
-                root = None  # a session that ran out, a file that came late: start from the settings again
-        except ImportError as missing:
-            seen = Observed(n=order.n, code="Misconfigured", detail=f"{order.root.provider!r}: {missing.msg}")
-        except Exception as bug:  # an SDK's own: the watch goes on
-            seen, root = Observed(n=order.n, code="Misconfigured", detail=type(bug).__name__), None
-        if stop.is_set():
-            return
-        try:
-            control.send(msgspec.msgpack.encode(seen))
-        except OSError:
-            os._exit(0)
-        jitter = random.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)  # noqa: S311 -- spreads load, guards nothing
-        if stop.wait(order.interval_s * jitter):
-            return
 
 
 if __name__ == "__main__":

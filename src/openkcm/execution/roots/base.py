@@ -24,6 +24,7 @@ __all__ = [
     "DEADLINE_S",
     "KEK_BYTES",
     "PROBE_S",
+    "TWICE",
     "Action",
     "Canary",
     "Root",
@@ -56,6 +57,8 @@ ACTIONS: Final[dict[RootState, Action]] = {
     "CredentialRejected": "keep",  # ours is wrong: no decision of the customer's
     "Misconfigured": "alarm",
 }
+#: Denials that must come twice in a row before they lock: a policy on its way through a cloud answers both.
+TWICE: Final = frozenset({"AccessDenied", "WrongContext"})
 
 
 class RootError(Exception):
