@@ -81,10 +81,9 @@ class Keychain:
         loaded = Loaded(self._gates.ticket(tenant))
         await self._fences.check(tenant)  # (1)
         await self._records.read(residence, loaded)  # (2)
-        if (
-            said == "locked"
-        ):  # the watch needs the canary to see when the customer lets us in again; nothing is unsealed
+        if not self.is_open(tenant):  # the watch has its canary from here on, also when the root then refuses
             self.loaded[tenant] = loaded
+        if said == "locked":  # it opens when the watch sees that the customer lets us in again; nothing is unsealed
             return None, ()
         await self._records.unseal_l2(residence, loaded)  # (3)
         if not loaded.l2:

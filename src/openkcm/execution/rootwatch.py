@@ -28,6 +28,7 @@ __all__ = ["RootWatch"]
 _log: Final = logging.getLogger("openkcm.rootwatch")
 SWEEP_S: Final = 0.5
 RETRY_S: Final = 4.0
+MAX_RETRY_S: Final = 60.0
 
 
 class RootWatch:
@@ -38,7 +39,8 @@ class RootWatch:
         self._denied: dict[str, str] = {}
         self._said: dict[str, tuple[str, str | None]] = {}
         self._rewrapping: set[str] = set()
-        self._next_try: dict[str, float] = {}
+        self._tries: dict[str, tuple[int, float]] = {}  # how often in a row, and when again
+        self._silent: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -46,15 +48,19 @@ class RootWatch:
         while True:
             for tenant in self._custodian.state.residences:
                 self._follow(tenant)
-                if self._custodian.serving(tenant) and not self._keychain.is_open(tenant):
+                if not self._custodian.serving(tenant) or self._keychain.is_open(tenant):
+                    self._tries.pop(tenant, None)
+                else:
                     self._again(tenant)
             await asyncio.sleep(SWEEP_S)
 
     def _again(self, tenant: str) -> None:
-        """A residence that should serve and does not (its root was away): try again, spread over time."""
+        """A residence that should serve and does not (its root was away): try again, ever more rarely, spread out."""
         now = asyncio.get_running_loop().time()
-        if now >= self._next_try.get(tenant, 0.0):
-            self._next_try[tenant] = now + RETRY_S * (0.5 + random.random())  # noqa: S311 -- jitter, no secret
+        tries, due = self._tries.get(tenant, (0, 0.0))
+        if now >= due:
+            longest_s = min(RETRY_S * 2**tries, MAX_RETRY_S)
+            self._tries[tenant] = tries + 1, now + random.uniform(longest_s / 2, longest_s)  # noqa: S311 -- jitter
             self._custodian.settle(tenant)
 
     def _follow(self, tenant: str) -> None:
@@ -71,6 +77,11 @@ class RootWatch:
             self._denied[tenant] = seen.code
             return
         self._denied.pop(tenant, None)
+        if seen.code != "ok":
+            self._silent.add(tenant)
+        elif tenant in self._silent:  # it answers again: whoever waits for it waits no longer
+            self._silent.discard(tenant)
+            self._tries.pop(tenant, None)
         self._spawn(self._report(tenant, seen))
         locked = self._custodian.state.residences[tenant].root_refusal
         if seen.code in LOCKING or (seen.code == "ok" and locked is not None):
