@@ -51,6 +51,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = Path(__file__).resolve().parent
 OUT: Final = ROOT / "docs" / "bench"
 SERVER_CORE, LOAD_CORE = 0, 1
+BEST_NICE: Final = -20
 DATA_BYTES: Final = 1024
 BATCH: Final = 10
 REGION: Final = "eu-frankfurt"
@@ -137,11 +138,22 @@ def measure(target: Target, request: bytes, **more: Any) -> Result:
         host=target.host, port=target.port, cert=target.workload.cert, key=target.workload.key, ca=target.workload.ca,
         request=request, answer_bytes=size, pid=target.pid, **more,
     )  # fmt: skip
-    done = subprocess.run(
-        ["taskset", "-c", str(LOAD_CORE), sys.executable, HERE / "load.py"],
-        input=msgspec.json.encode(task), stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
-    return msgspec.json.decode(done.stdout, type=Result)
+    command = [sys.executable, HERE / "load.py"]
+    load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    prefer(load.pid, LOAD_CORE)
+    found, _ = load.communicate(msgspec.json.encode(task))
+    if load.returncode:
+        raise SystemExit("the load failed")
+    return msgspec.json.decode(found, type=Result)
+
+
+def prefer(pid: int, core: int) -> None:
+    """Pin a process and give it the best share of its core that we may: what else runs here disturbs less."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
+    with contextlib.suppress(OSError):  # needs root
+        os.setpriority(os.PRIO_PROCESS, pid, BEST_NICE)
+        Path(f"/proc/{pid}/autogroup").write_text(str(BEST_NICE))  # nice counts only within a session's group
 
 
 # --- what is measured -----------------------------------------------------------------------------------------------
@@ -159,8 +171,7 @@ def stack(folder: Path, port_base: int) -> Iterator[ends.Endpoints]:
         everybody = {up["pid"], *(pid for pid, _ in up["children"].values())}
         everybody |= {pid for node in found.nodes for pid in (node.custodian_pid, *node.worker_pids)}
         for pid in everybody:
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), {SERVER_CORE if pid == worker else LOAD_CORE})
+            prefer(pid, SERVER_CORE if pid == worker else LOAD_CORE)
         yield found
     finally:
         subprocess.run([ROOT / "scripts" / "up", "--stop", "--state", folder], check=False, stdout=sys.stderr)
@@ -169,9 +180,8 @@ def stack(folder: Path, port_base: int) -> Iterator[ends.Endpoints]:
 @contextlib.contextmanager
 def pinned(*command: Any, port: int) -> Iterator[int]:
     """A server on the first core, from when it listens; yields its process id."""
-    process = subprocess.Popen(
-        ["taskset", "-c", str(SERVER_CORE), sys.executable, "-P", *map(str, command)], start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, "-P", *map(str, command)], start_new_session=True)
+    prefer(process.pid, SERVER_CORE)
     try:
         until = time.monotonic() + 20
         while True:

@@ -27,10 +27,11 @@ from openkcm.kmip import Limits as MessageLimits
 from openkcm.kmip.enums import ResultReason, ResultStatus
 from openkcm.kmip.requests import decode_request
 
-__all__ = ["Floor", "Session"]
+__all__ = ["READ_BYTES", "Floor", "Session"]
 
 _log: Final = logging.getLogger("openkcm.worker")
 MESSAGE_S: Final = 60  # from a message's first byte to its last, and for a client to take its answer
+READ_BYTES: Final = 1 << 16  # four times a TLS record: what `Floor.buffer` has
 LINGER_S: Final = 2  # for the last answer to arrive before the socket goes
 REQUEST: Final = framing.REQUEST.to_bytes(4, "big")
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: unsent bytes are discarded, not delivered
@@ -57,11 +58,13 @@ class Floor(Protocol):
 class Session:
     """One accepted connection."""
 
-    __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial",
-                 "_socket", "_until", "_waiting", "closed", "enrolment", "seen")  # fmt: skip
+    __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial", "_read",
+                 "_socket", "_until", "_waiting", "_write", "closed", "enrolment", "seen")  # fmt: skip
 
     def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
         self._floor, self._bench, self._socket = floor, floor.bench, connection
+        self._read: Any = connection.read  # 0.7 us less a message than recv_into and send (ADR 0014)
+        self._write = connection.write
         self._fd = connection.fileno()
         limits = floor.limits
         self._limits = MessageLimits(
@@ -158,7 +161,7 @@ class Session:
 
     def _discard(self) -> None:
         try:
-            if self._socket.recv_into(self._floor.buffer):
+            if self._read(READ_BYTES, self._floor.buffer):
                 return
         except (BlockingIOError, ssl.SSLWantReadError):
             return
@@ -170,7 +173,7 @@ class Session:
 
     def _readable(self) -> None:
         try:
-            n = self._socket.recv_into(self._floor.buffer)
+            n = self._read(READ_BYTES, self._floor.buffer)
         except ssl.SSLWantReadError:
             return
         except (OSError, ValueError):
@@ -294,7 +297,7 @@ class Session:
     def _send(self, response: bytes, exchange: Exchange | None) -> None:
         """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates."""
         try:
-            sent = self._socket.send(response)
+            sent = self._write(response)
         except ssl.SSLWantWriteError:
             sent = 0
         except (OSError, ValueError):
@@ -320,7 +323,7 @@ class Session:
                 self.close(reset=True)
                 return
             try:
-                rest = rest[self._socket.send(rest) :]
+                rest = rest[self._write(rest) :]
             except ssl.SSLWantWriteError:
                 return
             except (OSError, ValueError):

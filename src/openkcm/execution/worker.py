@@ -27,7 +27,7 @@ from openkcm.execution.arena import Board, Scratch, WorkerArena
 from openkcm.execution.bench import Bench
 from openkcm.execution.link import Link
 from openkcm.execution.objects import Objects
-from openkcm.execution.session import Session
+from openkcm.execution.session import READ_BYTES, Session
 from openkcm.projector import open_reader
 
 __all__ = ["Configuration", "Listener", "Worker", "main"]
@@ -35,7 +35,6 @@ __all__ = ["Configuration", "Listener", "Worker", "main"]
 _log: Final = logging.getLogger("openkcm.worker")
 BACKLOG: Final = 1024
 ACCEPTS: Final = 16  # connections taken at one go, before sessions get their turn again
-READ_BYTES: Final = 1 << 16  # four times a TLS record
 TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secrecy and AEAD only; TLS 1.3 has nothing else
 NOT_BOUND: Final = 5  # exit status: started without LD_BIND_NOW=1
 
