@@ -63,11 +63,6 @@ class Exchange(Call):
 
     _work: Work | None = None  # the current item's handler, when it is a generator that waits
     _given: Any = None  # what it waited for
-    _failure: OperationFailed | None = None  # what it waited for failed
-    _stored = False  # the item has stored a record: it is not started anew, what fails is thrown into its handler
-    _asked_keys = False
-    _retried = False
-    _size = 0
 
     def __init__(
         self,
@@ -87,35 +82,38 @@ class Exchange(Call):
         self.operations, self._request, self._ready = operations, request, ready
         self._outputs: list[bytes] = []
         self._guards: list[Guard] = []
+        # What every item looks at is the object's own: read in a third of the time that a default of the class takes.
+        self.extra = ()
+        self._failure: OperationFailed | None = None  # what the current item waited for failed
+        self._asked_keys = self._retried = False
+        self._stored = False  # a record of the item: it is not started anew, what fails is thrown into its handler
+        self._size = 0
         option = request.header.batch_error_continuation_option
         # Absent means Stop (section 6.14). Undo stops as well: Query's capabilities say that nothing is undone, each
         # item that was done says so, and the profiles' vectors send Undo with batches that succeed.
-        self._stop = option != BatchErrorContinuationOption.CONTINUE
+        self._stop = option is None or option != BatchErrorContinuationOption.CONTINUE
 
     # --- the batch --------------------------------------------------------------------------------------------------
 
     def advance(self) -> bytes | None:
         """Go on until the response is complete, and return it; None while the exchange waits."""
-        if self._outputs:
+        outputs, items, header = self._outputs, self._request.items, self._request.header
+        if outputs:
             self._compare_answers()
-        items, most = self._request.items, self._request.header.maximum_response_size
-        while len(self._outputs) < len(items):
-            item = items[len(self._outputs)]
+        most = header.maximum_response_size
+        while len(outputs) < len(items):
+            item = items[len(outputs)]
             output = self._attempt(item)
             if output is None:
                 return None
             if most is not None and self._size + len(output) + AROUND_BYTES > most:
                 output = self._too_large(item, self._size + len(output) + AROUND_BYTES)
-            self._outputs.append(output)
+            outputs.append(output)
             self._size += len(output)
             if self._stop and self._guards[-1] is _FAULT:
                 break
-        return encode_response(
-            self._outputs,
-            self.version,
-            self.now_s,
-            client_correlation_value=self._request.header.client_correlation_value,
-        )
+        again = header.client_correlation_value
+        return encode_response(outputs, self.version, self.now_s, client_correlation_value=again)
 
     def still_open(self) -> bool:
         """Whether every gate, lease and deadline that the answers depend on is as it was when they were given."""
@@ -188,7 +186,7 @@ class Exchange(Call):
             return self._failed(item, bad)
         bench = self.bench
         took = ended - began >> HISTOGRAM_SHIFT
-        bench.board[bench.histogram + (min(HISTOGRAM_LAST, took))] += 1
+        bench.board[bench.histogram + (took if took < HISTOGRAM_LAST else HISTOGRAM_LAST)] += 1  # noqa: FURB136
         self._guards.append((self.slot, self.word, self.extra))
         if self.extra or self._asked_keys or self._retried or self._stored:
             self._next()

@@ -58,8 +58,8 @@ class Floor(Protocol):
 class Session:
     """One accepted connection."""
 
-    __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial", "_read",
-                 "_socket", "_until", "_waiting", "_write", "closed", "enrolment", "seen")  # fmt: skip
+    __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial",
+                 "_read", "_socket", "_until", "_waiting", "_write", "closed", "enrolment", "seen")  # fmt: skip
 
     def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
         self._floor, self._bench, self._socket = floor, floor.bench, connection
