@@ -21,7 +21,7 @@ from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.spool import SpoolDamaged
-from openkcm.contract import seal
+from openkcm.contract import logs, seal
 from openkcm.governance.configuration import Configuration, ConfigurationError, read_configuration
 from openkcm.governance.portal.server import run as serve
 from openkcm.projector import ProjectorError, open_reader
@@ -38,8 +38,7 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
     Raises:
         SystemExit: It cannot start (status 2, with the reason), or its work ended (status 1).
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.start("cmk")
 
     def ready(url: str) -> None:
         logging.getLogger(__name__).info("the portal is at %s", url)

@@ -20,6 +20,7 @@ from openkcm.audit.verify import AuditError
 from openkcm.audit.witness import Fork, History, NotGenuine, TrustEvents, Witness
 from openkcm.cli.portal import Portal, Problem
 from openkcm.contract import checkpoint as cp
+from openkcm.contract import logs
 from openkcm.contract.errors import ContractError
 from openkcm.contract.seal import Signer
 
@@ -59,8 +60,7 @@ def new_key(key: Path, name: str) -> int:
 
 def run(options: Options) -> int:
     """Witness once or for ever; return the exit status: 1 after a fork, 2 when something could not be done."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.start("witness")
     try:
         signer, root = Signer(options.key.read_bytes()), base64.b64decode(options.trust_root, validate=True)
         history = History(options.history)

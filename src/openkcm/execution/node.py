@@ -23,7 +23,7 @@ from openkcm.bus import beat, declare, lanes, reports
 from openkcm.bus.checkpoints import subscribe_checkpoints
 from openkcm.bus.connection import Connection, connect
 from openkcm.bus.vault import Vault
-from openkcm.contract import resources
+from openkcm.contract import logs, resources
 from openkcm.contract.envelope import Envelope, encode
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.reports import CheckpointCosigned
@@ -69,6 +69,7 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
     secretmem.bind_now()
     secretmem.harden_process()
     node, region, trust_root = configuration.load(config_path)
+    logs.start(node.node)
     import uvloop
 
     uvloop.run(Node(node, region, trust_root, ready_path).run())

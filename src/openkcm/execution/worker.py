@@ -21,6 +21,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from openkcm.contract import logs
 from openkcm.contract.fleet import Limits
 from openkcm.execution import control, secretmem
 from openkcm.execution.arena import Board, Scratch, WorkerArena
@@ -226,7 +227,7 @@ def main(arguments: list[str]) -> None:
     given = msgspec.json.decode(arguments[0], type=Configuration)
     secretmem.die_with_parent(given.parent_pid)
     secretmem.harden_process()
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {given.index} %(levelname)s %(message)s")
+    logs.start(f"worker {given.index}")
     if os.environ.get("LD_BIND_NOW") != "1":
         _log.error("started without LD_BIND_NOW=1")
         sys.exit(NOT_BOUND)
