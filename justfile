@@ -53,3 +53,7 @@ bench what *args: prepare
 # A root scan of every process of a node, 50 rounds x {1, 4} workers: idle, under load, dumped, forked, after the ack
 soak-custody *args: prepare
     {{bin}}/python tests/custody/soak_memory.py {{args}}
+
+# Break an export in N ways of each of ten kinds; each must be found at the right event
+mutations rounds="50": prepare
+    OPENKCM_MUTATIONS={{rounds}} {{bin}}/python -m pytest -q tests/audit/test_mutations.py

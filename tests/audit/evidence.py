@@ -3,8 +3,9 @@
 from audit.sealed_ledger import CMK, REGION, ROOT, TENANT, SealedLedger
 from openkcm.audit import export
 from openkcm.audit.examine import examine
-from openkcm.audit.exported import Export, Trees
+from openkcm.audit.exported import Export
 from openkcm.audit.replay import Line, Replay
+from openkcm.audit.trees import SignedTrees
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import decrees as d
 from openkcm.contract import subjects
@@ -74,6 +75,7 @@ def verify(folder):
     """What `openkcm audit verify --export` does; returns (events, proven, findings)."""
     made = Export(folder)
     made.check_files()
-    trees = Trees(made)
-    result = examine(made.events(), ROOT.public_key, whole=made.manifest.whole, hear=[trees.take])
+    trees = made.trees()
+    how = {"see": [trees.see]} if isinstance(trees, SignedTrees) else {"hear": [trees.hear]}
+    result = examine(made.events(), ROOT.public_key, whole=made.manifest.whole, **how)
     return result.events, trees.check(result.keys), result.findings

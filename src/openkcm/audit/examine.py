@@ -17,6 +17,7 @@ from openkcm.audit.verify import Event, TrustedLedger
 __all__ = ["Examined", "Message", "examine"]
 
 Heard = Callable[[Event, bytes], None]
+Seen = Callable[["Message"], None]
 Folded = Callable[[Sequence["Message"], frozenset[int]], object]
 
 
@@ -52,7 +53,8 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(
     messages: Iterable[Message], trust_root: bytes, *, whole: bool = True, hear: Sequence[Heard] = (),
-    fold: Folded | None = None, progress: Callable[[int], None] = lambda _: None, workers: int | None = None,
+    see: Sequence[Seen] = (), fold: Folded | None = None, progress: Callable[[int], None] = lambda _: None,
+    workers: int | None = None,
 ) -> Examined:  # fmt: skip
     """Verify a ledger in order.
 
@@ -60,6 +62,7 @@ def examine(
         messages: In stored order.
         trust_root: The pinned public key, 32 bytes.
         whole: False for a tenant's slice.
+        see: Called with each event as stored, before it is verified: what else must hold of it.
         hear: Called with each verified event and its bytes.
         fold: Called with each batch, verified or not, and the sequences whose seal holds: a replay.
         progress: Told how many events are done.
@@ -67,12 +70,15 @@ def examine(
 
     Raises:
         BadEvent: The first event that breaks the ledger.
+        AuditError: What `see` raises.
     """
     trusted, authority = TrustedLedger(trust_root, whole=whole), Authority()
     for batch, good in checked(messages, trust_root, workers=workers):
         if fold is not None:
             fold(batch, good)
         for message in batch:
+            for look in see:
+                look(message)
             event = trusted.add(
                 message.sequence, message.subject, message.body, message.id, checked=message.sequence in good
             )

@@ -18,6 +18,7 @@ import msgspec
 
 from openkcm.audit import records
 from openkcm.audit.asof import CLOCK
+from openkcm.audit.trees import Leaf, Proof
 from openkcm.audit.verify import AuditError, Event
 from openkcm.contract import decrees, envelope, merkle, subjects
 from openkcm.contract.checkpoint import Note, epoch_of, ledger_name
@@ -84,8 +85,8 @@ def slice_of(replay: Reader, tenant: str | None) -> Iterator[tuple[int, str, byt
         after = rows[-1][0]
 
 
-def proof_of(replay: Reader, sequence: int, subject: str, checkpoints: Checkpoints) -> dict[str, Any] | None:
-    """Return the inclusion proof of a stored event as it is written, None where no checkpoint covers it yet."""
+def proof_of(replay: Reader, sequence: int, subject: str, checkpoints: Checkpoints) -> Proof | None:
+    """Return the inclusion proof of a stored event, None where no checkpoint covers it yet."""
     tree, epoch = subjects.tree_of(subject), epoch_of(sequence)
     note = checkpoints.get((tree, epoch))
     index = leaf_at(replay, tree, sequence)
@@ -93,10 +94,25 @@ def proof_of(replay: Reader, sequence: int, subject: str, checkpoints: Checkpoin
         return None
     size = note.checkpoint().size
     path = merkle.inclusion_proof(StoredTree(replay, tree, epoch), index, size)
-    return {
-        "sequence": sequence, "tree": tree, "epoch": epoch, "index": index, "size": size,
-        "path": [base64.b64encode(part).decode() for part in path],
-    }  # fmt: skip
+    return Proof(sequence=sequence, tree=tree, epoch=epoch, index=index, size=size, path=tuple(path))
+
+
+class _Leaves:
+    """Numbers a whole ledger's leaves as they are written."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._sizes = {place: note.checkpoint().size for place, note in checkpoints.items()}
+        self._counts: dict[tuple[str, int], int] = {}
+
+    def next(self, sequence: int, subject: str, body: bytes) -> Leaf | None:
+        """Return the next event's leaf, None where no checkpoint covers it yet."""
+        tree, epoch = place = subjects.tree_of(subject), epoch_of(sequence)
+        index = self._counts.get(place, 0)
+        self._counts[place] = index + 1
+        if index >= self._sizes.get(place, 0):
+            return None
+        leaf = merkle.ledger_leaf(epoch, sequence, subject, body)
+        return Leaf(sequence=sequence, tree=tree, epoch=epoch, index=index, leaf=leaf)
 
 
 def write(
@@ -119,6 +135,7 @@ def write(
         raise NotExported(f"the ledger knows no tenant {tenant}")
     (folder / "checkpoints").mkdir(parents=True)
     events = last = proven = 0
+    leaves = _Leaves(checkpoints)
     with (
         (folder / "events.ndjson").open("wb") as lines,
         (folder / "ocsf.ndjson").open("wb") as siem,
@@ -130,15 +147,17 @@ def write(
                           decree=decrees.read(e.tag, e.data))  # fmt: skip
             lines.write(records.cloud_event(event, body) + b"\n")
             siem.write(msgspec.json.encode(records.ocsf(event)) + b"\n")
-            if tenant is not None and (proof := proof_of(replay, sequence, subject, checkpoints)) is not None:
+            proof = (
+                leaves.next(sequence, subject, body) if tenant is None
+                else proof_of(replay, sequence, subject, checkpoints)
+            )  # fmt: skip
+            if proof is not None:
                 proofs.write(msgspec.json.encode(proof) + b"\n")
                 proven += 1
             events, last = events + 1, sequence
             if events % 1000 == 0:
                 progress(events)
     trees = _write_checkpoints(folder, checkpoints)
-    if tenant is None:
-        proven = sum(note.checkpoint().size for note in checkpoints.values())
     _write_json(folder / "keys.json", _keys(replay, trust_root))
     words = limits(tenant)
     (folder / "check.py").write_text((SHIPPED / "check.py.txt").read_text(encoding="utf-8"), encoding="utf-8")

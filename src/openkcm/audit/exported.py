@@ -1,34 +1,31 @@
 """An export read back: its files against their hashes, its events as a ledger hands them out, its proofs. Trusts none.
 
-ExportError
-└── Tampered    a file, a line or a proof is not what it says; names which
+AuditError
+├── ExportError    no export, or one that cannot be read
+└── Tampered       a file, a line or a proof is not what it says; names which
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from openkcm.audit.export import FORMAT
 from openkcm.audit.replay import Line
-from openkcm.audit.verify import AuditError, Event
+from openkcm.audit.trees import Leaf, Proof, SignedTrees, Slice, Tampered
+from openkcm.audit.verify import AuditError
 from openkcm.contract import checkpoint as cp
-from openkcm.contract import merkle, subjects
 from openkcm.contract.errors import ContractError
 
-__all__ = ["Export", "ExportError", "Tampered", "Trees", "check_signed"]
+__all__ = ["Export", "ExportError"]
 
 
 class ExportError(AuditError):
     """No export, or one that cannot be read."""
-
-
-class Tampered(ExportError):
-    """Something in it is not what it says."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,15 +59,6 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     files: dict[str, str]
 
 
-class _Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    sequence: int
-    tree: str
-    epoch: int
-    index: int
-    size: int
-    path: tuple[bytes, ...]
-
-
 class _Sealed(msgspec.Struct, frozen=True, kw_only=True):
     """What of the stored envelope the record repeats."""
 
@@ -81,6 +69,7 @@ class _Sealed(msgspec.Struct, frozen=True, kw_only=True):
     data: Any
 
 
+_P = TypeVar("_P", Leaf, Proof)
 _LINES: msgspec.json.Decoder[_Record] = msgspec.json.Decoder(_Record)
 _SEALED: msgspec.json.Decoder[_Sealed] = msgspec.json.Decoder(_Sealed)
 
@@ -137,14 +126,18 @@ class Export:
     def _line(raw: bytes, number: int) -> Line:
         try:
             record = _LINES.decode(raw)
-            e = _SEALED.decode(record.original)
-            said = (record.id, record.subject, record.type, record.counter, msgspec.json.decode(record.data))
             sequence = int(record.sequence)
         except (msgspec.MsgspecError, ValueError) as bad:
             raise Tampered(f"events.ndjson, line {number}: {bad}") from bad
+        line = Line(sequence=sequence, subject=record.subject, body=record.original, id=record.id)
+        try:
+            e = _SEALED.decode(record.original)
+            said = (record.id, record.subject, record.type, record.counter, msgspec.json.decode(record.data))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return line  # no envelope: the audit says so in its place
         if said != (e.id, e.subject, f"openkcm.{e.tag}", str(e.counter), e.data):
-            raise Tampered(f"events.ndjson, line {number}, sequence {sequence}: the record and the stored event differ")
-        return Line(sequence=sequence, subject=record.subject, body=record.original, id=record.id)
+            raise Tampered(f"events.ndjson, line {number}: the record and the stored event differ", sequence)
+        return line
 
     def checkpoints(self) -> dict[tuple[str, int], cp.Note]:
         """Return the notes by tree and epoch, no signature verified yet.
@@ -164,96 +157,21 @@ class Export:
             found[tree.tree, tree.epoch] = note
         return found
 
-    def proofs(self) -> Iterator[_Proof]:
-        """Yield the inclusion proofs.
+    def trees(self) -> SignedTrees | Slice:
+        """Return the checkpoints with what ties the events to them.
 
         Raises:
-            Tampered: A line is none.
+            Tampered: The leaves do not give the signed roots, or a line is none.
         """
+        if self.manifest.whole:
+            return SignedTrees(self.checkpoints(), self._proofs(Leaf))
+        return Slice(self.checkpoints(), self._proofs(Proof))
+
+    def _proofs(self, kind: type[_P]) -> Iterator[_P]:
+        decoder = msgspec.json.Decoder(kind)
         with (self.folder / "proofs.ndjson").open("rb") as lines:
             for number, raw in enumerate(lines, 1):
                 try:
-                    yield msgspec.json.decode(raw, type=_Proof)
+                    yield decoder.decode(raw)
                 except msgspec.MsgspecError as bad:
                     raise Tampered(f"proofs.ndjson, line {number}: {bad}") from bad
-
-
-class Trees:
-    """The trees of an export, from its events: a listener of `examine`, then `check`."""
-
-    def __init__(self, export: Export) -> None:
-        self._export, self._whole = export, export.manifest.whole
-        self._notes = export.checkpoints()
-        self._wanted = {(tree, epoch, note.checkpoint().size) for (tree, epoch), note in self._notes.items()}
-        self._edges: dict[tuple[str, int], merkle.Edge] = {}
-        self._roots: dict[tuple[str, int, int], bytes] = {}
-        self._leaves: dict[int, tuple[str, int, bytes]] = {}
-
-    def take(self, event: Event, body: bytes) -> None:
-        """Take the next event in."""
-        sequence, subject = event.sequence, event.envelope.subject
-        tree, epoch = subjects.tree_of(subject), cp.epoch_of(sequence)
-        leaf = merkle.ledger_leaf(epoch, sequence, subject, body)
-        if not self._whole:
-            self._leaves[sequence] = tree, epoch, leaf
-            return
-        edge = self._edges[tree, epoch] = self._edges.get((tree, epoch), merkle.Edge()).append(leaf)
-        if (tree, epoch, edge.size) in self._wanted:
-            self._roots[tree, epoch, edge.size] = edge.root()
-
-    def check(self, keys: Iterable[bytes]) -> int:
-        """Check checkpoints against the events; return how many events are proven.
-
-        Args:
-            keys: Governance's public keys, from the verified events.
-
-        Raises:
-            Tampered: A checkpoint is not signed, or the events are not what was signed.
-        """
-        known = tuple(keys)
-        for note in self._notes.values():
-            check_signed(note, known)
-        return self._check_roots() if self._whole else self._check_proofs()
-
-    def _check_roots(self) -> int:
-        for (tree, epoch), note in self._notes.items():
-            point = note.checkpoint()
-            if point.size and self._roots.get((tree, epoch, point.size)) != point.root:
-                raise Tampered(f"the events do not give the root that was signed: {point}")
-        return sum(note.checkpoint().size for note in self._notes.values())
-
-    def _check_proofs(self) -> int:
-        proven, notes = set[int](), self._notes
-        for proof in self._export.proofs():
-            note, found = notes.get((proof.tree, proof.epoch)), self._leaves.get(proof.sequence)
-            if note is None or found is None or found[:2] != (proof.tree, proof.epoch):
-                raise Tampered(f"a proof of {proof.sequence}, which is not in here")
-            point = note.checkpoint()
-            try:
-                merkle.verify_inclusion(found[2], proof.index, point.size, proof.path, point.root)
-            except ContractError as bad:
-                raise Tampered(f"sequence {proof.sequence}: {bad}") from bad
-            proven.add(proof.sequence)
-        for sequence in sorted(self._leaves.keys() - proven):
-            tree, epoch, _ = self._leaves[sequence]
-            if (tree, epoch) in notes and sequence <= notes[tree, epoch].checkpoint().sequence:
-                raise Tampered(f"sequence {sequence} is without its proof")
-        return len(proven)
-
-
-def check_signed(note: cp.Note, keys: Iterable[bytes]) -> None:
-    """Check that one of governance's keys signed a checkpoint.
-
-    Raises:
-        Tampered: None did, or its signature does not hold.
-    """
-    point = note.checkpoint()
-    verifiers = {(v.name, v.key): v for v in (cp.verifier_key(point.origin, key) for key in keys)}
-    signed = [verifiers[line.name, line.key] for line in note.lines if (line.name, line.key) in verifiers]
-    if not signed:
-        raise Tampered(f"{point}: signed by no key of this ledger")
-    try:
-        for verifier in signed:
-            cp.verify(note, verifier)
-    except ContractError as bad:
-        raise Tampered(f"{point}: {bad}") from bad

@@ -23,9 +23,9 @@ from openkcm.audit.account import Account
 from openkcm.audit.asof import CLOCK
 from openkcm.audit.authority import Authority, obedience
 from openkcm.audit.export import proof_of
-from openkcm.audit.exported import check_signed
 from openkcm.audit.page import page_of, read_page
 from openkcm.audit.records import utc
+from openkcm.audit.trees import Proof, check_signed
 from openkcm.audit.verify import AuditError, Event, TrustedLedger
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import decrees as d
@@ -56,15 +56,6 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     original: bytes
 
 
-class _Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    sequence: int
-    tree: str
-    epoch: int
-    index: int
-    size: int
-    path: tuple[bytes, ...]
-
-
 class _Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: str
     ledger: str
@@ -75,7 +66,7 @@ class _Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     summary: dict[str, Any]
     events: tuple[_Stored, ...]
     checkpoints: tuple[str, ...]
-    proofs: tuple[_Proof, ...]
+    proofs: tuple[Proof, ...]
     outside: dict[str, Any]
 
 
@@ -110,7 +101,7 @@ def make(
     stored = _excerpt(replay, revocation, *found[0])
     events = _verified(stored, trust_root, Authority())
     proofs = [proof_of(replay, s.sequence, s.subject, checkpoints) for s in stored]
-    used = {(p["tree"], p["epoch"]) for p in proofs if p is not None}
+    used = {(p.tree, p.epoch) for p in proofs if p is not None}
     document: dict[str, Any] = msgspec.to_builtins(
         {
             "format": FORMAT, "ledger": cp.ledger_name(trust_root), "made_at": made_at, "clock": CLOCK,

@@ -17,16 +17,17 @@ from openkcm.audit import replay as replays
 from openkcm.audit.account import Account
 from openkcm.audit.examine import Examined, examine
 from openkcm.audit.export import limits
-from openkcm.audit.exported import Trees
 from openkcm.audit.noted import NotBorneOut, Tree
 from openkcm.audit.records import utc
 from openkcm.audit.seals import checked
+from openkcm.audit.trees import SignedTrees, Slice, Tampered
 from openkcm.audit.verify import AuditError, BadEvent
 from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError
 from openkcm.cli import signed as signatures
 from openkcm.cli.show import progress, wide_console
 from openkcm.cli.sources import Source
+from openkcm.contract.checkpoint import epoch_of
 from openkcm.projector import ProjectorError
 
 __all__ = ["account", "as_json_text", "as_of", "moment", "replay", "verify"]
@@ -37,23 +38,30 @@ FINDINGS: Final = 2
 NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError, msgspec.MsgspecError)
 
 
-def verify(source: Source, *, as_json: bool, witnesses: Iterable[str] = (), histories: Iterable[Path] = ()) -> int:
+def verify(
+    source: Source, *, as_json: bool, against: Path | None = None, witnesses: Iterable[str] = (),
+    histories: Iterable[Path] = (),
+) -> int:  # fmt: skip
     """Print whether the ledger holds, and what of it was signed; return the exit status.
 
     Args:
+        against: An earlier whole export: the ledger must begin with it, event by event.
         witnesses: Verifier keys of witnesses that are trusted; a tree that one of them has not cosigned is named.
         histories: Those witnesses' own histories: the ledger must bear out all that is in them.
     """
-    trees, proven = (None, None) if source.export is None else (Trees(source.export), 0)
+    proven: int | None = None
     signed: list[Tree] = []
     try:
         known, kept = signatures.pinned(witnesses, histories)
         claims = None if source.state is None else signatures.claims_of(source.state, kept)
-        if source.export is not None:
-            source.export.check_files()
-        hear = [one.take for one in (trees, claims) if one is not None]
+        trees = source.trees(against)
+        hear = [*([trees.hear] if isinstance(trees, Slice) else []), *([] if claims is None else [claims.take])]
         with progress("verified") as seen:
-            result = examine(source.messages(), source.trust_root, whole=source.whole, hear=hear, progress=seen)
+            result = examine(
+                source.messages(), source.trust_root, whole=source.whole, progress=seen,
+                see=[trees.see] if isinstance(trees, SignedTrees) else [],
+                hear=hear,
+            )  # fmt: skip
         if trees is not None:
             proven = trees.check(result.keys)
         if claims is not None:
@@ -260,15 +268,20 @@ def _upto(messages: Iterator[Stored], until: int | None) -> Iterator[Stored]:
 
 
 def _broken(bad: Exception, *, as_json: bool) -> int:
-    if not isinstance(bad, (BadEvent, NotBorneOut)):
+    if not isinstance(bad, (BadEvent, NotBorneOut, Tampered)):
         print(f"not audited: {bad}", file=sys.stderr)
     elif as_json:
-        print(as_json_text(
-            {"intact": False, "epoch": bad.epoch, "sequence": bad.sequence, "code": bad.code, "why": bad.why}
-        ))  # fmt: skip
+        print(as_json_text(_named(bad)))
     else:
         Console(soft_wrap=True).print(f"[red]broken[/]: {bad}")
     return BROKEN
+
+
+def _named(bad: BadEvent | NotBorneOut | Tampered) -> dict[str, Any]:
+    if not isinstance(bad, Tampered):
+        return {"intact": False, "epoch": bad.epoch, "sequence": bad.sequence, "code": bad.code, "why": bad.why}
+    epoch = None if bad.sequence is None else epoch_of(bad.sequence)
+    return {"intact": False, "epoch": epoch, "sequence": bad.sequence, "code": "signed", "why": str(bad)}
 
 
 def as_json_text(value: object) -> str:

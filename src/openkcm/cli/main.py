@@ -336,15 +336,17 @@ def _source(state: Path, export_: Path | None, root: str | None) -> Any:
 @click.option("--witness-history", "histories", multiple=True,
               type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="That witness's own history: the ledger must not be shorter, nor another.")  # fmt: skip
+@click.option("--against", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="An earlier whole export: the ledger must begin with it, event by event.")  # fmt: skip
 def verify(
     state: Path, export_: Path | None, root: str | None, as_json: bool, witnesses: tuple[str, ...],
-    histories: tuple[Path, ...],
+    histories: tuple[Path, ...], against: Path | None,
 ) -> None:  # fmt: skip
     """Seals, counters, gaps, approvals, acks, proofs. Names the first bad event; exit status 1 then, 2 for findings."""
     from openkcm.cli import audit as auditor
 
     source = _source(state, export_, root)
-    sys.exit(auditor.verify(source, as_json=as_json, witnesses=witnesses, histories=histories))
+    sys.exit(auditor.verify(source, as_json=as_json, against=against, witnesses=witnesses, histories=histories))
 
 
 @audit.command()

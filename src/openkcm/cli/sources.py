@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from openkcm.audit.exported import Export, ExportError
+from openkcm.audit.trees import SignedTrees, Slice
 from openkcm.bus.connection import Access, Stored, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
@@ -40,6 +41,22 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     state: Path | None = None
     registry: Path | None = None
     export: Export | None = None
+
+    def trees(self, against: Path | None = None) -> SignedTrees | Slice | None:
+        """Return what was signed of it: in the export itself, or in an earlier export of the same ledger.
+
+        Raises:
+            AuditError: The export is not what it says, or `against` is of another ledger or of a tenant's slice.
+        """
+        if self.export is not None:
+            self.export.check_files()
+        earlier = self.export if against is None else Export(against)
+        if earlier is None:
+            return None
+        same = earlier.trust_root == self.trust_root and earlier.manifest.whole and self.whole
+        if against is not None and not same:
+            raise ExportError(f"{against} is no whole export of this ledger")
+        return earlier.trees()
 
     def messages(self, *, at_least: int = 0) -> Iterator[Any]:
         """Yield the ledger from its beginning, in stored order.
