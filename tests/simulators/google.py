@@ -37,6 +37,21 @@ METHODS = {
 }
 
 
+def service_account_file(
+    path: Path, signer: rsa.RSAPrivateKey | None = None, token_uri: str = "https://127.0.0.1:9/never-asked"
+) -> Path:
+    """Write a service account's key file; without a signer, one that nobody knows."""
+    key = signer or rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    told = {
+        "type": "service_account", "project_id": "p", "private_key_id": "1", "private_key": pem.decode(),
+        "client_email": "node@openkcm.iam.gserviceaccount.com", "client_id": "1", "token_uri": token_uri,
+    }  # fmt: skip
+    path.touch(0o600)
+    path.write_text(json.dumps(told))
+    return path
+
+
 class Refused(Exception):
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -88,18 +103,7 @@ class GoogleKms:
 
     def service_account(self, path: Path, *, known: bool = True) -> Path:
         """Write a service account's key file; one that is not known gets no token."""
-        signer = self._signer if known else rsa.generate_private_key(65537, 2048)
-        pem = signer.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        told = {
-            "type": "service_account", "project_id": "p", "private_key_id": "1", "private_key": pem.decode(),
-            "client_email": "node@openkcm.iam.gserviceaccount.com", "client_id": "1",
-            "token_uri": "https://127.0.0.1:9/never-asked",
-        }  # fmt: skip
-        path.touch(0o600)
-        path.write_text(json.dumps(told))
-        return path
+        return service_account_file(path, self._signer if known else None)
 
     def external_account(self, path: Path, subject: str) -> Path:
         """Write a workload identity configuration whose subject token lies in a file."""

@@ -105,13 +105,34 @@ def cmk(config: Path, ready: Path | None) -> None:
     process.run(config, ready)
 
 
-@main.command()
-@process_options
-def node(config: Path, ready: Path | None) -> None:
-    """Run a crypto node: custodian and KMIP workers."""
+CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@main.group(invoke_without_command=True)
+@click.option("--config", type=CONFIG, help="Its JSON file.")
+@click.option("--ready", type=click.Path(dir_okay=False, path_type=Path), help="Written when the process serves.")
+@click.pass_context
+def node(context: click.Context, config: Path | None, ready: Path | None) -> None:
+    """Run a crypto node (custodian and KMIP workers), or see to one."""
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise click.UsageError("a node needs --config")
     from openkcm.execution import node as process
 
     process.run(config, ready)
+
+
+@node.command()
+@click.option("--config", type=CONFIG, required=True, help="The node's JSON file.")
+@click.option("--format", "form", type=click.Choice(["nftables", "systemd", "kubernetes"]), required=True)
+@click.option("--dns", multiple=True, help="Address of a resolver the node may ask; may be repeated.")
+@click.option("--user", default="openkcm", show_default=True, help="The node's system user (nftables).")
+def egress(config: Path, form: str, dns: tuple[str, ...], user: str) -> None:
+    """Print firewall rules that let a node reach what node.toml names, and nothing else."""
+    from openkcm.cli import egress as rules
+
+    click.echo(rules.run(config, form, dns, user), nl=False)
 
 
 @main.command()
