@@ -22,7 +22,7 @@ from openkcm.execution import control
 from openkcm.execution.bench import Bench, Caller
 from openkcm.execution.exchange import Exchange
 from openkcm.execution.operations import OPERATIONS
-from openkcm.kmip import HEADER_BYTES, KMIP_1_4, KmipError, encode_item, encode_response, framing, message_length
+from openkcm.kmip import HEADER_BYTES, KMIP_1_4, KmipError, encode_item, encode_response, framing, http, message_length
 from openkcm.kmip import Limits as MessageLimits
 from openkcm.kmip.enums import ResultReason, ResultStatus
 from openkcm.kmip.requests import decode_request
@@ -59,7 +59,8 @@ class Session:
     """One accepted connection."""
 
     __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial",
-                 "_read", "_socket", "_until", "_waiting", "_write", "closed", "enrolment", "seen")  # fmt: skip
+                 "_read", "_socket", "_until", "_waiting", "_web", "_write", "closed", "enrolment",
+                 "seen")  # fmt: skip
 
     def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
         self._floor, self._bench, self._socket = floor, floor.bench, connection
@@ -73,6 +74,7 @@ class Session:
         self._caller: Caller | None = None
         self._exchange: Exchange | None = None  # waits, or owns the output that waits
         self._partial = bytearray()
+        self._web: http.Web | None = None
         self._output: memoryview | None = None
         self._waiting = self._closing = self.closed = False
         self.enrolment = ""
@@ -191,10 +193,18 @@ class Session:
         else:
             self._consume(data)
 
+    def _length(self, data: bytes | bytearray) -> int | None:
+        """Return how long the message at the head of `data` is, plain or in HTTP; None when that is not known yet."""
+        if self._web is None and data[0] == http.FIRST_BYTE:
+            self._web = http.Web()
+        return (self._web.length if self._web is not None else message_length)(
+            data, limit=self._limits.max_message_bytes
+        )
+
     def _consume_partial(self) -> None:
         """Go on with what has been kept; it is copied only once a message is whole."""
         try:
-            size = message_length(self._partial, limit=self._limits.max_message_bytes)
+            size = self._length(self._partial)
         except KmipError as bad:
             self._refuse(bad)
             return
@@ -211,7 +221,7 @@ class Session:
         """Answer every whole message of `data`, keep the rest."""
         while data:
             try:
-                size = message_length(data, limit=self._limits.max_message_bytes)
+                size = self._length(data)
             except KmipError as bad:
                 self._refuse(bad)
                 return
@@ -238,6 +248,8 @@ class Session:
         try:
             caller = self._caller
             try:
+                if self._web is not None:
+                    message = self._web.opened(message)
                 request = decode_request(message, limits=self._limits)
             except KmipError as bad:
                 self._refuse(bad)
@@ -296,6 +308,8 @@ class Session:
 
     def _send(self, response: bytes, exchange: Exchange | None) -> None:
         """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates."""
+        if self._web is not None:
+            response = self._web.replied(response)
         try:
             sent = self._write(response)
         except ssl.SSLWantWriteError:
