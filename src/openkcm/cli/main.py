@@ -277,6 +277,30 @@ def node_remove(state: Path, name: str) -> None:
     change(fleet.remove_node, state, name)
 
 
+# --- roots ----------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def root() -> None:
+    """A customer's root key: test it from a node, or import a customer's own material into its KMS."""
+
+
+@root.command()
+@click.argument("provider", type=click.Choice(["aws", "azure", "gcp", "pkcs11", "kmip", "file"]))
+@click.argument("ref")
+@click.option("--config", type=CONFIG, required=True, help="The node's JSON file.")
+@click.option("--credential", help="Name in roots.credentials; default: the provider's.")
+@click.option("--tenant", default="root-check", show_default=True, help="Whose context is shown to the KMS.")
+@json_option
+def check(provider: Any, ref: str, config: Path, credential: str | None, tenant: str, as_json: bool) -> None:
+    """Wrap, unwrap and probe by the root key REF as this node would; say who must mend what. Status 1: not usable."""
+    from openkcm.cli import root_check
+    from openkcm.contract.decrees import RootReference
+
+    reference = RootReference(provider=provider, ref=ref, credential=credential)
+    sys.exit(root_check.run(config, reference, tenant, as_json=as_json))
+
+
 # --- witness --------------------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Request",
     "Unwatch",
     "Watch",
+    "clean_environment",
     "decode_answer",
     "spawn",
 ]
@@ -90,6 +91,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     detail: str = ""
     root_version: str | None = None
+
+
+def clean_environment() -> None:
+    """Drop from this process's environment what a helper would not get: proxies, endpoints, credentials."""
+    for name in os.environ.keys() - _ENVIRONMENT:
+        del os.environ[name]
 
 
 def decode_answer(raw: bytes) -> Answer:
