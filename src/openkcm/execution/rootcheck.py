@@ -48,7 +48,7 @@ _ADVICE: Final[dict[tuple[str, str], tuple[Who, str]]] = {
     ("aws", "KeyNotFound"): ("customer", "the alias points nowhere, or imported material is gone: ImportKeyMaterial"),
     ("aws", "CredentialRejected"): (
         "operator",
-        ("the profile's key is not valid, or the customer's role does not trust us: sts:AssumeRole with the external id "
+        ("the profile's key is not valid, or the role does not trust us: sts:AssumeRole with the external id "
         "that the customer was told"),
     ),
     ("azure", "AccessDenied"): (
@@ -65,7 +65,7 @@ _ADVICE: Final[dict[tuple[str, str], tuple[Who, str]]] = {
     ),
     ("gcp", "AccessDenied"): (
         "customer",
-        ("grant roles/cloudkms.cryptoKeyEncrypterDecrypter on the key to the node's identity, and cloudkms.cryptoKeys.get "
+        ("grant roles/cloudkms.cryptoKeyEncrypterDecrypter on the key to the node, and cloudkms.cryptoKeys.get "
         "for rotations to be noticed; Google says the same when the key does not exist or the API is off"),
     ),
     ("gcp", "KeyNotFound"): ("customer", "the primary version is destroyed: make another primary, if data allows"),
@@ -83,7 +83,7 @@ _ADVICE: Final[dict[tuple[str, str], tuple[Who, str]]] = {
     ),
     ("pkcs11", "CredentialRejected"): (
         "operator",
-        ("the PIN is wrong, expired or locked; the node stops before the last try. Correct the PIN file, log in once by "
+        ("the PIN is wrong, expired or locked; the last try is not used. Correct the PIN file, log in once by "
         "the vendor's tool"),
     ),
     ("kmip", "AccessDenied"): ("customer", "let the node's certificate Encrypt, Decrypt and Get Attributes"),
