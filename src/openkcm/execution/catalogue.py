@@ -25,6 +25,7 @@ from openkcm.execution.safe import Planted, Safe
 __all__ = ["Catalogue", "PutRefused"]
 
 _log: Final = logging.getLogger("openkcm.catalogue")
+GROUP: Final = 256  # commits that share one transaction and one sync of the disk
 #: Records of these kinds are the keychain's: a change by another node may need a look.
 KEY_KINDS: Final = frozenset({"ring", "l2", "l3", "fence"})
 
@@ -49,6 +50,8 @@ class Catalogue:
         disk: Executor,
     ) -> None:
         self._safe, self._state, self._commit, self._bump, self._disk = safe, state, commit, bump, disk
+        self._waiting: list[_Commit] = []
+        self._committing: asyncio.Task[None] | None = None
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
         self.planted = 0
 
@@ -112,12 +115,49 @@ class Catalogue:
         await self._store(_rows(tenant, sequence, record, msgspec.json.encode(record)), [(tenant, record.uid)])
 
     async def _store(self, rows: Rows, changed: list[tuple[str, str]]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._disk, self._commit, rows)
-        for tenant, uid in changed:
-            self._bump(tenant, uid)
+        """Return when the rows are on the disk. Whoever comes while a commit is under way shares the next one."""
+        mine = _Commit(rows, changed, asyncio.get_running_loop().create_future())
+        self._waiting.append(mine)
+        if self._committing is None:
+            self._committing = asyncio.ensure_future(self._commit_all())
+        await asyncio.shield(mine.done)
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                together, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+                if not await self._commit_group(together) and len(together) > 1:
+                    for one in together:  # what one of them cannot do must not fail the others
+                        await self._commit_group([one])
+        finally:
+            self._committing = None
+
+    async def _commit_group(self, group: list[_Commit]) -> bool:
+        """Commit in one transaction; False, and nobody told, when that failed for several."""
+        rows = [row for one in group for row in one.rows]
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._commit, rows)
+        except Exception as bad:  # whoever waits for it is told, and nobody else
+            if len(group) == 1:
+                group[0].done.set_exception(bad)
+            return False
+        for one in group:
+            for tenant, uid in one.changed:
+                self._bump(tenant, uid)
+            one.done.set_result(None)
+        return True
+
+
+class _Commit:
+    """Rows that wait for the disk, the objects they change, and who waits."""
+
+    __slots__ = ("changed", "done", "rows")
+
+    def __init__(self, rows: Rows, changed: list[tuple[str, str]], done: asyncio.Future[None]) -> None:
+        self.rows, self.changed, self.done = rows, changed, done
 
 
 def _rows(tenant: str, sequence: int, record: ObjectRecord, data: bytes) -> Rows:
     key: Row = {"tenant": tenant, "registration": record.registration, "uid": record.uid}
     row: Row = {**key, "sequence": sequence, "state": record.state, "object_type": record.object_type, "record": data}
-    return [("object", row), *(("object_name", {**key, "name": name}) for name in record.names)]
+    return [("object", row), *(("object_name", {**key, "sequence": sequence, "name": name}) for name in record.names)]

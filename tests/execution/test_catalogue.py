@@ -1,0 +1,125 @@
+"""The object catalogue: commits that are shared, records that arrive out of order, and what a million objects cost."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from execution.test_keychain import Vault
+from openkcm.bus.connection import Stored
+from openkcm.contract import resources
+from openkcm.execution.arena import RegionArena, WorkerArena
+from openkcm.execution.catalogue import Catalogue
+from openkcm.execution.objects import Objects
+from openkcm.execution.records import ObjectRecord
+from openkcm.execution.residence_state import State
+from openkcm.execution.safe import Safe
+from openkcm.execution.voice import Voice
+from openkcm.projector import open_writer
+from openkcm.projector.database import StorageFailed
+from press import seed
+
+REGION, NODE, TENANT, REG = "eu-frankfurt", "eu-frankfurt-1", "acme", "pay"
+
+
+def record(uid: str, *names: str) -> ObjectRecord:
+    return ObjectRecord(
+        uid=uid, registration=REG, object_type=2, state=1, l3_version=1, wrapped=b"w", attributes=b"", names=names
+    )
+
+
+class Here:
+    """A catalogue on a real SQLite; `commits` counts its transactions, `held` holds the disk back."""
+
+    def __init__(self, folder) -> None:
+        self.database = open_writer(folder / "node.sqlite", resources.ROOT / "projections" / "node")
+        signer = seed(NODE)
+        self.vault, self.disk = Vault(), ThreadPoolExecutor(1)
+        voice = Voice(NODE, REGION, signer)
+        self.state = State(
+            node=NODE,
+            region=REGION,
+            boot_id="b",
+            trust_root=bytes(32),
+            epoch=1,
+            keys={signer.key_id: (signer.public_key, NODE)},
+            nodes={NODE: REGION},
+        )
+        self.bumped: list[str] = []
+        self.commits: list[int] = []
+        self.bad: set[str] = set()
+        self.catalogue = Catalogue(
+            Safe(self.vault, voice, REGION), lambda: self.state, self.commit, lambda _, uid: self.bumped.append(uid),
+            self.disk,
+        )  # fmt: skip
+
+    def commit(self, rows) -> None:
+        self.commits.append(len(rows))
+        if self.bad & {row.get("uid") for _, row in rows}:
+            raise StorageFailed("disk")
+        self.database.apply(rows)
+
+    async def put(self, *args, own: int = 0) -> int:
+        expect = None if own else (str(self.catalogue._safe.subject(TENANT, "l3", "k")), 0)
+        return await self.catalogue.put(TENANT, record(*args), expect=expect, own=own)
+
+    def names(self) -> list[tuple[str, str]]:
+        return self.database.rows("SELECT uid, name FROM object_names ORDER BY uid, name")
+
+
+@pytest.fixture
+def here(tmp_path):
+    here = Here(tmp_path)
+    yield here
+    here.disk.shutdown()
+    here.database.close()
+
+
+async def test_those_who_wait_for_the_disk_share_its_next_sync(here):
+    done = await asyncio.gather(*(here.put(f"o-{n}", f"name-{n}") for n in range(100)))
+    assert len(set(done)) == 100
+    assert len(here.commits) < 10
+    assert len(here.names()) == 100
+    assert sorted(here.bumped) == sorted(f"o-{n}" for n in range(100))
+
+
+async def test_what_the_disk_refuses_for_one_fails_that_one_alone(here):
+    here.bad.add("o-3")
+    done = await asyncio.gather(*(here.put(f"o-{n}") for n in range(20)), return_exceptions=True)
+    assert [n for n, one in enumerate(done) if isinstance(one, StorageFailed)] == [3]
+    assert "o-3" not in here.bumped
+    assert len(here.database.rows("SELECT uid FROM objects")) == 19
+
+
+async def test_an_older_record_that_arrives_late_changes_neither_object_nor_names(here):
+    first = await here.put("o", "old")
+    older = here.vault.records[str(here.catalogue._safe.subject(TENANT, "object", "o"))]
+    second = await here.put("o", "new", own=first)
+    await here.catalogue.take([Stored(first, older.subject, older.body, older.id)])
+    assert here.names() == [("o", "new")]
+    assert here.database.rows("SELECT sequence FROM objects") == [(second,)]
+
+
+async def test_a_caller_who_gives_up_takes_nobody_along(here):
+    gone = asyncio.ensure_future(here.put("gone"))
+    others = [asyncio.ensure_future(here.put(f"o-{n}")) for n in range(5)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert len(await asyncio.gather(*others)) == 5
+
+
+async def test_by_name_comes_page_after_page_and_no_statement_reads_a_whole_system(here):
+    await asyncio.gather(*(here.put(f"o-{n:03}", "same") for n in range(150)))
+    await here.put("other", "else")
+    arena = RegionArena(slots=8, workloads=8)
+    objects = Objects(here.database, WorkerArena(arena.fd, arena.size, arena.mode))
+    pages = list(objects.pages(TENANT, REG, object_type=None, uid=None, name="same"))
+    assert [r.uid for page in pages for r in page] == [f"o-{n:03}" for n in range(150)]
+    assert max(map(len, pages)) < 150
+    given = dict.fromkeys(("tenant", "uid", "registration", "sequence", "name", "state", "object_type", "record"), 1)
+    for name in ("object", "object_name"):
+        for sql in here.database._named[name]:
+            for *_, step in here.database.rows(f"EXPLAIN QUERY PLAN {sql}", given):
+                assert "uid=?" in step or not step.startswith(("SCAN obj", "SEARCH ")), (name, step)
