@@ -301,6 +301,20 @@ def check(provider: Any, ref: str, config: Path, credential: str | None, tenant:
     sys.exit(root_check.run(config, reference, tenant, as_json=as_json))
 
 
+@root.command(name="import")
+@click.argument("provider", type=click.Choice(["aws", "azure", "gcp", "pkcs11", "kmip"]))
+@click.argument("ref")
+@click.option("--material", type=CONFIG, required=True, help="File of 32 raw bytes, 0600; it stays yours.")
+@click.option("--wrapping", type=click.Choice(["oaep", "aes-kwp"]), default="oaep", show_default=True)
+@click.option("--profile", help="Your administrator's profile; default: the SDK's own chain.")
+@click.option("--endpoint-url", help="Your private endpoint.")
+def import_(provider: str, ref: str, material: Path, wrapping: str, **options: Any) -> None:
+    """At the CUSTOMER's side: wrap your own key material and import it straight into your KMS key REF (BYOK)."""
+    from openkcm.cli import byok
+
+    click.echo(byok.run(provider, ref, material, wrapping, options))
+
+
 # --- witness --------------------------------------------------------------------------------------------------------
 
 
