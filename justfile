@@ -41,6 +41,7 @@ golden: prepare
 # Write the generated pages of docs/ anew
 manual: prepare
     {{bin}}/python -c "from openkcm.contract import metrics; print(metrics.manual(), end='')" > docs/operations/metrics.md
+    {{bin}}/python tests/kmip_profiles/manual.py
 
 # Write requirements.lock anew from pyproject.toml (needs uv)
 lock:

@@ -16,7 +16,11 @@ __all__ = ["Limits", "RegionConfiguration", "RootPolicy", "parse_region"]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one worker and one node take on at most. Bytes, counts, seconds as named."""
+    """What one worker and one node take on at most. Bytes, counts, seconds as named.
+
+    Attributes:
+        rng_seed_bytes: How much of a client's RNGSeed is mixed into the kernel's pool; 0: it is ignored, -1: refused.
+    """
 
     connections_per_worker: Annotated[int, Meta(ge=1, le=100_000)] = 4096
     message_bytes: Annotated[int, Meta(ge=4096, le=64 << 20)] = 8 << 20
@@ -25,6 +29,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     handshake_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
     idle_s: Annotated[float, Meta(gt=0)] = 300.0
     key_slots: Annotated[int, Meta(ge=8, le=1 << 20)] = 4096
+    rng_seed_bytes: Annotated[int, Meta(ge=-1, le=512)] = 512
 
 
 class RootPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from openkcm.contract.fleet import Limits
 from openkcm.execution import control, registers
 from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, STATE_MASK, Gate, WorkerArena
 from openkcm.execution.clock import boottime_ns
@@ -127,6 +128,7 @@ class Bench:
         "keys",
         "link",
         "objects",
+        "rng_seed_bytes",
         "streams",
         "wall_s",
         "wide",
@@ -151,6 +153,7 @@ class Bench:
         self.held: object = None
         self._systems: dict[tuple[str, str], System] = {}
         self._ivs: list[bytes] = []
+        self.rng_seed_bytes = Limits().rng_seed_bytes
         self.streams: dict[bytes, Any] = {}  # `operations.streams.Stream` by correlation value
         self.wall_s: Callable[[], float] = time.time
 

@@ -101,6 +101,7 @@ class Worker:
         link = Link(self._control, self._news)
         objects = Objects(self._database, self._arena)
         self.bench = Bench(self._arena, self._board.words, self._board_start, self._scratch.view, objects, link)
+        self.bench.rng_seed_bytes = self.limits.rng_seed_bytes
         link.tell(control.Hello(os.getpid(), self._arena.sealed and self._scratch.sealed))
         gc.collect()
         gc.freeze()  # what is loaded now stays; collections look at sessions only

@@ -19,7 +19,6 @@ from openkcm.kmip.payloads.digests import (
 __all__ = ["MOST_RANDOM_BYTES", "rng_retrieve", "rng_seed"]
 
 MOST_RANDOM_BYTES: Final = 1 << 16
-MOST_SEED_BYTES: Final = 512  # what one write is guaranteed to take of the kernel's pool
 _POOL: Final = Path("/dev/urandom")
 
 
@@ -31,9 +30,14 @@ def rng_retrieve(call: Call, asked: RNGRetrieveRequest) -> RNGRetrieveResponse:
     return RNGRetrieveResponse(data=os.urandom(asked.data_length))
 
 
-def rng_seed(_call: Call, asked: RNGSeedRequest) -> RNGSeedResponse:
+def rng_seed(call: Call, asked: RNGSeedRequest) -> RNGSeedResponse:
     """Mix the client's bytes into the kernel's pool; they count for no entropy there, so they can do no harm."""
-    seed = asked.data[:MOST_SEED_BYTES]
+    most = call.bench.rng_seed_bytes
+    if most < 0:
+        raise OperationFailed(ResultReason.PERMISSION_DENIED, "clients seed no generator here")
+    seed = asked.data[:most]
+    if not seed:
+        return RNGSeedResponse(data_length=0)
     with _POOL.open("wb", buffering=0) as pool:
         taken = pool.write(seed) or 0
     return RNGSeedResponse(data_length=taken)

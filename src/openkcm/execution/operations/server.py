@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from openkcm.execution.operations.call import Call
+from openkcm.execution.operations.profiles import PROFILE_INFORMATION
 from openkcm.execution.operations.template import KERNEL_RNG, LIBRARY_RNG
 from openkcm.kmip import SUPPORTED_VERSIONS
 from openkcm.kmip.enums import DestroyAction, ObjectType, QueryFunction, RNGMode, ShreddingAlgorithm, UnwrapMode
@@ -39,6 +40,7 @@ ANSWERS: Final[dict[int, Callable[[Call], dict[str, Any]]]] = {
     QueryFunction.QUERY_OBJECTS: lambda _: {"object_type": OBJECT_TYPES},
     QueryFunction.QUERY_SERVER_INFORMATION: lambda _: {"vendor_identification": VENDOR},
     QueryFunction.QUERY_RNGS: lambda _: {"rng_parameters": (KERNEL_RNG, LIBRARY_RNG)},
+    QueryFunction.QUERY_PROFILES: lambda _: {"profile_information": PROFILE_INFORMATION},
     QueryFunction.QUERY_CAPABILITIES: lambda _: {"capability_information": (CAPABILITIES,)},
 }
 
