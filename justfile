@@ -58,3 +58,7 @@ soak-custody *args: prepare
 # Break an export in N ways of each of ten kinds; each must be found at the right event
 mutations rounds="50": prepare
     OPENKCM_MUTATIONS={{rounds}} {{bin}}/python -m pytest -q tests/audit/test_mutations.py
+
+# Rotations of L1, L2 and L3 on two nodes under load, one node killed at a random moment of each; 20 rounds a level
+soak-rotation *args: prepare
+    {{bin}}/python tests/custody/soak_rotation.py {{args}}

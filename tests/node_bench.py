@@ -36,6 +36,7 @@ class Governor:
         self.acks: dict[tuple[str, str], reports.SyncAck] = {}
         self.seen: list[reports.Report] = []
         self.health: reports.HealthCheck | None = None
+        self.healths: dict[str, reports.HealthCheck] = {}
         self.beating = True
         self.chain, self.head = bytes(32), 0
 
@@ -63,6 +64,7 @@ class Governor:
     async def _on_health(self, stored) -> None:
         e = env.decode(stored.body)
         self.health = reports.read(e.tag, e.data)
+        self.healths[self.health.node] = self.health
         if self.beating and self.health.region == self.press.region:
             b = self.press.beat(self.head, self.chain, self.health.nonce)
             await beat.send_beat(self.connection, self.press.region, env.encode(b), id=b.id)
@@ -102,7 +104,15 @@ class RunningNode:
     """A real node process."""
 
     def __init__(
-        self, orbital: Orbital, press: Press, folder: Path, *, workers: int = 1, fallback: bool = False
+        self,
+        orbital: Orbital,
+        press: Press,
+        folder: Path,
+        *,
+        workers: int = 1,
+        fallback: bool = False,
+        name: str = EU_NODE,
+        roots: tuple[Path, ...] = (),
     ) -> None:
         self.orbital, self.folder, self.fallback = orbital, folder, fallback
         self.port, self.metrics = free_ports(2)
@@ -112,18 +122,18 @@ class RunningNode:
         region = next(r for r in orbital.regions if r.region == EU)
         raw = msgspec.to_builtins(region)
         raw["trust_root"] = base64.b64encode(press.root.public_key).decode()
-        raw["roots"]["directories"] = [str(folder)]
+        raw["roots"]["directories"] = [str(folder), *map(str, roots)]
         raw["roots"]["probe_s"] = {"file": 0.2}
         (folder / "node.toml").write_text(_toml(raw))
         os.umask(0o077)
-        (folder / "seal.seed").write_bytes(hashlib.sha256(EU_NODE.encode()).digest())
+        (folder / "seal.seed").write_bytes(hashlib.sha256(name.encode()).digest())
         self.authority = pki.authority(state)
         cert, key = self.authority.issue("kmip-test")
         self.configuration = {
-            "node": EU_NODE,
+            "node": name,
             "region": EU,
             "region_config": str(folder / "node.toml"),
-            "nats": msgspec.to_builtins(orbital.access(EU_NODE)),
+            "nats": msgspec.to_builtins(orbital.access(name)),
             "seal_seed": str(folder / "seal.seed"),
             "database": str(folder / "node.sqlite"),
             "kmip": {

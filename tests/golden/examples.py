@@ -121,6 +121,10 @@ REPORTS: Final[tuple[r.Report, ...]] = (
     r.RotationComplete(
         tenant=TENANT, level="L3", registration="reg-00000001", rotation="rot-00000001", version=2, root_version="v1"
     ),
+    r.RotationProgressed(
+        tenant=TENANT, level="L3", registration="reg-00000001", version=1, children=12, released=(NODE,),
+        destroyed=False,
+    ),
     r.HealthCheck(
         node=NODE, region=REGION, nonce=NONCE, boot_id=BOOT, sent_boottime_ns=123_456_789, ledger_epoch=1,
         cursor=(70, 7), known_tags=("AccessRevoked.1",), workers=1, memory="memfd_secret", sealed_mappings=True,

@@ -262,6 +262,10 @@ class VaultAt:
         await self._there()
         self.vault.records.pop(sequence, None)
 
+    async def revisions(self, subject: str) -> list[int]:
+        await self._there()
+        return sorted(s for s, m in self.vault.records.items() if m.subject == subject)
+
 
 class Region:
     """A leaf: two mirrors, lane0 and beats towards its nodes, their reports towards the hub."""

@@ -24,6 +24,7 @@ __all__ = [
     "Report",
     "RootStateObserved",
     "RotationComplete",
+    "RotationProgressed",
     "SyncAck",
     "read",
     "tag_of",
@@ -78,6 +79,25 @@ class RotationComplete(Report, frozen=True, kw_only=True):
     rotation: str | None = None
     version: Count
     root_version: str | None = None
+
+
+class RotationProgressed(Report, frozen=True, kw_only=True):
+    """How far an older version of a key is on its way out.
+
+    Attributes:
+        version: The older one.
+        children: Objects under it that this node's last pass over its catalogue found.
+        released: Nodes that need it no more.
+        destroyed: All nodes have released it, and its record is erased.
+    """
+
+    tenant: TenantId
+    level: Literal["L2", "L3"]
+    registration: str | None = None
+    version: Count
+    children: Count = 0
+    released: tuple[NodeName, ...] = ()
+    destroyed: bool = False
 
 
 class RootStateObserved(Report, frozen=True, kw_only=True):
@@ -195,6 +215,7 @@ BEAT_TAG: Final = "Beat.1"
 REPORTS: Final[dict[str, type[Report]]] = {
     "SyncAck.1": SyncAck,
     "RotationComplete.1": RotationComplete,
+    "RotationProgressed.1": RotationProgressed,
     "HealthCheck.1": HealthCheck,
     "RootStateObserved.1": RootStateObserved,
     "WorkloadDenied.1": WorkloadDenied,

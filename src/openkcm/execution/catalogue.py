@@ -54,6 +54,7 @@ class Catalogue:
         self._committing: asyncio.Task[None] | None = None
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
         self.planted = 0
+        self.cursor = 0  # of the vault's feed: everything up to there is in SQLite
 
     async def take(self, batch: list[Stored]) -> None:
         """Bring what the vault's consumer delivered into SQLite, in one transaction with the cursor."""
@@ -73,6 +74,7 @@ class Catalogue:
                 _log.error("vault record refused: %s", bad)
         rows.append(("vault_cursor", {"sequence": batch[-1].sequence}))
         await self._store(rows, changed)
+        self.cursor = max(self.cursor, batch[-1].sequence)
 
     async def fetch(self, tenant: str, uid: str) -> tuple[int, ObjectRecord] | None:
         """Read one object through to the vault, keep it, and return it; None where there is none."""

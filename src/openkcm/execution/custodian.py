@@ -42,6 +42,9 @@ class Gatekeeper(Protocol):
     def cut(self, tenant: str, enrolments: tuple[str, ...]) -> None:
         """Close these workloads' gates, drain the workers, end the sessions."""
 
+    def withdraw(self, tenant: str, floors: dict[str, int]) -> None:
+        """Close and zeroize the key versions below an emergency's floors, drain the workers."""
+
     def set_lease(self, tenant: str, until_boottime_ns: int) -> None:
         """Write the lease's deadline beside the residence's keys."""
 
@@ -103,6 +106,8 @@ class Custodian:
                     self._gates.close(effect.tenant, verdict(self.state.residences[effect.tenant]))  # (1) (2) (3)
                 case "cut":
                     self._gates.cut(effect.tenant, effect.names)
+                case "withdraw":
+                    self._gates.withdraw(effect.tenant, self.state.residences[effect.tenant].floors)
                 case "alarm":
                     self._alarm(effect)
                 case "defer":

@@ -314,6 +314,8 @@ def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[
         effects.append(Effect("alarm", r.tenant, "critical-gap"))
     if verdict(after) in CLOSED:
         effects.append(Effect("close", r.tenant, verdict(after)))
+    if after.floors != r.floors:  # an emergency: older versions refuse from here on, whatever becomes of the rest
+        effects.append(Effect("withdraw", r.tenant))
     gone = after.removed - r.removed
     if gone:
         cut = [w.enrolment for w in after.workloads.values() if w.enrolment in gone or w.registration in gone]

@@ -91,6 +91,24 @@ class Gates:
         for enrolment in gone & self._words.keys():
             self._announce_cut(enrolment)
 
+    def withdraw(self, tenant: str, floors: dict[str, int]) -> None:
+        """Close the versions below these floors ("L3/<registration>", "L2/") at once; other versions serve on.
+
+        An L2 below its floor takes every L3 with it: they are under it, until they are rewrapped under a newer one.
+        """
+        cells = [v for v in self._cells.get(tenant, {}) if v < floors.get("L2/", 0)]
+        slots = [slot for (reg, version), slot in self._slots.get(tenant, {}).items()
+                 if cells or version < floors.get(f"L3/{reg}", 0)]  # fmt: skip
+        if cells:
+            self._tickets[tenant] = self.ticket(tenant) + 1
+        self.arena.close_gates(slots, Gate.LOCKED)  # (1)
+        for version in cells:  # (2)
+            self.forget(tenant, version)
+        for slot in slots:
+            self.arena.zeroize(slot)
+            self.arena.raise_generation(slot)
+        self._drain()  # (3)
+
     # --- what is open -----------------------------------------------------------------------------------------------
 
     def ticket(self, tenant: str) -> int:

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
@@ -42,7 +44,8 @@ class Keychain:
     def __init__(self, region: str, state: Callable[[], State], gates: Gates, safe: Safe, unsealer: Unsealer) -> None:
         self._state, self._gates, self._safe = state, gates, safe
         self._fences = Fences(safe, state)
-        self._records = KeyRecords(region, state, gates, safe, unsealer)
+        self.records = KeyRecords(region, state, gates, safe, unsealer)
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.loaded: dict[str, Loaded] = {}
         self.on_keys: Callable[[str], None] = lambda _tenant: None
         self.on_rotation: Callable[[str, str, str | None, str, int], None] = lambda *_: None
@@ -51,8 +54,16 @@ class Keychain:
         """Have the residence's revocations in the vault."""
         await self._fences.write(tenant)
 
+    def turn(self, tenant: str) -> asyncio.Lock:
+        """Whoever changes the residence's key records on this node holds it."""
+        return self._turns[tenant]
+
     async def provision(self, tenant: str) -> Done:
         """Bring the residence's keys to what ledger and root want; return why not (a code), and finished rotations."""
+        async with self.turn(tenant):
+            return await self._attempts(tenant)
+
+    async def _attempts(self, tenant: str) -> Done:
         for _ in range(MAX_RACES):
             try:
                 return await self._provision(tenant)
@@ -80,19 +91,20 @@ class Keychain:
             return "NoApprovers", ()
         loaded = Loaded(self._gates.ticket(tenant))
         await self._fences.check(tenant)  # (1)
-        await self._records.read(residence, loaded)  # (2)
+        await self.records.read(residence, loaded)  # (2)
         if not self.is_open(tenant):  # the watch has its canary from here on, also when the root then refuses
             self.loaded[tenant] = loaded
         if said == "locked":  # it opens when the watch sees that the customer lets us in again; nothing is unsealed
             return None, ()
-        await self._records.unseal_l2(residence, loaded)  # (3)
-        if not loaded.l2:
-            await self._records.make_l2(residence, loaded)
+        await self.records.unseal_l2(residence, loaded)  # (3)
+        if max(loaded.l2, default=0) < max(1, residence.floor("L2")):
+            await self.records.make_l2(residence, loaded)
         for registration in residence.serving_systems():  # (4)
-            if registration not in loaded.l3:
-                await self._records.make_l3(tenant, loaded, registration)
+            if max(loaded.l3.get(registration, {}), default=0) < max(1, residence.floor("L3", registration)):
+                await self.records.make_l3(residence, loaded, registration)
+            await self.records.retire_l3(tenant, loaded, registration)
         done = await self._rotate(residence, loaded)
-        await self._records.retire_l2(tenant, loaded)
+        await self.records.retire_l2(tenant, loaded)
         self._open(tenant, loaded)  # (5)
         return None, done
 
@@ -104,9 +116,9 @@ class Keychain:
             if rotation in loaded.ring[1].rotations:
                 continue
             if level == "L2":
-                await self._records.make_l2(residence, loaded, rotation)
+                await self.records.make_l2(residence, loaded, rotation)
             elif registration in residence.serving_systems() and registration is not None:
-                await self._records.make_l3(tenant, loaded, registration, rotation)
+                await self.records.make_l3(residence, loaded, registration, rotation)
             else:
                 continue  # of a system that is no more: nothing to do, and done
             self.on_rotation(tenant, level, registration, rotation, self._newest(loaded, registration))
@@ -126,16 +138,19 @@ class Keychain:
         self.loaded[tenant] = loaded
         if said in CLOSED:
             return
+        assert loaded.ring is not None
         gates: dict[tuple[str, int], Gate] = {}
         until = state.lease_until(residence)
         for registration in residence.serving_systems():
             versions = loaded.l3[registration]
-            floor = residence.floors.get(f"L3/{registration}", 0)
+            floor = residence.floor("L3", registration)
             for version, (_, record) in versions.items():
+                if state.node in loaded.ring[1].released.get(f"L3/{registration}/{version}", ()):
+                    continue
                 slot = self._gates.slot(tenant, registration, version)
-                if self._gates.arena.gate(slot) not in USABLE:
-                    context = self._records.l3_context(tenant, registration, version, record.id)
-                    l2 = self._records.l2_view(tenant, record.l2_version)
+                if version >= floor and self._gates.arena.gate(slot) not in USABLE:
+                    context = self.records.l3_context(tenant, registration, version, record.id)
+                    l2 = self.records.l2_view(tenant, record.l2_version)
                     keyring.unseal_l3(record, l2, context, self._gates.arena.slot_view(slot))
                 self._gates.arena.set_lease(slot, until)
                 gates[registration, version] = (
@@ -148,6 +163,9 @@ class Keychain:
                     else Gate.DECRYPT_ONLY
                 )
         self._gates.open(tenant, gates)
+        for registration, version in [k for k in self._gates.slots(tenant) if k not in gates]:
+            if registration in residence.serving_systems():  # destroyed, or released by this node
+                self._gates.drop_version(tenant, registration, version)
         loaded.open = True
         self.on_keys(tenant)
 
@@ -175,7 +193,7 @@ class Keychain:
         record = loaded.current[1]
         if record.wrapped.canary is None:
             return None
-        return record.root, record.wrapped.canary, self._records.l2_context(residence, record)
+        return record.root, record.wrapped.canary, self.records.l2_context(residence, record)
 
     def root_version(self, tenant: str) -> str | None:
         """Return which version of the root wraps L2, or None while that is not known."""
@@ -193,15 +211,19 @@ class Keychain:
         Raises:
             RootError, BusError, Planted: As they say; the next probe tries again.
         """
+        async with self.turn(tenant):
+            return await self._rewrap(tenant)
+
+    async def _rewrap(self, tenant: str) -> bool:
         loaded, residence = self.loaded.get(tenant), self._state().residences.get(tenant)
         if loaded is None or loaded.current is None or residence is None:
             return False
         sequence, record = loaded.current
         try:
-            renewed = await self._records.rewrap_l2(residence, sequence, record)
+            renewed = await self.records.rewrap_l2(residence, sequence, record)
         except Conflict:  # somebody else did, or the ring has moved: read again
             fresh = Loaded(loaded.ticket)
-            await self._records.read(residence, fresh)
+            await self.records.read(residence, fresh)
             loaded.ring, loaded.l2 = fresh.ring, fresh.l2
             return False
         loaded.l2[record.version] = renewed

@@ -75,29 +75,43 @@ class KeyRecords:
         if found[1].approvers_hash != residence.first_approvers_hash:
             raise RootError("WrongContext", "the ring is bound to other approvers")
         loaded.ring = found
-        loaded.l2 = {v: await self._record(tenant, "l2", i, L2Record) for v, i in found[1].l2.items()}
+        loaded.l2 = await self._versions(loaded, "L2", "l2", found[1].l2, L2Record)
         loaded.l3 = {
-            registration: {v: await self._record(tenant, "l3", i, L3Record) for v, i in versions.items()}
+            registration: await self._versions(loaded, f"L3/{registration}", "l3", versions, L3Record)
             for registration, versions in found[1].l3.items()
         }
 
-    async def _record(self, tenant: str, kind: str, record_id: str, of: type[_R]) -> tuple[int, _R]:
-        found = await self._safe.get(self._safe.subject(tenant, kind, record_id), of, self._state())
-        if found is None:
-            raise RootError("VaultRecordLost", f"{kind} record {record_id} of {tenant} is not in the vault")
+    async def _versions(
+        self, loaded: Loaded, name: str, kind: str, ids: dict[int, str], of: type[_R]
+    ) -> dict[int, tuple[int, _R]]:
+        """Read the records of a key's versions. One that every node has released may be gone, the ring not yet."""
+        assert loaded.ring is not None
+        sequence, ring = loaded.ring
+        found: dict[int, tuple[int, _R]] = {}
+        for version, record_id in ids.items():
+            record = await self._safe.get(self._safe.subject(ring.tenant, kind, record_id), of, self._state())
+            if record is not None:
+                found[version] = record
+            elif not self.released_by_all(ring, f"{name}/{version}"):
+                where = self._safe.subject(ring.tenant, "ring", ring.tenant)
+                now = await self._safe.get(where, RingRecord, self._state())
+                if now is not None and now[0] != sequence:
+                    raise Overtaken  # another node has moved the ring meanwhile: read it all anew
+                raise RootError("VaultRecordLost", f"{kind} record {record_id} of {ring.tenant} is not in the vault")
         return found
 
     # --- L2 ---------------------------------------------------------------------------------------------------------
 
     async def unseal_l2(self, residence: Residence, loaded: Loaded) -> None:
-        """Have every L2 version in a cell of the custodian's own arena, through the customer's root."""
+        """Have the newest L2, and each that still wraps an L3, in the custodian's own arena, through the root."""
+        children = {record.l2_version for versions in loaded.l3.values() for _, record in versions.values()}
         for version, (_, record) in loaded.l2.items():
-            if self._gates.cell(residence.tenant, version) is None:
+            if version in children | {max(loaded.l2)} and self._gates.cell(residence.tenant, version) is None:
                 await self._unseal(residence, record, loaded.ticket)
 
     async def _unseal(self, residence: Residence, record: L2Record, ticket: int) -> None:
         tenant, context = residence.tenant, self.l2_context(residence, record)
-        with self._cells(2) as (cell, kek):
+        with self.lend(2) as (cell, kek):
             cells = self._gates.cells
             await self._unsealer.unwrap(tenant, record.root, record.wrapped, context, cells.view(kek))
             if self._gates.ticket(tenant) != ticket:  # closed meanwhile: the key is thrown away (S11)
@@ -110,9 +124,9 @@ class KeyRecords:
         assert loaded.ring is not None
         assert residence.root is not None
         tenant, ring = residence.tenant, loaded.ring[1]
-        version, record_id = max(ring.l2, default=0) + 1, secrets.token_hex(16)
+        version, record_id = max(max(ring.l2, default=0) + 1, residence.floor("L2")), secrets.token_hex(16)
         context = keyring.l2_context(tenant, self._region, version, record_id, residence.root, ring.approvers_hash)
-        with self._cells(2) as (cell, kek):
+        with self.lend(2) as (cell, kek):
             cells = self._gates.cells
             wrapped = await self._unsealer.wrap_new_kek(tenant, residence.root, context, cells.view(kek))
             if self._gates.ticket(tenant) != loaded.ticket:
@@ -138,15 +152,18 @@ class KeyRecords:
 
     # --- L3 ---------------------------------------------------------------------------------------------------------
 
-    async def make_l3(self, tenant: str, loaded: Loaded, registration: str, rotation: str | None = None) -> None:
-        """Make the next version of a system's L3 under the newest L2."""
+    async def make_l3(
+        self, residence: Residence, loaded: Loaded, registration: str, rotation: str | None = None
+    ) -> None:
+        """Make the next version of a system's L3 under the newest L2; nothing new comes under the older ones then."""
         assert loaded.ring is not None
         assert loaded.current is not None
-        ring = loaded.ring[1]
+        tenant, ring = residence.tenant, loaded.ring[1]
         versions = ring.l3.get(registration, {})
-        version, record_id = max(versions, default=0) + 1, secrets.token_hex(16)
+        floor = residence.floor("L3", registration)
+        version, record_id = max(max(versions, default=0) + 1, floor), secrets.token_hex(16)
         l2_sequence, l2 = loaded.current
-        with self._cells(1) as (cell,):
+        with self.lend(1) as (cell,):
             keyring.generate(self._gates.cells.view(cell))
             record = keyring.seal_l3(
                 self._gates.cells.view(cell),
@@ -163,27 +180,88 @@ class KeyRecords:
         named = {**ring.l3, registration: {**versions, version: record_id}}
         await self._name(loaded, replace(ring, l3=named, rotations=_noted(ring, rotation)), where, sequence)
         loaded.l3.setdefault(registration, {})[version] = sequence, record
+        await self.retire_l3(tenant, loaded, registration)
+
+    async def retire_l3(self, tenant: str, loaded: Loaded, registration: str) -> None:
+        """Rewrite the records of a system's older L3 versions as retired. Done already is done."""
+        versions = loaded.l3.get(registration, {})
+        for version, (sequence, record) in list(versions.items()):
+            if version != max(versions) and not record.retired:
+                versions[version] = await self._renew(tenant, "l3", sequence, replace(record, retired=True))
 
     async def retire_l2(self, tenant: str, loaded: Loaded) -> None:
-        """Rewrap every L3 under the newest L2, then drop the older ones. Resumable after a crash at any step."""
+        """Rewrap every L3 under the newest L2, wipe the older ones here, and drop those that no node needs."""
         assert loaded.ring is not None
-        if len(loaded.l2) < 2 or loaded.current is None:
+        if len(loaded.ring[1].l2) < 2 or loaded.current is None:
             return
         newest = loaded.current[1].version
         for versions in loaded.l3.values():
             for version, (sequence, record) in list(versions.items()):
                 if record.l2_version != newest:
                     versions[version] = await self._rewrap_l3(tenant, sequence, record, newest)
-        ring, old = loaded.ring[1], [v for v in loaded.l2 if v != newest]
-        await self._update_ring(loaded, replace(ring, l2={newest: ring.l2[newest]}))
-        for version in old:  # no child is left under it: its record goes, and its cell
-            sequence, dropped = loaded.l2.pop(version)
-            await self._safe.discard(self._safe.subject(tenant, "l2", dropped.id), sequence)
+        for version in [v for v in loaded.ring[1].l2 if v != newest]:  # no child is left under it
             self._gates.forget(tenant, version)
+            await self.release(loaded, f"L2/{version}")
+
+    # --- older versions go: released by each node, then destroyed by whichever sees that all have ------------------
+
+    def released_by_all(self, ring: RingRecord, name: str) -> bool:
+        """Whether every node enrolled in the region has said that it needs this version no more."""
+        state = self._state()
+        required = {node for node, region in state.nodes.items() if region == self._region}
+        return bool(required) and required <= set(ring.released.get(name, ()))
+
+    async def release(self, loaded: Loaded, name: str) -> bool:
+        """Say that this node needs a version no more; destroy it when all have said so. Return whether it is gone.
+
+        (1) this node's name in the ring; (2) once all are there, every revision of the record is erased; (3) the ring
+        forgets it. A crash between (2) and (3) leaves a name in the ring that every reader knows to be gone.
+
+        Raises:
+            Conflict: Another node has moved the ring: read it anew.
+        """
+        assert loaded.ring is not None
+        ring, own = loaded.ring[1], self._state().node
+        nodes = ring.released.get(name, ())
+        if own not in nodes:  # (1)
+            await self._update_ring(loaded, replace(ring, released={**ring.released, name: (*nodes, own)}))
+            ring = loaded.ring[1]
+        if not self.released_by_all(ring, name):
+            return False
+        level, _, rest = name.partition("/")
+        registration, _, number = rest.rpartition("/")
+        version = int(number)
+        ids = ring.l2 if level == "L2" else ring.l3[registration]
+        for kind, id_ in self._named(ring):  # what a crash left of superseded revisions goes with it
+            await self._safe.tidy(self._safe.subject(ring.tenant, kind, id_))
+        await self._safe.shred(self._safe.subject(ring.tenant, level.lower(), ids[version]))  # (2)
+        left = {v: i for v, i in ids.items() if v != version}
+        released = {n: who for n, who in ring.released.items() if n != name}
+        if level == "L2":
+            ring = replace(ring, l2=left, released=released)
+            loaded.l2.pop(version, None)
+        else:
+            ring = replace(ring, l3={**ring.l3, registration: left}, released=released)
+            loaded.l3[registration].pop(version, None)
+        await self._update_ring(loaded, ring)  # (3)
+        return True
+
+    @staticmethod
+    def _named(ring: RingRecord) -> Iterator[tuple[str, str]]:
+        yield "ring", ring.tenant
+        yield from (("l2", i) for i in ring.l2.values())
+        yield from (("l3", i) for versions in ring.l3.values() for i in versions.values())
+
+    async def _renew(self, tenant: str, kind: str, sequence: int, record: _R) -> tuple[int, _R]:
+        where = self._safe.subject(tenant, kind, record.id)
+        stored, _ = await self._safe.put(
+            where, record, expect=(str(where), sequence), epoch=self._state().epoch, replaces=sequence
+        )
+        return stored, record
 
     async def _rewrap_l3(self, tenant: str, sequence: int, record: L3Record, newest: int) -> tuple[int, L3Record]:
         context = self.l3_context(tenant, record.registration, record.version, record.id)
-        with self._cells(1) as (cell,):
+        with self.lend(1) as (cell,):
             view = self._gates.cells.view(cell)
             keyring.unseal_l3(record, self.l2_view(tenant, record.l2_version), context, view)
             renewed = keyring.seal_l3(
@@ -195,11 +273,7 @@ class KeyRecords:
                 record_id=record.id,
                 l2_version=newest,
             )
-        where = self._safe.subject(tenant, "l3", record.id)
-        stored, _ = await self._safe.put(
-            where, renewed, expect=(str(where), sequence), epoch=self._state().epoch, replaces=sequence
-        )
-        return stored, renewed
+        return await self._renew(tenant, "l3", sequence, replace(renewed, retired=record.retired))
 
     # --- L1, rotated by the customer --------------------------------------------------------------------------------
 
@@ -211,12 +285,7 @@ class KeyRecords:
         """
         context = self.l2_context(residence, record)
         wrapped = await self._unsealer.rewrap(residence.tenant, record.root, record.wrapped, context)
-        renewed = replace(record, wrapped=wrapped)
-        where = self._safe.subject(residence.tenant, "l2", record.id)
-        stored, _ = await self._safe.put(
-            where, renewed, expect=(str(where), sequence), epoch=self._state().epoch, replaces=sequence
-        )
-        return stored, renewed
+        return await self._renew(residence.tenant, "l2", sequence, replace(record, wrapped=wrapped))
 
     # --- contexts and places ----------------------------------------------------------------------------------------
 
@@ -259,7 +328,7 @@ class KeyRecords:
             raise
 
     @contextlib.contextmanager
-    def _cells(self, count: int) -> Iterator[list[int]]:
+    def lend(self, count: int) -> Iterator[list[int]]:
         """Lend cells; what is not kept is wiped and given back."""
         lent = [self._gates.cells.allocate() for _ in range(count)]
         try:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Meta
 
 from openkcm.contract.decrees import RootReference
-from openkcm.contract.ids import EventId, Region, TenantId
+from openkcm.contract.ids import EventId, NodeName, Region, TenantId
 from openkcm.contract.seal import canonical
 from openkcm.execution import registers
 from openkcm.execution.cells import KEY_BYTES
@@ -116,6 +116,7 @@ class RingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         l2: version -> id of its L2Record. The highest is current.
         l3: registration -> version -> id of its L3Record. The highest is current.
         rotations: Ids of the rotations that are done, newest last: none is done twice.
+        released: Older version ("L2/1", "L3/<registration>/1") -> the nodes that need it no more.
         destroyed: The residence is gone for good.
     """
 
@@ -125,6 +126,7 @@ class RingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     l2: dict[Version, RecordId] = {}
     l3: dict[str, dict[Version, RecordId]] = {}
     rotations: tuple[str, ...] = ()
+    released: dict[str, tuple[NodeName, ...]] = {}
     destroyed: bool = False
 
 
@@ -145,13 +147,19 @@ class L2Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class L3Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A system's key, sealed under the L2 of `l2_version`."""
+    """A system's key, sealed under the L2 of `l2_version`.
+
+    Attributes:
+        retired: There is a newer version. Written when that is made: an object's create names this record's revision,
+            so that none comes into being under it afterwards, on whatever node.
+    """
 
     id: RecordId
     registration: str
     version: Version
     l2_version: Version
     sealed: SealedKey
+    retired: bool = False
 
 
 class FenceRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

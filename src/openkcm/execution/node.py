@@ -45,12 +45,13 @@ from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import RootSettings
 from openkcm.execution.rootwatch import RootWatch
+from openkcm.execution.rotation import Rotation
 from openkcm.execution.safe import Safe
 from openkcm.execution.treewatch import STREAM, TreeWatch
 from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Prober
 from openkcm.execution.voice import Voice
-from openkcm.projector import Writer, open_writer
+from openkcm.projector import Writer, open_reader, open_writer
 
 __all__ = ["run"]
 
@@ -142,6 +143,8 @@ class Node:
         keychain.on_keys = announce_keys
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
+        catalogue.cursor, reader = vault_cursor, open_reader(Path(node.database))
+        rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
         tree = self._tree(main, voice, database, disk, custodian, send)
         watch = RootWatch(custodian, keychain, prober, reporter)
 
@@ -184,6 +187,7 @@ class Node:
             reporter.health(),
             watch.run(),
             tree.run(),
+            rotation.run(),
             open_at_head(),
         )
         await tree.close()
@@ -196,6 +200,7 @@ class Node:
         for connection in (fast, main):
             await connection.close()
         disk.shutdown()
+        reader.close()
         database.close()
 
     def _tree(

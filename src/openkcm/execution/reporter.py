@@ -89,6 +89,10 @@ class Reporter:
         """Report a finished rotation."""
         await self._send(self._voice.report(tenant, rotation, epoch=self._state.epoch))
 
+    async def report(self, tenant: str, report: reports.Report) -> None:
+        """Report anything else about a residence."""
+        await self._send(self._voice.report(tenant, report, epoch=self._state.epoch))
+
     def on_rotation(self, tenant: str, level: str, registration: str | None, rotation: str, version: int) -> None:
         """Report an ordered rotation that this node has carried out, as soon as the bus takes it."""
         done = reports.RotationComplete(

@@ -122,6 +122,10 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         older = [s for since, s in self.leases if since <= boottime_ns][-1:]
         return min([*older, *(s for since, s in self.leases if since > boottime_ns)])
 
+    def floor(self, level: Literal["L2", "L3"], registration: str = "") -> int:
+        """The lowest version that an emergency rotation left in use; 0 where there was none."""
+        return self.floors.get(f"{level}/{registration}", 0)
+
     def serving_systems(self) -> dict[str, str]:
         """Registrations that still count: id -> system."""
         return {r: s for r, s in self.systems.items() if r not in self.removed}
@@ -199,7 +203,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EffectKind = Literal[
-    "close", "cut", "commit", "fence", "lease", "provision", "open", "ack", "destroy", "rotate", "alarm", "defer"
+    "close",
+    "cut",
+    "withdraw",
+    "commit",
+    "fence",
+    "lease",
+    "provision",
+    "open",
+    "ack",
+    "destroy",
+    "rotate",
+    "alarm",
+    "defer",
 ]
 
 

@@ -34,6 +34,9 @@ class VaultPort(Protocol):
     async def erase(self, subject: str, sequence: int, /) -> None:
         """Overwrite a superseded revision."""
 
+    async def revisions(self, subject: str, /) -> list[int]:
+        """Return the sequences of all revisions still there, oldest first."""
+
 
 class Planted(Exception):
     """A record in the vault that no enrolled node of this region sealed for this place."""
@@ -131,3 +134,17 @@ class Safe:
     async def discard(self, where: subjects.VaultSubject, sequence: int) -> None:
         """Overwrite a record that lost a race and was never used."""
         await self._vault.erase(str(where), sequence)
+
+    async def tidy(self, where: subjects.VaultSubject) -> int:
+        """Overwrite superseded revisions that a crash between put and erase has left; return how many."""
+        older = (await self._vault.revisions(str(where)))[:-1]
+        for sequence in older:
+            await self._vault.erase(str(where), sequence)
+        return len(older)
+
+    async def shred(self, where: subjects.VaultSubject) -> int:
+        """Overwrite every revision of a record; return how many there were."""
+        all_ = await self._vault.revisions(str(where))
+        for sequence in all_:
+            await self._vault.erase(str(where), sequence)
+        return len(all_)

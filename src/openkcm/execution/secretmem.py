@@ -10,14 +10,17 @@ SecretMemoryError
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import platform
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Final, Literal
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "membarrier",
     "membarrier_register",
     "page_aligned",
+    "room",
     "wipe",
 ]
 
@@ -186,6 +190,40 @@ def attach(fd: int, size: int, mode: Mode, *, writable: bool, seal: bool = False
         raise
     sealed = seal and _libc.syscall(_MSEAL, ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_ulong(0)) == 0
     return Mapping(address, size, mode, writable=writable, sealed=sealed)
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[memoryview]:
+    """Lend `size` bytes of key memory: the process's own page where that is enough, else a mapping made for it.
+
+    Raises:
+        SecretMemoryError: See `attach`.
+    """
+    if size > len(_page().view):
+        whole = page_aligned(size)
+        fd, mode = create(whole)
+        try:
+            mapping = attach(fd, whole, mode, writable=True)
+        finally:
+            os.close(fd)
+        try:
+            yield mapping.view[:size]
+        finally:
+            mapping.close()
+        return
+    try:
+        yield _page().view[:size]
+    finally:
+        _page().zeroize(0, size)
+
+
+@functools.cache
+def _page() -> Mapping:
+    fd, mode = create(mmap.PAGESIZE)
+    try:
+        return attach(fd, mmap.PAGESIZE, mode, writable=True)
+    finally:
+        os.close(fd)
 
 
 def wipe(view: memoryview) -> None:
