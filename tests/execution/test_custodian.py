@@ -33,6 +33,9 @@ class Recorder:
     def cut(self, tenant, enrolments):
         self.log.append(f"cut {tenant} {','.join(enrolments)}")
 
+    def withdraw(self, tenant, floors):
+        self.log.append(f"withdraw {tenant} {floors}")
+
     def set_lease(self, tenant, until):
         pass
 
