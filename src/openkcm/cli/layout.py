@@ -53,6 +53,10 @@ ACCOUNTS: Final[dict[str, Account]] = {
     "canary/admin": Account((*_ADMIN, "auditor"), approves=True),
     "canary/approver": Account(("approver",), approves=True),
     "provider/operator": Account(("provider-operator",)),
+    # Of no tenant yet: who wants to come aboard through the pages.
+    "newcomer/anna": Account(()),
+    "newcomer/ben": Account(()),
+    "newcomer/carl": Account(()),
 }
 TENANTS: Final[dict[str, Tenant]] = {
     "acme": Tenant(("eu-frankfurt", "us-virginia"), ("payments", "archive")),
@@ -139,6 +143,11 @@ class Layout:
             free = (n for n in range(MOST_NODES) if n not in taken)
             places |= {name: next(free) for name in names if name not in places}
         return places
+
+    @property
+    def pages_url(self) -> str:
+        """The portal for browsers: a passkey is bound to a name, and an address is none."""
+        return f"http://localhost:{self.ports.portal}"
 
     @property
     def portal_url(self) -> str:
@@ -315,6 +324,11 @@ class Layout:
             "regions": str(self.state / "nodes-regions"),
             "trust_root": base64.b64encode(self.trust_root.public_key).decode(),
             "operators": [self.subjects()["provider/operator"]],
+            "origin": self.pages_url,
+            "kmip": {
+                region.region: [f"{HOST}:{self.ports.kmip(self.place(node))}" for node in region.nodes]
+                for region in self.regions
+            },
         }
 
     def _node(self, node: str, region: str, authority: pki.Authority) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def table(console: Console, layout: Layout, endpoints: Endpoints) -> None:
     shown = Table(title="OpenKCM runs", title_justify="left", show_header=False, box=None, padding=(0, 2))
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
-    shown.add_row("Portal", endpoints.cmk.url)
+    shown.add_row("Portal", layout.pages_url)
+    shown.add_row("API", endpoints.cmk.url)
     shown.add_row("Identity provider", endpoints.oidc.issuer)
     for node in endpoints.nodes:
         shown.add_row(f"KMIP {node.name}", f"{node.kmip.host}:{node.kmip.port} (TLS, client certificate)")

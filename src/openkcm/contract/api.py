@@ -505,6 +505,21 @@ class LedgerEvent(Shape, frozen=True, kw_only=True):
     data: Any
 
 
+class FirstBad(Shape, frozen=True, kw_only=True):
+    """The first event that does not hold, and why."""
+
+    sequence: int
+    why: str
+
+
+class Verification(Shape, frozen=True, kw_only=True):
+    """What a check of a tenant's events found."""
+
+    events: int
+    good: bool
+    first_bad: FirstBad | None
+
+
 class FleetRegion(Shape, frozen=True, kw_only=True):
     """A region and its nodes, each with its last health check."""
 

@@ -66,6 +66,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         operators: OIDC subjects of the provider's own people.
         regions: Folder of `<region>/node.toml`.
         trust_root: The pinned public key, 32 bytes.
+        kmip: By region, where clients reach its nodes (host:port): shown in ready configurations, used for nothing.
         origin: Where people reach the pages (scheme, host, port); passkeys are bound to it. None: wherever they do.
         check_streams: Refuse to start when the live streams are not as declared.
     """
@@ -82,6 +83,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     trust_root: Annotated[bytes, Meta(min_length=32, max_length=32)]
     operators: tuple[PersonId, ...] = ()
     secure_cookies: bool | None = None
+    kmip: dict[str, tuple[str, ...]] = {}
     origin: Annotated[str, Meta(pattern=r"^https?://[a-z0-9.\[\]:-]{1,260}$")] | None = None
     check_streams: bool = True
 

@@ -313,6 +313,38 @@ class Views:
         rows = self.reader.rows(query, (tenant, region, epoch, floor, limit))
         return [(n, i, s, t, b) for n, i, s, t, b in reversed(rows)]
 
+    # --- history ----------------------------------------------------------------------------------------------------
+
+    def history(
+        self, tenant: str, *, region: str | None = None, limit: int, search: str = "", priority: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return a tenant's newest events in few words: who did what, when. `search`: in event, person, region."""
+        columns = "sequence, id, tag, region, person, at_ms, counter"
+        narrowed = (
+            "tenant = :t AND (:r IS NULL OR region = :r) AND (:q = '' OR instr(lower(tag), :q) "
+            "OR instr(lower(person), :q) OR instr(lower(region), :q))"
+        )
+        routine = f"SELECT {columns}, 0 AS priority FROM event_routine WHERE {narrowed} UNION ALL "
+        query = (
+            f"{'' if priority else routine}SELECT {columns}, 1 AS priority FROM event_critical WHERE {narrowed} "
+            "ORDER BY sequence DESC LIMIT :n"
+        )
+        given = {"t": tenant, "r": region, "n": limit, "q": search.lower().replace(" ", "")}
+        return self.reader.records(query, given)
+
+    def receipt(self, tenant: str, event: str) -> dict[str, Any] | None:
+        """Return one revocation with its sealed bytes, its confirmation's, and each node's acknowledgement."""
+        found = self.reader.records("SELECT * FROM event_critical WHERE id = ? AND tenant = ?", (event, tenant))
+        if not found or not found[0]["tag"].startswith("AccessRevoked."):
+            return None
+        ordered = found[0]
+        query = (
+            "SELECT sequence, id, at_ms, body FROM event_routine WHERE tenant = ? AND region = ? "
+            "AND tag LIKE 'RevocationConfirmed.%' AND json_extract(CAST(body AS TEXT), '$.data.revocation') = ?"
+        )
+        confirmed = next(iter(self.reader.records(query, (tenant, ordered["region"], event))), None)
+        return {**ordered, "confirmed": confirmed}
+
     # --- the ledger as read -----------------------------------------------------------------------------------------
 
     def events(self, tenant: str | None, after: int, limit: int) -> list[tuple[int, str, bytes]]:
@@ -343,6 +375,14 @@ class Views:
             )
             for sequence, tenant, region, tag, at_ms, critical in self.reader.rows(query, {"a": after, "n": limit})
         ]  # fmt: skip
+
+    def exported(self, tenant: str, after: int, limit: int) -> list[tuple[int, str, bytes]]:
+        """Return (sequence, subject, bytes) of a tenant's events and of the trust events that verify them."""
+        query = (
+            "SELECT sequence, subject, body FROM event WHERE sequence > :a AND (tenant = :t OR (kind = 'ledger' "
+            "AND tag NOT LIKE 'AccessDenied.%')) ORDER BY sequence LIMIT :n"
+        )
+        return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
 
     def event_count(self, tenant: str | None) -> int:
         """Return how many events there are, of one tenant (and who was denied at its door) or of all."""

@@ -13,7 +13,7 @@ from litestar.types import Message, Scope
 from openkcm.governance.portal.openapi import API
 from openkcm.governance.portal.problems import HANDLERS
 from openkcm.governance.portal.requests import Desk
-from openkcm.governance.portal.routes import site
+from openkcm.governance.portal.routes import pages, site
 from openkcm.governance.portal.surface import api_routes, probe_routes
 from openkcm.governance.service import Cmk
 
@@ -25,7 +25,7 @@ HEADERS: Final = (
     (
         b"content-security-policy",
         (
-            b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+            b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
             b"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         ),
     ),
@@ -54,7 +54,7 @@ def create_app(cmk: Cmk) -> Litestar:
             await desk.close()
 
     return Litestar(
-        [Router(API, route_handlers=api_routes()), *probe_routes(), *site.ROUTES],
+        [Router(API, route_handlers=api_routes()), *probe_routes(), *site.ROUTES, *pages.ROUTES],
         state=State({"desk": desk}),
         exception_handlers=HANDLERS,
         before_send=[_harden],

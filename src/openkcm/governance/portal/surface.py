@@ -203,8 +203,8 @@ async def _answer(one: Operation, request: Req) -> Response[Any]:
             return await one.handler(Call(one, desk, request, Caller("", ""), _query(one, request)))
         caller, fresh = await desk.caller(request)  # (1)
         desk.limits.spend("subject", caller.subject, one.budget)  # (2)
-        if one.command is not None:
-            commands.allow(desk.cmk, caller, one.command, tenant)  # (3)
+        if caller.kind == "service" or one.command is not None:
+            commands.allow(desk.cmk, caller, one.command or one.name, tenant)  # (3)
         if tenant is not None:
             desk.limits.spend("tenant", tenant, one.budget)
         if tenant is not None and region is not None:

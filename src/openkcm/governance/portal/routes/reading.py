@@ -11,11 +11,12 @@ from urllib.parse import urlencode
 
 import msgspec
 from litestar import Response
-from litestar.response import ServerSentEvent, ServerSentEventMessage
+from litestar.response import ServerSentEvent, ServerSentEventMessage, Stream
 
 from openkcm.contract import api
 from openkcm.contract import envelope as env
 from openkcm.contract.metrics import render
+from openkcm.governance.checks import verified
 from openkcm.governance.commands import Caller
 from openkcm.governance.errors import Invalid, TooMany
 from openkcm.governance.figures import figures, lags
@@ -86,6 +87,28 @@ def _lines(call: Call, found: list[tuple[int, str, bytes]], *, more: bool) -> Re
     return Response(body, media_type=NDJSON, headers=headers)
 
 
+@operation("GET", "/tenants/{tenant}/verification", "ReadLedger", name="verifyLedger", answer=api.Verification)
+async def verification(call: Call) -> Response[bytes]:
+    """Check every seal and counter of the tenant's events as this process holds them."""
+    return call.answer(await asyncio.to_thread(verified, call.desk.cmk, call.tenant))
+
+
+@operation("GET", "/tenants/{tenant}/export", "ReadLedger", name="exportLedger", media_type="application/x-ndjson")
+async def export(call: Call) -> Stream:
+    """Give all events of the tenant with their sealed bytes, and the trust events that verify them: NDJSON."""
+    name = f'attachment; filename="{call.tenant}-events.ndjson"'
+    headers = {"Cache-Control": "no-store", "Content-Disposition": name}
+    return Stream(_all_lines(call.desk, call.tenant), media_type=call.operation.media_type, headers=headers)
+
+
+async def _all_lines(desk: Desk, tenant: str) -> AsyncIterator[bytes]:
+    after = 0
+    while found := desk.cmk.views.exported(tenant, after, MAX_EVENTS):
+        after = found[-1][0]
+        yield b"".join(msgspec.json.encode(ledger_event(*one)) + b"\n" for one in found)
+        await asyncio.sleep(0)
+
+
 @operation("GET", "/fleet", "ReadFleet", name="showFleet", answer=api.Fleet)
 async def fleet(call: Call) -> Response[bytes]:
     """Show the regions and their nodes, as they last reported."""
@@ -115,7 +138,7 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
     return {**check, "lag": lag, "last_seen_ms": health.at_ms}
 
 
-@operation("GET", "/events", "ReadTenant", name="streamEvents", media_type="text/event-stream")
+@operation("GET", "/events", None, name="streamEvents", media_type="text/event-stream")
 async def events(call: Call) -> ServerSentEvent:
     """Stream what happens, of the caller's own tenants. `Last-Event-ID`: first what happened since, without a gap."""
     text = call.request.headers.get("last-event-id", "")
@@ -160,7 +183,7 @@ def _message(item: Item, raw: bytes) -> ServerSentEventMessage:
 
 
 def _concerns(item: Item, caller: Caller) -> bool:
-    return caller.operator or item.tenant in caller.roles or item.kind == "health"
+    return caller.operator or item.tenant in caller.roles or (item.kind == "health" and bool(caller.roles))
 
 
 # --- probes, outside /cmk/v1 ----------------------------------------------------------------------------------------
