@@ -92,6 +92,15 @@ def test_a_tail_that_nobody_signed_cannot_be_seen_and_the_answer_says_so(history
     assert (eu.size, eu.signed) == (29, 6)
 
 
+def test_what_was_signed_of_a_closed_epoch_is_named_and_judged_by_nobody(history: History) -> None:
+    again = [msgspec.structs.replace(m, sequence=(2 << 40) + n) for n, m in enumerate(history.messages)]
+    signed = Signed(NAME, history.notes)
+    for m in again:
+        signed.take(m.sequence, m.subject, m.body)
+    assert {(t.tree, t.epoch, t.signed) for t in signed.judge([CMK.public_key])} == {(EU, 2, 0), ("global", 2, 0)}
+    assert len(signed.closed) == len(history.notes)
+
+
 def test_what_is_not_signed_by_the_ledgers_own_keys_is_named(history: History) -> None:
     point = history.notes[0].checkpoint()
     stranger = noted(point, Signer(b"s" * 32))

@@ -7,6 +7,9 @@ first checkpoint that the ledger does not bear out:
 1. its note is signed by a key that the ledger's trust root introduced, or by the witness who handed it over;
 2. the tree has that many leaves: else the ledger is shorter than the signer knew;
 3. its root at that size is the signed one: else an event in between is not what it was, or was put in or left out.
+
+A ledger that was made anew after a loss begins in a later epoch; what was signed of the epochs before is `closed`: the
+trust root's opening of the new one says what became of them.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ class Signed:
         self._wanted = {(c.point.tree, c.point.epoch, c.point.size) for c in self._claims}
         self._edges: dict[tuple[str, int], tuple[list[bytes], int, int]] = {}
         self._roots: dict[tuple[str, int, int], tuple[bytes, int]] = {}
+        self._first_epoch = 0
 
     def _claim(self, note: cp.Note, witness: cp.Verifier | None) -> _Claim:
         try:
@@ -104,6 +108,7 @@ class Signed:
     def take(self, sequence: int, subject: str, body: bytes) -> None:
         """Take the ledger's next stored message in."""
         key = tree_of(subject), cp.epoch_of(sequence)
+        self._first_epoch = self._first_epoch or key[1]
         hashes, size, _ = self._edges.get(key, ([], 0, 0))
         carried, at = merkle.ledger_leaf(key[1], sequence, subject, body), size
         while at & 1:
@@ -123,11 +128,19 @@ class Signed:
             Shorter, NotBorneOut: The first claim that does not hold, in the order of the ledger.
         """
         agreed: dict[tuple[str, int], int] = {}  # sequence up to which a tree is borne out
-        for claim in sorted(self._claims, key=lambda c: (c.point.epoch, c.point.sequence, c.point.size)):
+        for claim in sorted(self._judged(), key=lambda c: (c.point.epoch, c.point.sequence, c.point.size)):
             key = claim.point.tree, claim.point.epoch
             self._check(claim, keys, agreed.get(key, 0))
             agreed[key] = max(claim.point.sequence, agreed.get(key, 0))
         return [self._shown(key) for key in sorted(self._edges)]
+
+    @property
+    def closed(self) -> tuple[cp.Checkpoint, ...]:
+        """What was signed of epochs before this ledger's first."""
+        return tuple(c.point for c in self._claims if c.point.epoch < self._first_epoch)
+
+    def _judged(self) -> list[_Claim]:
+        return [c for c in self._claims if c.point.epoch >= self._first_epoch]
 
     def _check(self, claim: _Claim, keys: Sequence[bytes], agreed: int) -> None:
         point, who = claim.point, "the notary" if claim.witness is None else f"witness {claim.witness.name}"

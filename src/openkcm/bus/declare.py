@@ -46,8 +46,8 @@ CONSUMER_DEFAULTS: Final[dict[str, Any]] = {
     "num_replicas": 0,
     "replay_policy": "instant",
 }
-#: Set by the server itself; says nothing of what the stream does.
-IGNORED: Final = frozenset({"metadata", "name"})
+#: Set by the server itself, or (`first_seq`) by a restore; says nothing of what the stream does.
+IGNORED: Final = frozenset({"metadata", "name", "first_seq"})
 
 
 class Declared(msgspec.Struct, frozen=True):

@@ -66,10 +66,12 @@ def verify(
             proven = trees.check(result.keys)
         if claims is not None:
             signed = claims.judge(result.keys)
+        if source.whole and result.events and result.epoch != epoch_of(result.sequence):
+            raise NotBorneOut(result.epoch, result.sequence, "made anew in an epoch that the trust root has not opened")
     except NOT_AUDITED as bad:
         return _broken(bad, as_json=as_json)
     absent = signatures.missing(signed, known)
-    words = (*limits(source.tenant), *(() if claims is None else claims.unread))
+    words = (*limits(source.tenant), *(() if claims is None else claims.words()))
     if as_json:
         print(as_json_text({
             "intact": True, "events": result.events, "epoch": result.epoch, "sequence": result.sequence,

@@ -68,6 +68,16 @@ async def open_ledger(
     return done
 
 
+async def open_epoch(ledger: Ledger, root: Signer, epoch: int, first_sequence: int, closes: tuple[str, ...]) -> None:
+    """Open a restored ledger's epoch: it closes the older ones and accepts the loss that `closes` names.
+
+    Raises:
+        BusError: The ledger does not take it.
+    """
+    routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
+    await routine.append(root, d.LedgerOpened(epoch=epoch, first_sequence=first_sequence, closes=closes), epoch=epoch)
+
+
 async def remove_nodes(ledger: Ledger, root: Signer, nodes: Iterable[tuple[str, str]]) -> list[str]:
     """Append the removal of each of these nodes (name, region) that is not removed yet; return a line for each.
 

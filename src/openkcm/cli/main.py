@@ -315,6 +315,37 @@ def import_(provider: str, ref: str, material: Path, wrapping: str, **options: A
     click.echo(byok.run(provider, ref, material, wrapping, options))
 
 
+# --- ledger ---------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def ledger() -> None:
+    """Back the ledger up, and make it anew from a backup and the tails that mirrors hold."""
+
+
+@ledger.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@state_option
+def ledger_backup(state: Path, file: Path) -> None:
+    """Write the running stack's whole ledger into FILE. It holds nothing secret."""
+    from openkcm.cli import ledger as keeper
+
+    sys.exit(keeper.make_backup(state, file))
+
+
+@ledger.command("restore")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@state_option
+@json_option
+@click.option("--replace", is_flag=True, help="Remove the ledger that the hub still has, once it was read as a copy.")
+@click.option("--dry-run", is_flag=True, help="Say what would be recovered and what is lost; change nothing.")
+def ledger_restore(state: Path, file: Path, as_json: bool, replace: bool, dry_run: bool) -> None:
+    """Make a stopped stack's ledger anew from FILE; open an epoch that names what was recovered and what is lost."""
+    from openkcm.cli import ledger as keeper
+
+    sys.exit(keeper.restore(state, file, replace=replace, dry_run=dry_run, as_json=as_json))
+
+
 # --- witness --------------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,15 @@ class Claims:
                 raise NotBorneOut(0, 0, f"a cosignature in the name of {key.name} is not by that node's key")
         return self._signed.judge(tuple(keys))
 
+    def words(self) -> tuple[str, ...]:
+        """Return what was signed and cannot be compared with this ledger, or could not be read."""
+        closed = self._signed.closed
+        if not closed:
+            return self.unread
+        newest = max(closed, key=lambda point: (point.epoch, point.size))
+        said = f"{len(closed)} signed checkpoints are of epochs that the trust root closed, the newest {newest}"
+        return (*self.unread, f"{said}: this ledger was made anew; its LedgerOpened says what was recovered and lost")
+
 
 def pinned(keys: Iterable[str], histories: Iterable[Path]) -> tuple[list[cp.Verifier], list[Cosigned]]:
     """Return the witnesses somebody trusts, and what their own histories hold.

@@ -26,6 +26,7 @@ from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
 from openkcm.cli import background, orbital, pki, ports, programs, reconcile, show
 from openkcm.cli import endpoints as ends
+from openkcm.cli import ledger as keeper
 from openkcm.cli.flow import wait_until_flowing
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
 from openkcm.cli.onboarding import onboard
@@ -138,6 +139,8 @@ class Stack:
             pki.write_private(layout.state / "up.json", msgspec.json.encode(self._saved))
             status.update("starting the hub and the regions' NATS servers")
             self._supervisor.bring_up(programs.servers(layout))  # (2)
+            status.update("comparing the hub's ledger with what others know of it")
+            asyncio.run(keeper.check_not_lost(layout))
             status.update("comparing the streams with what is declared")
             done = asyncio.run(orbital.apply_streams(layout.state, layout.regions, layout.server_ports))  # (3)
             log.info("streams: %s", "; ".join(done) or "as declared")

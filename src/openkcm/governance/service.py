@@ -27,7 +27,7 @@ from openkcm.contract import resources, seal, subjects
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.reports import HealthCheck
-from openkcm.governance import ending, inbox
+from openkcm.governance import ending, inbox, restored
 from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
 from openkcm.governance.beat import Beats
@@ -203,6 +203,7 @@ class Cmk:
     async def _project(self, batch: list[Stored]) -> None:
         if not batch:
             return
+        restored.check_epoch(self.projection.cursor, batch[0].sequence)
         applied = await asyncio.to_thread(self.projection.apply, batch)
         self.watch.saw(applied)
         self._node_keys = None
@@ -325,6 +326,7 @@ async def open_cmk(configuration: Configuration) -> Cmk:
     """
     connection = await connect(configuration.nats, name="cmk")
     try:
+        await restored.make_way(Path(configuration.registry), Ledger(connection))
         cmk = Cmk(configuration, connection)
     except BaseException:
         await connection.close()

@@ -1,0 +1,128 @@
+"""The hub's disk is lost after an old backup: what was revoked stays revoked everywhere, and people are told the loss."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from kmip.core import enums
+from kmip.pie.exceptions import KmipOperationFailure
+
+from openkcm.cli.portal import Portal
+from openkcm.contract.seal import Signer
+from running_stack import Stack, until
+
+EU, US = "eu-frankfurt", "us-virginia"
+EPOCH = 2 << 40
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    running = Stack(tmp_path_factory.mktemp("loss") / "state")
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
+
+
+def status(stack: Stack, tenant: str, region: str, lane: str) -> str:
+    with stack.portal(f"{tenant}/admin") as portal:
+        return portal.get(f"/tenants/{tenant}/regions/{region}/sync")[lane]["status"]
+
+
+def state(portal: Portal, tenant: str, region: str) -> str:
+    return portal.get(f"/tenants/{tenant}/regions/{region}")["state"]
+
+
+def works(stack: Stack, workload: str, region: str) -> bool:
+    with stack.kmip(workload, region) as client:
+        return bool(client.create(enums.CryptographicAlgorithm.AES, 256))
+
+
+def refused(stack: Stack, workload: str, region: str) -> str:
+    with stack.kmip(workload, region) as client, pytest.raises(KmipOperationFailure) as no:
+        client.create(enums.CryptographicAlgorithm.AES, 256)
+    return str(no.value)
+
+
+def lift(stack: Stack, tenant: str, region: str) -> None:
+    """Two of the tenant's people lift its revocations there, each with an own key."""
+    people = stack.endpoints.people
+
+    def signature(person: str, message: bytes) -> str:
+        seed = Path(people[person].approval_key or "").read_bytes()
+        return base64.b64encode(Signer(seed).sign(message)).decode()
+
+    one, two = f"{tenant}/admin", f"{tenant}/approver"
+    with stack.portal(one) as asks, stack.portal(two) as signs:
+        words = asks.post(f"/tenants/{tenant}/approvals/prepare", {"command": "RestoreAccess", "region": region})
+        message, approval = base64.b64decode(words["signed_bytes"]), words["approval"]
+        asks.post(f"/tenants/{tenant}/approvals", {
+            "approval": approval, "command": "RestoreAccess", "region": region,
+            "arguments": words["statement"]["arguments"], "signature": signature(one, message),
+        })  # fmt: skip
+        signs.post(f"/tenants/{tenant}/approvals/{approval}/grants", {"signature": signature(two, message)})
+
+
+def test_an_old_backup_and_the_mirrors_tails_make_a_ledger_that_forgets_no_revocation(
+    stack: Stack, tmp_path: Path
+) -> None:
+    here, file = ("--state", str(stack.state)), str(tmp_path / "ledger.ndjson")
+    stack.revoke("bolt", US)  # revoked and lifted again: the one more tenant
+    until(lambda: status(stack, "bolt", US, "critical") == "Revoked", 15)
+    done = stack.openkcm("ledger", "backup", file, *here)
+    assert done.returncode == 0, done.stderr
+    stack.revoke("acme", EU, US)
+    until(lambda: all(status(stack, "acme", r, "critical") == "Revoked" for r in (EU, US)), 15)
+    lift(stack, "bolt", US)
+    until(lambda: works(stack, "bolt/orders", US), 20, "bolt was restored by two people")
+    stack.down()
+
+    running = stack.openkcm("up", *here, "--port-base", str(stack.base), "--stop")
+    assert "no stack runs" in running.stdout
+    shutil.rmtree(stack.state / "nats" / "hub" / "store")
+    for file_ in (stack.state / "cmk").glob("registry.sqlite*"):  # and governance's read model with it
+        file_.unlink()
+    refused_start = stack.openkcm("up", *here, "--port-base", str(stack.base), "--detach")
+    assert refused_start.returncode != 0
+    assert "ledger restore" in refused_start.stdout + refused_start.stderr, "nothing is opened in its place"
+
+    told = stack.openkcm("ledger", "restore", file, *here, "--dry-run")
+    assert told.returncode == 0, told.stderr
+    assert "nothing was changed" in told.stdout
+    told = stack.openkcm("ledger", "restore", file, *here, "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert (found["epoch"], found["first_sequence"], found["done"]) == (2, EPOCH, True)
+    assert found["recovered"].keys() >= {EU, US}
+    assert found["lost"], "approvals of the restore lived on the hub alone: they are named as lost"
+    again = stack.openkcm("ledger", "restore", file, *here)
+    assert again.returncode == 1
+    assert "--replace" in again.stderr
+
+    stack.up()
+    with stack.portal("acme/admin") as portal:
+        assert [state(portal, "acme", r) for r in (EU, US)] == ["Revoked", "Revoked"]
+    for region in (EU, US):
+        assert "access revoked" in until(lambda r=region: refused(stack, "acme/payments", r), 20)
+    with stack.portal("bolt/admin") as portal:
+        assert until(lambda: state(portal, "bolt", US) == "Active", 10)
+    assert until(lambda: works(stack, "bolt/orders", US), 20, "what two people lifted stays lifted")
+
+    stack.revoke("bolt", US)  # new revocations arrive, in the new epoch
+    until(lambda: status(stack, "bolt", US, "critical") == "Revoked", 15, "a revocation of the new epoch is obeyed")
+    assert "access revoked" in refused(stack, "bolt/orders", US)
+    lift(stack, "acme", EU)  # and a restore that names the revocation of the closed epoch
+    until(lambda: works(stack, "acme/payments", EU), 20)
+    assert "access revoked" in refused(stack, "acme/payments", US)
+    verified = stack.openkcm("audit", "verify", *here, "--json")
+    assert verified.returncode in (0, 2), verified.stdout + verified.stderr
+    found = json.loads(verified.stdout)
+    assert (found["intact"], found["epoch"]) == (True, 2)
+    assert found["sequence"] > EPOCH
+    replayed = stack.openkcm("audit", "replay", *here, "--json")
+    assert json.loads(replayed.stdout)["equal"], replayed.stdout
