@@ -125,6 +125,9 @@ REPORTS: Final[tuple[r.Report, ...]] = (
         tenant=TENANT, level="L3", registration="reg-00000001", version=1, children=12, released=(NODE,),
         destroyed=False,
     ),
+    r.ResidenceShredded(
+        tenant=TENANT, vault={"l2": 1, "l3": 2, "object": 40}, rows=43, log_truncated=True, kept=("fence", "ring")
+    ),
     r.HealthCheck(
         node=NODE, region=REGION, nonce=NONCE, boot_id=BOOT, sent_boottime_ns=123_456_789, ledger_epoch=1,
         cursor=(70, 7), known_tags=("AccessRevoked.1",), workers=1, memory="memfd_secret", sealed_mappings=True,

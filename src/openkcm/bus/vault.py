@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.ledger import get_at_leader, last_at_leader
@@ -103,6 +105,21 @@ class Vault:
             if stored is None:
                 return found
             found.append(stored.sequence)
+            at = stored.sequence + 1
+
+    async def walk(self, tenant: str = "*") -> AsyncIterator[Stored]:
+        """Yield every revision that is there, oldest first: of one tenant, or of the whole region.
+
+        Raises:
+            Unavailable, Refused: As they say.
+        """
+        at = 1
+        while True:
+            body = {"seq": at, "next_by_subj": f"kcm.vault.{self._region}.{tenant}.>"}
+            stored = await get_at_leader(self._connection, "VAULT", body)
+            if stored is None:
+                return
+            yield stored
             at = stored.sequence + 1
 
     async def _at(self, sequence: int) -> Stored | None:

@@ -22,6 +22,7 @@ __all__ = [
     "CheckpointCosigned",
     "HealthCheck",
     "Report",
+    "ResidenceShredded",
     "RootStateObserved",
     "RotationComplete",
     "RotationProgressed",
@@ -98,6 +99,23 @@ class RotationProgressed(Report, frozen=True, kw_only=True):
     children: Count = 0
     released: tuple[NodeName, ...] = ()
     destroyed: bool = False
+
+
+class ResidenceShredded(Report, frozen=True, kw_only=True):
+    """What this node removed of a destroyed residence, and where.
+
+    Attributes:
+        vault: Kind of record -> revisions overwritten in the region's vault, by this node.
+        rows: Rows deleted from this node's SQLite, their pages overwritten.
+        log_truncated: SQLite's write-ahead log was emptied after it.
+        kept: Kinds of records that stay as tombstones; they hold no key.
+    """
+
+    tenant: TenantId
+    vault: dict[str, Count]
+    rows: Count
+    log_truncated: bool
+    kept: tuple[str, ...]
 
 
 class RootStateObserved(Report, frozen=True, kw_only=True):
@@ -216,6 +234,7 @@ REPORTS: Final[dict[str, type[Report]]] = {
     "SyncAck.1": SyncAck,
     "RotationComplete.1": RotationComplete,
     "RotationProgressed.1": RotationProgressed,
+    "ResidenceShredded.1": ResidenceShredded,
     "HealthCheck.1": HealthCheck,
     "RootStateObserved.1": RootStateObserved,
     "WorkloadDenied.1": WorkloadDenied,

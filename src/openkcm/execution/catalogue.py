@@ -63,7 +63,7 @@ class Catalogue:
         for stored in batch:
             try:
                 found = self._safe.open(stored, self._state())
-                if found.subject.kind == "object":
+                if found.subject.kind == "object" and not self._destroyed(found.subject.tenant):
                     record = self._safe.read(found, ObjectRecord)
                     rows += _rows(found.subject.tenant, found.sequence, record, found.data)
                     changed.append((found.subject.tenant, record.uid))
@@ -83,10 +83,16 @@ class Catalogue:
             subjects.parse_vault(str(where))
         except ContractError:
             return None
+        if self._destroyed(tenant):
+            return None
         found = await self._safe.get(where, ObjectRecord, self._state())
         if found is not None:
             await self._keep(tenant, *found)
         return found
+
+    def _destroyed(self, tenant: str) -> bool:
+        residence = self._state().residences.get(tenant)
+        return residence is not None and residence.destroyed
 
     async def put(self, tenant: str, record: ObjectRecord, *, expect: tuple[str, int] | None, own: int) -> int:
         """Store a worker's record; return its sequence once the vault and our SQLite have it.

@@ -47,6 +47,7 @@ from openkcm.execution.roots.base import RootSettings
 from openkcm.execution.rootwatch import RootWatch
 from openkcm.execution.rotation import Rotation
 from openkcm.execution.safe import Safe
+from openkcm.execution.shredder import Shredder
 from openkcm.execution.treewatch import STREAM, TreeWatch
 from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Prober
@@ -145,6 +146,7 @@ class Node:
         feeds = Feeds(main, custodian, node.node)
         catalogue.cursor, reader = vault_cursor, open_reader(Path(node.database))
         rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
+        shredder = Shredder(safe, lambda: custodian.state, database, disk, reporter.report)
         tree = self._tree(main, voice, database, disk, custodian, send)
         watch = RootWatch(custodian, keychain, prober, reporter)
 
@@ -188,6 +190,7 @@ class Node:
             watch.run(),
             tree.run(),
             rotation.run(),
+            shredder.run(),
             open_at_head(),
         )
         await tree.close()

@@ -6,6 +6,7 @@ and its data fits its class. Anything else is `Planted`: refused and named, neve
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -36,6 +37,9 @@ class VaultPort(Protocol):
 
     async def revisions(self, subject: str, /) -> list[int]:
         """Return the sequences of all revisions still there, oldest first."""
+
+    def walk(self, tenant: str = ..., /) -> AsyncIterator[Stored]:
+        """Yield every revision that is there, of one tenant or of all."""
 
 
 class Planted(Exception):
@@ -148,3 +152,13 @@ class Safe:
         for sequence in all_:
             await self._vault.erase(str(where), sequence)
         return len(all_)
+
+    async def erase_all(self, tenant: str, keep: frozenset[str]) -> dict[str, int]:
+        """Overwrite all revisions of all records of a tenant but those of the kinds to keep; return counts by kind."""
+        counts: dict[str, int] = {}
+        async for stored in self._vault.walk(tenant):
+            where = subjects.parse_vault(stored.subject)
+            if where.kind not in keep:
+                await self._vault.erase(stored.subject, stored.sequence)
+                counts[where.kind] = counts.get(where.kind, 0) + 1
+        return counts

@@ -134,6 +134,12 @@ class Writer(Reader):
             for sql in statements_:
                 self._connection.execute(sql, parameters)
 
+    def truncate_log(self) -> bool:
+        """Empty the write-ahead log, so that nothing deleted is left in it; False while a reader is in the way."""
+        with self._lock:
+            busy: int = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
+
     def close(self) -> None:
         """Empty the write-ahead log into the file and close it."""
         with self._lock:

@@ -1,0 +1,102 @@
+"""Crypto-shredding of a destroyed residence, on this node and in its region's vault. Holds no key: all are zeroized.
+
+ContextDestroyed has closed every gate, zeroized L2 and L3, and is in the vault's fence record before it is
+acknowledged; from then on nothing can be opened. What follows is erasure, and may be repeated after any crash:
+
+1. the ring is tombstoned: no node makes or reads a key of this residence again;
+2. every revision of every other record is overwritten (MSG.DELETE), object by object;
+3. this node's own copies go: rows with secure_delete, then the write-ahead log is truncated;
+4. a sealed report says what was removed where. What it does not say is not claimed: blocks that the server's disk has
+   remapped, raft logs until their compaction, backups until they expire. Certain it is when the customer destroys L1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Final
+
+from msgspec.structs import replace
+
+from openkcm.bus.errors import BusError
+from openkcm.contract import reports
+from openkcm.execution.keyring import RingRecord
+from openkcm.execution.residence_state import State
+from openkcm.execution.safe import Planted, Safe
+from openkcm.projector import Writer
+
+__all__ = ["Shredder"]
+
+_log: Final = logging.getLogger("openkcm.shredder")
+SWEEP_S: Final = 1.0
+#: Tombstones that must outlive the residence: a vault restored from a backup finds them.
+KEPT: Final = frozenset({"ring", "fence"})
+TABLES: Final = ("objects", "object_names")
+LOG_TRIES: Final = 20
+
+
+class Shredder:
+    """One node's part in erasing what was destroyed."""
+
+    def __init__(
+        self,
+        safe: Safe,
+        state: Callable[[], State],
+        database: Writer,
+        disk: Executor,
+        report: Callable[[str, reports.Report], Awaitable[None]],
+    ) -> None:
+        self._safe, self._state, self._database, self._disk, self._report = safe, state, database, disk, report
+        self._done: set[str] = set()
+
+    async def run(self) -> None:
+        """Look after every destroyed residence, for ever; each once a start of this process."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            state = self._state()
+            for tenant in [t for t, r in state.residences.items() if r.destroyed and t not in self._done]:
+                try:
+                    await self._shred(tenant)
+                except (BusError, Planted) as later:
+                    _log.warning("%s is not shredded yet: %s", tenant, later)
+                else:
+                    self._done.add(tenant)
+
+    async def _shred(self, tenant: str) -> None:
+        await self._tombstone(tenant)  # (1)
+        removed: dict[str, int] = {}
+        while found := await self._safe.erase_all(tenant, KEPT):  # (2) until nothing new turns up
+            removed = {kind: removed.get(kind, 0) + found.get(kind, 0) for kind in removed.keys() | found}
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._disk, self._rows, tenant)  # (3)
+        for _ in range(LOG_TRIES):
+            truncated = await loop.run_in_executor(self._disk, self._database.truncate_log)
+            if truncated:
+                break
+            await asyncio.sleep(SWEEP_S / 4)
+        if not removed and not rows:
+            return  # another start of this process, or another node, has said it
+        gone = reports.ResidenceShredded(
+            tenant=tenant, vault=dict(sorted(removed.items())), rows=rows, log_truncated=truncated,
+            kept=tuple(sorted(KEPT)),
+        )  # fmt: skip
+        await self._report(tenant, gone)  # (4)
+        _log.info("%s is shredded: %s in the vault, %d rows here", tenant, removed, rows)
+
+    def _rows(self, tenant: str) -> int:
+        rows: int = sum(
+            self._database.rows(f"SELECT count(*) FROM {table} WHERE tenant = ?", (tenant,))[0][0] for table in TABLES
+        )
+        self._database.apply([("shred", {"tenant": tenant})])
+        return rows
+
+    async def _tombstone(self, tenant: str) -> None:
+        where, state = self._safe.subject(tenant, "ring", tenant), self._state()
+        found = await self._safe.get(where, RingRecord, state)
+        if found is not None and not found[1].destroyed:
+            sequence, ring = found
+            gone = replace(ring, destroyed=True, l2={}, l3={}, released={})
+            await self._safe.put(where, gone, expect=(str(where), sequence), epoch=state.epoch, replaces=sequence)
+        await self._safe.tidy(where)
