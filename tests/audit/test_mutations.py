@@ -10,6 +10,10 @@ import pytest
 
 from audit.evidence import exported, life, verify
 from audit.mutations import MUTATIONS, first_difference, rewrite
+from audit.sealed_ledger import ROOT
+from openkcm.audit.examine import examine
+from openkcm.audit.exported import Export
+from openkcm.audit.replay import Line
 from openkcm.audit.trees import Tampered
 from openkcm.audit.verify import BadEvent
 from openkcm.contract import decrees as d
@@ -48,3 +52,25 @@ def test_every_mutation_is_found_where_it_is(ledger, export, tmp_path, mutate, s
     with pytest.raises((BadEvent, Tampered)) as found:
         verify(folder)
     assert found.value.sequence == wrong, found.value
+
+
+def test_an_export_that_was_verified_spares_its_seals_and_nothing_else(ledger, export):
+    def again(entries):
+        trees = Export(export).trees()
+        result = examine(
+            [Line(sequence=n, subject=s, body=b, id=i) for n, s, b, i in entries], ROOT.public_key, see=[trees.see],
+            known=trees.signed,
+        )  # fmt: skip
+        return trees.check(result.keys)
+
+    assert again(ledger.entries) == len(ledger.entries)
+    for mutate in MUTATIONS:
+        entries = list(ledger.entries)
+        mutate(entries, random.Random(f"spared/{mutate.__name__}"))
+        wrong = first_difference(ledger.entries, entries)
+        with pytest.raises((BadEvent, Tampered)) as found:
+            again(entries)
+        assert found.value.sequence == wrong
+    later = [*ledger.entries, (len(ledger.entries) + 1, *ledger.entries[-1][1:])]
+    with pytest.raises(BadEvent):  # what came after the export is checked as ever
+        again(later)

@@ -5,7 +5,7 @@ A million events are more than fits: what an account, a receipt or an export nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -54,7 +54,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 def examine(
     messages: Iterable[Message], trust_root: bytes, *, whole: bool = True, hear: Sequence[Heard] = (),
     see: Sequence[Seen] = (), fold: Folded | None = None, progress: Callable[[int], None] = lambda _: None,
-    workers: int | None = None,
+    workers: int | None = None, known: Container[int] = (),
 ) -> Examined:  # fmt: skip
     """Verify a ledger in order.
 
@@ -67,13 +67,14 @@ def examine(
         fold: Called with each batch, verified or not, and the sequences whose seal holds: a replay.
         progress: Told how many events are done.
         workers: Processes for seals; None takes all cores.
+        known: Sequences whose seals the caller checked before; `see` must hold their bytes to be the same.
 
     Raises:
         BadEvent: The first event that breaks the ledger.
         AuditError: What `see` raises.
     """
     trusted, authority = TrustedLedger(trust_root, whole=whole), Authority()
-    for batch, good in checked(messages, trust_root, workers=workers):
+    for batch, good in checked(messages, trust_root, workers=workers, known=known):
         if fold is not None:
             fold(batch, good)
         for message in batch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -45,13 +45,19 @@ _M = TypeVar("_M", bound=Message)
 
 
 def checked(
-    messages: Iterable[_M], trust_root: bytes, *, workers: int | None = None, batch: int = BATCH
+    messages: Iterable[_M],
+    trust_root: bytes,
+    *,
+    workers: int | None = None,
+    batch: int = BATCH,
+    known: Container[int] = (),
 ) -> Iterator[tuple[list[_M], frozenset[int]]]:
     """Yield messages in batches, in order, each with the sequences whose seal holds.
 
     A sequence that is missing from the answer proves nothing: its key may not have been seen yet.
 
     Args:
+        known: Sequences that somebody vouches for: they are in the answer, unchecked.
         workers: Processes; None takes the cores this process may run on. 1 checks here.
     """
     count = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -62,23 +68,30 @@ def checked(
     if len(first) < ALONE or count == 1:
         for one in batches:
             _learn(one, keys)
-            yield one, frozenset(_good(keys, [(m.sequence, m.body) for m in one]))
+            vouched, rest = _split(one, known)
+            yield one, frozenset([*vouched, *_good(keys, rest)])
         return
     with ProcessPoolExecutor(count, mp_context=get_context("forkserver")) as pool:
-        pending: deque[tuple[list[_M], list[Future[list[int]]]]] = deque()
+        pending: deque[tuple[list[_M], list[int], list[Future[list[int]]]]] = deque()
         for one in batches:
             _learn(one, keys)
-            size = -(-len(one) // count)
-            parts = [one[i : i + size] for i in range(0, len(one), size)]
-            pending.append((one, [pool.submit(_good, dict(keys), [(m.sequence, m.body) for m in p]) for p in parts]))
+            vouched, rest = _split(one, known)
+            size = max(1, -(-len(rest) // count))
+            parts = [rest[i : i + size] for i in range(0, len(rest), size)]
+            pending.append((one, vouched, [pool.submit(_good, dict(keys), part) for part in parts]))
             if len(pending) > AHEAD:
                 yield _answer(*pending.popleft())
         while pending:
             yield _answer(*pending.popleft())
 
 
-def _answer(messages: list[_M], sent: list[Future[list[int]]]) -> tuple[list[_M], frozenset[int]]:
-    return messages, frozenset(n for future in sent for n in future.result())
+def _answer(messages: list[_M], vouched: list[int], sent: list[Future[list[int]]]) -> tuple[list[_M], frozenset[int]]:
+    return messages, frozenset([*vouched, *(n for future in sent for n in future.result())])
+
+
+def _split(messages: Sequence[Message], known: Container[int]) -> tuple[list[int], list[tuple[int, bytes]]]:
+    vouched = [m.sequence for m in messages if m.sequence in known]
+    return vouched, [(m.sequence, m.body) for m in messages if m.sequence not in known]
 
 
 def _learn(messages: Sequence[Message], keys: dict[str, bytes]) -> None:

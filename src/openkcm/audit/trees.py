@@ -10,7 +10,7 @@ AuditError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -87,6 +87,11 @@ class SignedTrees:
                 raise Tampered(f"the leaves do not give the root that was signed: {point}")
         self._order = iter(sorted(self._signed))
         self._next = next(self._order, None)
+
+    @property
+    def signed(self) -> Container[int]:
+        """The sequences whose bytes are held to what was signed."""
+        return self._signed.keys()
 
     def see(self, message: Message) -> None:
         """Compare the next event with its leaf.

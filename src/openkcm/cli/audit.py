@@ -39,13 +39,14 @@ NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError, msgspec.Msg
 
 
 def verify(
-    source: Source, *, as_json: bool, against: Path | None = None, witnesses: Iterable[str] = (),
-    histories: Iterable[Path] = (),
+    source: Source, *, as_json: bool, against: Path | None = None, verified: bool = False,
+    witnesses: Iterable[str] = (), histories: Iterable[Path] = (),
 ) -> int:  # fmt: skip
     """Print whether the ledger holds, and what of it was signed; return the exit status.
 
     Args:
         against: An earlier whole export: the ledger must begin with it, event by event.
+        verified: That export was verified then: the seals in it are not checked again.
         witnesses: Verifier keys of witnesses that are trusted; a tree that one of them has not cosigned is named.
         histories: Those witnesses' own histories: the ledger must bear out all that is in them.
     """
@@ -60,7 +61,7 @@ def verify(
             result = examine(
                 source.messages(), source.trust_root, whole=source.whole, progress=seen,
                 see=[trees.see] if isinstance(trees, SignedTrees) else [],
-                hear=hear,
+                hear=hear, known=trees.signed if verified and isinstance(trees, SignedTrees) else (),
             )  # fmt: skip
         if trees is not None:
             proven = trees.check(result.keys)

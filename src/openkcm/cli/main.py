@@ -428,15 +428,20 @@ def _source(state: Path, export_: Path | None, root: str | None) -> Any:
               help="That witness's own history: the ledger must not be shorter, nor another.")  # fmt: skip
 @click.option("--against", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="An earlier whole export: the ledger must begin with it, event by event.")  # fmt: skip
+@click.option("--verified", is_flag=True, help="You verified --against then: its seals are not checked again.")
 def verify(
     state: Path, export_: Path | None, root: str | None, as_json: bool, witnesses: tuple[str, ...],
-    histories: tuple[Path, ...], against: Path | None,
+    histories: tuple[Path, ...], against: Path | None, verified: bool,
 ) -> None:  # fmt: skip
     """Seals, counters, gaps, approvals, acks, proofs. Names the first bad event; exit status 1 then, 2 for findings."""
     from openkcm.cli import audit as auditor
 
     source = _source(state, export_, root)
-    sys.exit(auditor.verify(source, as_json=as_json, against=against, witnesses=witnesses, histories=histories))
+    sys.exit(
+        auditor.verify(
+            source, as_json=as_json, against=against, verified=verified, witnesses=witnesses, histories=histories
+        )
+    )
 
 
 @audit.command()
