@@ -202,9 +202,22 @@ class Bench:
         """Believe the custodian's newest word on a system's keys."""
         self.system(keys.tenant, keys.registration).ring = Ring(self.arena, keys)
 
-    def ask_keys(self, tenant: str, registration: str, then: Callable[[], None]) -> None:
-        """Ask where a system's keys are, once for all who wait; call `then` when it is known."""
+    def ask_keys(self, tenant: str, registration: str, then: Callable[[], None], version: int = 0) -> None:
+        """Ask where a system's keys are, once for all who wait; call `then` when it is known.
+
+        Args:
+            version: One that the custodian should have before it answers; asked for by itself.
+        """
         system = self.system(tenant, registration)
+        if version:
+
+            def known(answer: control.Message) -> None:
+                if isinstance(answer, control.Keys):
+                    self.take_keys(answer)
+                then()
+
+            self.link.ask(lambda n: control.KeysOf(n, tenant, registration, version), known)
+            return
         system.waiting.append(then)
         if len(system.waiting) > 1:
             return

@@ -77,6 +77,7 @@ class KeysOf(Message, frozen=True):
     n: N
     tenant: str
     registration: str
+    version: N = 0  # one that must be among them, where an object says that it is under it
 
 
 class Fetch(Message, frozen=True):

@@ -79,7 +79,8 @@ class Desk:
 
     async def _keys_of(self, q: control.KeysOf) -> control.Message:
         tenant = q.tenant
-        if self._custodian.serving(tenant) and not self._slots(tenant, q.registration):
+        slots = self._slots(tenant, q.registration)
+        if self._custodian.serving(tenant) and (not slots or (q.version and q.version not in slots)):
             self._custodian.settle(tenant)
             try:
                 await asyncio.wait_for(self._custodian.settled(tenant), UNSEAL_WAIT_S)

@@ -372,7 +372,8 @@ class Exchange(Call):
             self.bench.link.ask(lambda n: control.Fetch(n, who.tenant, uid), answered)
         else:
             self._asked_keys = True
-            self.bench.ask_keys(who.tenant, who.registration, self._ready)
+            version = wanted.version if isinstance(wanted, KeysWanted) else 0
+            self.bench.ask_keys(who.tenant, who.registration, self._ready, version)
 
     def _drop_work(self) -> None:
         if self._work is not None:

@@ -59,6 +59,7 @@ __all__ = ["run"]
 _log: Final = logging.getLogger("openkcm.node")
 ALIVE_S: Final = 2.0
 ALIVE_EVERY_S: Final = 0.5
+FIRST_UNSEALS_S: Final = 5.0
 
 
 def run(config_path: Path, ready_path: Path | None = None) -> None:
@@ -172,6 +173,9 @@ class Node:
             await feeds.at_head.wait()
             for tenant in custodian.state.residences:
                 custodian.affirm(tenant)
+            unsealing = [custodian.settled(t) for t in custodian.state.residences if custodian.serving(t)]
+            with contextlib.suppress(TimeoutError):  # clients are let in when the keys are there, or soon anyway
+                await asyncio.wait_for(asyncio.gather(*unsealing), FIRST_UNSEALS_S)
             crew.serve()
             changed()
 

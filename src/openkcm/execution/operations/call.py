@@ -109,6 +109,7 @@ class Call:
     slot: Slot | None = None
     word: int = 0
     extra: tuple[tuple[int, int], ...] = ()
+    _asked_keys = False
 
     def reserve(self, answer_bytes: int) -> None:
         """Refuse to go on when an answer this long would not fit the client's limit; nothing has happened yet."""
@@ -228,6 +229,8 @@ class Call:
         ring = self.caller.system.ring
         slot = None if ring is None else ring.slots.get(version)
         if slot is None:
+            if not self._asked_keys:
+                raise KeysWanted(version)  # another node made it, and has wrapped this object under it already
             raise OperationFailed(ResultReason.GENERAL_FAILURE, f"the key version {version} that wraps it is not here")
         word = int(self.bench.words[slot.gate])
         if word >> 8 != slot.open_word >> 8:

@@ -44,7 +44,11 @@ class Wanted(Exception):
 
 
 class KeysWanted(Wanted):
-    """The system's keys are elsewhere than we knew, or nowhere yet."""
+    """The system's keys are elsewhere than we knew, or nowhere yet. `version`: one that must be among them, or 0."""
+
+    def __init__(self, version: int = 0) -> None:
+        super().__init__(version)
+        self.version = version
 
 
 class ObjectWanted(Wanted):
