@@ -19,7 +19,7 @@ from kmip.pie.exceptions import KmipOperationFailure
 
 from openkcm.cli import endpoints
 from openkcm.cli.onboarding import portal_of
-from openkcm.cli.portal import Portal, Problem
+from openkcm.client import Portal, Problem
 
 GCM = {
     "cryptographic_algorithm": enums.CryptographicAlgorithm.AES,

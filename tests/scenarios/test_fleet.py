@@ -17,7 +17,7 @@ from kmip.pie.exceptions import KmipOperationFailure
 
 from openkcm.cli import background, pki
 from openkcm.cli.customer import customer_of
-from openkcm.cli.portal import Problem
+from openkcm.client import Problem
 from openkcm.contract.seal import Signer
 from running_stack import Stack, until
 

@@ -11,7 +11,7 @@ import pytest
 from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
-from openkcm.cli.portal import Portal
+from openkcm.client import Portal
 from openkcm.contract.seal import Signer
 from running_stack import Stack, until
 

@@ -19,9 +19,9 @@ from openkcm.bus.errors import BusError
 from openkcm.cli import endpoints as ends
 from openkcm.cli.background import saved_layout
 from openkcm.cli.demo_steps import STEPS
-from openkcm.cli.portal import Problem, SyncTimeout
 from openkcm.cli.show import wide_console
 from openkcm.cli.stage import NotSo, Stage
+from openkcm.client import Problem, SyncTimeout
 
 __all__ = ["Played", "run"]
 

@@ -12,9 +12,9 @@ from openkcm.audit.verify import Event
 from openkcm.cli import rogue
 from openkcm.cli.layout import TENANTS
 from openkcm.cli.load import Load, Record
-from openkcm.cli.portal import Answer
 from openkcm.cli.sources import read_mirror, trust_root
 from openkcm.cli.stage import Stage
+from openkcm.client import Answer
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope, reports
 

@@ -18,8 +18,8 @@ from openkcm.cli.customer import customer_of
 from openkcm.cli.demo_revoke import revoke
 from openkcm.cli.layout import TENANTS
 from openkcm.cli.onboarding import onboard
-from openkcm.cli.portal import Answer
 from openkcm.cli.stage import Stage, b64
+from openkcm.client import Answer
 from openkcm.contract import decrees as d
 from openkcm.contract.statements import Lift, Signature, Statement, restore_statement
 

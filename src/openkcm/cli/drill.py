@@ -25,8 +25,8 @@ from openkcm.cli.endpoints import Endpoints, Node, Workload
 from openkcm.cli.layout import CANARY, Layout, Tenant
 from openkcm.cli.load import Load, Record, Task, make_key
 from openkcm.cli.onboarding import bring_aboard, portal_of
-from openkcm.cli.portal import Portal, Problem, SyncTimeout
 from openkcm.cli.show import wide_console
+from openkcm.client import Portal, Problem, SyncTimeout
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope, reports
 from openkcm.contract.seal import Signer

@@ -19,9 +19,9 @@ from openkcm.audit.replay import Replay
 from openkcm.audit.verify import AuditError
 from openkcm.cli import endpoints
 from openkcm.cli.audit import BROKEN, INTACT, NOT_AUDITED, _broken, as_json_text
-from openkcm.cli.portal import Portal, Problem
 from openkcm.cli.show import progress
 from openkcm.cli.sources import Source
+from openkcm.client import Portal, Problem
 from openkcm.contract import checkpoint as cp
 from openkcm.contract.errors import ContractError
 from openkcm.projector import Reader, open_reader

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from openkcm.cli import background, endpoints, pki, reconcile
 from openkcm.cli.layout import Layout, toml
-from openkcm.cli.portal import Portal
+from openkcm.client import Portal
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.ids import check_token
 from openkcm.contract.resources import ROOT

@@ -190,7 +190,8 @@ class _Provider:
             for a in self.configuration.accounts
         )
         return (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Demo accounts</title>'
+            '<!doctype html><html lang="en"><meta charset="utf-8"><link rel="icon" href="data:,">'
+            "<title>Demo accounts</title>"
             "<h1>Who are you?</h1><p>Demo accounts of this machine's one-command stack. No password: do not use this "
             f'provider for anything else.</p><form method="get" action="/authorize">{fields}{buttons}</form></html>'
         )

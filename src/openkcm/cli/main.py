@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from openkcm.cli import remote
+
 __all__ = ["main"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -198,12 +200,13 @@ def orbital_status(state: Path, as_json: bool, watch: bool) -> None:
 
 def change(work: Callable[..., Any], *given: Any, **options: Any) -> None:
     """Change the fleet and say what was done; exit status 1, with the reason, when it may not be or did not work."""
-    from openkcm.cli import fleet, portal, reconcile
+    from openkcm.cli import fleet, reconcile
+    from openkcm.client import Problem
     from openkcm.contract.errors import ContractError
 
     try:
         click.echo(work(*given, **options))
-    except (fleet.NotAllowed, reconcile.NotReconciled, ContractError, portal.Problem, OSError, ValueError) as no:
+    except (fleet.NotAllowed, reconcile.NotReconciled, ContractError, Problem, OSError, ValueError) as no:
         click.echo(f"not done: {no}", err=True)
         sys.exit(1)
 
@@ -525,6 +528,11 @@ def receipt(
         sys.exit(evidence.check(file, root, as_json=as_json))
     source = _source(state, export_, root)
     sys.exit(evidence.receipt(source, revocation, out, tenant=tenant, region=region, as_json=as_json))
+
+
+# --- the API's commands, for customers -------------------------------------------------------------------------------
+
+remote.add_to(main)
 
 
 if __name__ == "__main__":

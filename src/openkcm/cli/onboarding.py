@@ -14,7 +14,7 @@ from openkcm.cli import idp
 from openkcm.cli.customer import customer_of
 from openkcm.cli.endpoints import Endpoints
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout, Tenant
-from openkcm.cli.portal import Answer, Portal, Problem, SyncTimeout
+from openkcm.client import Answer, Portal, Problem, SyncTimeout
 from openkcm.contract.seal import Signer
 
 __all__ = ["Change", "bring_aboard", "onboard", "portal_of"]

@@ -16,9 +16,9 @@ from openkcm.bus import checkpoints as bus
 from openkcm.bus.connection import connect
 from openkcm.bus.ledger import Ledger
 from openkcm.cli import endpoints
-from openkcm.cli.portal import Portal, Problem
 from openkcm.cli.sources import auditor_access, trust_root
 from openkcm.cli.witness import history_of
+from openkcm.client import Portal, Problem
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env

@@ -16,7 +16,7 @@ from openkcm.cli.endpoints import Endpoints, Node, Workload
 from openkcm.cli.layout import Layout
 from openkcm.cli.load import Load, Task
 from openkcm.cli.onboarding import portal_of
-from openkcm.cli.portal import Portal
+from openkcm.client import Portal
 from openkcm.contract.seal import Signer
 
 __all__ = ["Kmip", "NotSo", "Reply", "Stage"]

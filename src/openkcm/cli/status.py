@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from openkcm.cli import endpoints
-from openkcm.cli.portal import Portal, Problem
 from openkcm.cli.show import wide_console
+from openkcm.client import Portal, Problem
 
 __all__ = ["run"]
 

@@ -30,8 +30,8 @@ from openkcm.cli import ledger as keeper
 from openkcm.cli.flow import wait_until_flowing
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
 from openkcm.cli.onboarding import onboard
-from openkcm.cli.portal import Problem, SyncTimeout
 from openkcm.cli.supervisor import Child, ChildFailed, Supervisor, start_time
+from openkcm.client import Problem, SyncTimeout
 
 __all__ = ["Options", "apply_streams", "diff_streams", "run"]
 

@@ -18,7 +18,7 @@ import msgspec
 
 from openkcm.audit.verify import AuditError
 from openkcm.audit.witness import Fork, History, NotGenuine, TrustEvents, Witness
-from openkcm.cli.portal import Portal, Problem
+from openkcm.client import Portal, Problem
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import logs
 from openkcm.contract.errors import ContractError

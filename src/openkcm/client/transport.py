@@ -1,10 +1,10 @@
-"""The API's client for the one-command stack: one person's token, JSON in and out. Retries nothing by itself."""
+"""Requests to the API with one person's token: JSON in and out. Repeats one only after a fresh sign-in it asks for."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Self
 
 import httpx
@@ -98,6 +98,28 @@ class Portal:
             Problem: The API says no.
         """
         return self._ask("PATCH", path, body=body, content_type="application/merge-patch+json")
+
+    def ask(self, method: str, path: str, body: object = None, query: dict[str, str | int] | None = None) -> Answer:
+        """Ask anything else of the API.
+
+        Raises:
+            Problem: The API says no.
+        """
+        return self._ask(method, path, body=body, params=query)
+
+    def lines(self, path: str, **query: str | int) -> Iterator[bytes]:
+        """Yield the lines of an answer that is none of JSON's: an export, a stream of events.
+
+        Raises:
+            Problem: The API says no.
+        """
+        headers = {"Accept": "*/*"}
+        with self._client.stream("GET", API + path, params=query, headers=headers, timeout=None) as response:
+            if response.status_code >= httpx.codes.BAD_REQUEST:
+                response.read()
+                raise Problem(response.status_code, "", f"GET {path}: {response.text[:500]}")
+            for line in response.iter_lines():
+                yield line.encode()
 
     def delete(self, path: str) -> Answer:
         """As `post`.
