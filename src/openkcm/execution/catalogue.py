@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from openkcm.bus.connection import Stored
-from openkcm.bus.errors import Conflict
+from openkcm.bus.errors import BusError, Conflict
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError
 from openkcm.execution.records import ObjectRecord
@@ -115,9 +115,17 @@ class Catalogue:
                 where, record, expect=expect or (str(where), own), epoch=epoch, replaces=own
             )
         except Conflict as lost:
+            await self._look_again(tenant, record.uid)
             raise PutRefused("conflict", str(lost)) from lost
         await self._keep(tenant, sequence, record)
         return sequence
+
+    async def _look_again(self, tenant: str, uid: str) -> None:
+        """Read through to the vault what another node was first to write, so that who asks again sees it."""
+        try:
+            await self.fetch(tenant, uid)
+        except (BusError, Planted) as bad:
+            _log.warning("%s/%s was changed elsewhere and cannot be read: %s", tenant, uid, bad)
 
     async def _keep(self, tenant: str, sequence: int, record: ObjectRecord) -> None:
         await self._store(_rows(tenant, sequence, record, msgspec.json.encode(record)), [(tenant, record.uid)])
