@@ -62,3 +62,7 @@ mutations rounds="50": prepare
 # Rotations of L1, L2 and L3 on two nodes under load, one node killed at a random moment of each; 20 rounds a level
 soak-rotation *args: prepare
     {{bin}}/python tests/custody/soak_rotation.py {{args}}
+
+# Two CMKs under load, kill -9 of either and of the hub, N rounds: no acknowledged event lost or doubled
+two-cmks rounds="20": prepare
+    OPENKCM_ROUNDS={{rounds}} {{bin}}/python -m pytest -q -s tests/scenarios/test_two_cmks.py
