@@ -66,3 +66,7 @@ soak-rotation *args: prepare
 # Two CMKs under load, kill -9 of either and of the hub, N rounds: no acknowledged event lost or doubled
 two-cmks rounds="20": prepare
     OPENKCM_ROUNDS={{rounds}} {{bin}}/python -m pytest -q -s tests/scenarios/test_two_cmks.py
+
+# Fuzz a decoder (ttlv, json, xml, http) with real messages to begin with; ten million executions unless told otherwise
+fuzz target="ttlv" runs="10000000" *args: prepare
+    {{bin}}/python tests/fuzz/run.py {{target}} -runs={{runs}} -print_final_stats=1 {{args}}

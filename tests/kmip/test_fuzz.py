@@ -1,0 +1,24 @@
+"""A little fuzzing of each decoder; `just fuzz` runs ten million executions of one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parents[1] / "fuzz" / "run.py"
+RUNS = 4000
+
+
+@pytest.mark.parametrize("target", ["ttlv", "json", "xml", "http"])
+def test_whatever_comes_only_the_codecs_own_error_leaves(target, tmp_path):
+    done = subprocess.run(
+        [sys.executable, RUN, target, f"-runs={RUNS}", "-print_final_stats=1"],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert int(re.search(r"number_of_executed_units: (\d+)", done.stderr)[1]) >= RUNS
+    assert int(re.search(r"(\d+) real messages", done.stderr)[1]) > 100
