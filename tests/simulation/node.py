@@ -210,6 +210,10 @@ class Reader:
         await self.at.reachable()
         self.cursor = sequence
 
+    async def caught_up(self) -> bool:
+        assert self.mirror is not None
+        return all(m.sequence <= self.cursor for m in self.mirror.messages)
+
     async def fetch(self, batch: int, wait_s: float) -> list[Stored]:
         assert self.mirror is not None
         until = asyncio.get_running_loop().time() + wait_s

@@ -93,6 +93,18 @@ class LaneReader:
         if "error" in answer:
             raise Unavailable(f"{self._name} is not reset: {answer['error'].get('description')}")
 
+    async def caught_up(self) -> bool:
+        """Return whether the server has nothing for this reader that it was not given and has not acknowledged.
+
+        Raises:
+            Unavailable, Refused: As they say.
+            BusError: The consumer is gone.
+        """
+        answer = await api(self._connection, f"$JS.API.CONSUMER.INFO.{self._name}", timeout_s=5)
+        if "error" in answer:
+            raise BusError(f"{self._name}: {answer['error'].get('description')}")
+        return not answer["num_pending"] and not answer["num_ack_pending"]
+
     async def _fence(self) -> None:
         """Return when all that the consumer sent before is here: a malformed pull is refused in the same queue."""
         self._fenced.clear()

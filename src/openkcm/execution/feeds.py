@@ -41,7 +41,7 @@ class Feeds:
         self._connection, self._custodian = connection, custodian
         self._readers = {lane: LaneReader(connection, stream, f"{node}-{lane}") for lane, stream in STREAM_OF.items()}
         self._vault = LaneReader(connection, "VAULT", f"{node}-vault")
-        self._first_routine = 0
+        self._without_memory = False
         self._patient_from = 0.0
         self.at_head = asyncio.Event()
 
@@ -50,10 +50,8 @@ class Feeds:
         await self.measure()
         await self._readers["critical"].reset(self._custodian.state.cursor_critical)
         await self._again("routine")
-        if (
-            self._custodian.state.seen_routine == 0
-        ):  # nothing kept: what is in force (a shorter lease) is still to be read
-            self._first_routine = await mirror_head(self._connection, STREAM_OF["routine"])
+        # Nothing kept: what is in force (a shorter lease) is still to be read.
+        self._without_memory = self._custodian.state.seen_routine == 0
 
     async def _again(self, lane: Lane) -> None:
         """Read a lane again from where it must be: a frozen residence's gap, or the start of a forked critical lane."""
@@ -122,14 +120,15 @@ class Feeds:
     async def _check_head(self) -> None:
         """The listener opens only at the critical mirror's head, judged by our own cursor.
 
-        A node without any memory also reads the routine lane up to what it was at the start: else it would hold a lease
-        that was shortened long ago.
+        A node without any memory also reads the routine lane to its end: else it would hold a lease that was shortened
+        long ago.
         """
         await self.measure()
         head = await mirror_head(self._connection, STREAM_OF["critical"])
         state = self._custodian.state
-        there = state.cursor_critical >= head and state.cursor_routine >= self._first_routine
-        if there and not state.behind_mark:
+        if state.cursor_critical < head or state.behind_mark:
+            return
+        if not self._without_memory or await self._readers["routine"].caught_up():
             await self._custodian.committed()
             self.at_head.set()
 

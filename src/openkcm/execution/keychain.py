@@ -139,6 +139,8 @@ class Keychain:
         if said in CLOSED:
             return
         assert loaded.ring is not None
+        if not residence.serving_systems().keys() <= loaded.l3.keys():
+            raise Overtaken  # a system was registered meanwhile: it gets its key in another round
         gates: dict[tuple[str, int], Gate] = {}
         until = state.lease_until(residence)
         for registration in residence.serving_systems():
