@@ -172,12 +172,12 @@ def test_the_others_go_on_hearing_of_revocations_after_the_change(stack, corp):
 
 def test_an_enrolled_node_shares_the_vault_and_a_removed_one_that_is_dark_still_counts(stack, corp):
     sealed = corp.encrypt(1)
-    change(stack, "fleet", "enrol", f"{NEW}-2", "--region", NEW)
+    change(stack, "node", "enrol", f"{NEW}-2", "--region", NEW)
     assert until(lambda: corp.decrypt(2, *sealed)) == b"sixteen byte msg"
     dark = stack.node(NEW, 2)
     for pid in (dark.custodian_pid, *dark.worker_pids):
         os.kill(pid, signal.SIGSTOP)
-    change(stack, "fleet", "remove", f"{NEW}-2")
+    change(stack, "node", "remove", f"{NEW}-2")
     assert not Path(f"/proc/{dark.custodian_pid}").exists()
     with stack.portal("acme/admin") as admin:
         admin.post("/tenants/corp/revocations", {"regions": [NEW], "reason": "test"})
@@ -187,11 +187,11 @@ def test_an_enrolled_node_shares_the_vault_and_a_removed_one_that_is_dark_still_
     assert (said["status"], said["waiting_for"]) == ("Revoking", [f"{NEW}-2"])
     with pytest.raises(KmipOperationFailure, match="access revoked"):
         corp.decrypt(1, *sealed)
-    assert "never enrolled again" in refused(stack, "fleet", "enrol", f"{NEW}-2", "--region", NEW)
+    assert "never enrolled again" in refused(stack, "node", "enrol", f"{NEW}-2", "--region", NEW)
 
 
 def test_the_last_node_and_the_region_of_a_tenant_are_not_removed(stack, corp):
-    assert "the last node" in refused(stack, "fleet", "remove", f"{NEW}-1")
+    assert "the last node" in refused(stack, "node", "remove", f"{NEW}-1")
     assert "region drain" in refused(stack, "region", "remove", NEW)
     assert "tenants still there: 1" in change(stack, "region", "drain", NEW)
     assert "corp (Revoked, its last region)" in refused(stack, "region", "remove", NEW)
@@ -222,9 +222,9 @@ def test_an_empty_drained_region_goes_and_nobody_else_notices(stack, corp):
         (("region", "add", "EU West", "--residency", "DE"), "is not a token"),
         (("region", "add", "hub", "--residency", "DE"), "the bus uses that name"),
         (("region", "add", "us-virginia", "--residency", "US"), "already"),
-        (("fleet", "enrol", "us-virginia-1", "--region", "us-virginia"), "already"),
-        (("fleet", "enrol", "mars-1", "--region", "mars"), "no region mars"),
-        (("fleet", "remove", "mars-1"), "no node mars-1"),
+        (("node", "enrol", "us-virginia-1", "--region", "us-virginia"), "already"),
+        (("node", "enrol", "mars-1", "--region", "mars"), "no region mars"),
+        (("node", "remove", "mars-1"), "no node mars-1"),
     ],
 )
 def test_a_change_that_makes_no_sense_changes_nothing(stack, corp, command, why):

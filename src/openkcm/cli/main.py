@@ -254,12 +254,7 @@ def region_remove(state: Path, name: str) -> None:
     change(fleet.remove_region, state, name)
 
 
-@main.group("fleet")
-def nodes() -> None:
-    """Enrol or remove a node of a region."""
-
-
-@nodes.command("enrol")
+@node.command("enrol")
 @click.argument("name")
 @click.option("--region", required=True)
 @state_option
@@ -270,7 +265,7 @@ def node_enrol(state: Path, name: str, region: str) -> None:
     change(fleet.enrol_node, state, name, region)
 
 
-@nodes.command("remove")
+@node.command("remove")
 @click.argument("name")
 @state_option
 def node_remove(state: Path, name: str) -> None:
