@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from openkcm.contract import logs
 from openkcm.contract.fleet import Limits
-from openkcm.execution import control, secretmem
+from openkcm.execution import cage, control, secretmem
 from openkcm.execution.arena import Board, Scratch, WorkerArena
 from openkcm.execution.bench import Bench
 from openkcm.execution.link import Link
@@ -82,6 +82,7 @@ class Worker:
         self._scratch = Scratch.attach(given.scratch_fd, given.scratch_mode)
         self._board = Board(given.board_workers, fd=given.board_fd)
         self._board_start = self._board.start(given.index)
+        self._path = given.database
         self._database = open_reader(Path(given.database))
         self._control = socket.socket(fileno=given.control_fd)
         self._control.set_inheritable(False)
@@ -102,6 +103,10 @@ class Worker:
         objects = Objects(self._database, self._arena)
         self.bench = Bench(self._arena, self._board.words, self._board_start, self._scratch.view, objects, link)
         self.bench.rng_seed_bytes = self.limits.rng_seed_bytes
+        files = [Path(f"{self._path}{end}") for end in ("", "-wal", "-shm")]
+        caged = cage.enter(files, self._listener.port)  # from here on nothing new can be reached
+        if not caged:
+            _log.warning("this kernel has no Landlock: a worker that is taken over reads what its user may read")
         link.tell(control.Hello(os.getpid(), self._arena.sealed and self._scratch.sealed))
         gc.collect()
         gc.freeze()  # what is loaded now stays; collections look at sessions only

@@ -212,6 +212,7 @@ def open_reader(path: Path) -> Reader:
             check_same_thread=False,
         )  # fmt: skip
         connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")  # a KMIP worker can make no file
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as bad:
         raise StorageFailed(f"{path.name}: {bad}") from bad
