@@ -39,8 +39,9 @@ _FS_RIGHTS_NOW: Final = 16
 NET_SINCE: Final = 4
 SCOPE_SINCE: Final = 6
 #: Besides Python and this package: the loader's and the C library's, what OpenSSL and a child of ours open.
-_SYSTEM: Final = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ssl", "/etc/localtime", "/dev/urandom",
-                  "/dev/null", "/proc/cpuinfo", "/proc/self")  # fmt: skip
+_SYSTEM: Final = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ssl", "/etc/localtime", "/proc/cpuinfo",
+                  "/proc/self")  # fmt: skip
+_DEVICES: Final = ("/dev/null", "/dev/urandom", "/dev/random")  # RNG Seed writes to the last but one
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,7 +66,7 @@ def enter(files: Iterable[Path], port: int) -> str:
     software = {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2], *map(Path, _SYSTEM)}
     for path in software:
         _allow(ruleset, path, _READ_FILE | _READ_DIR | _EXECUTE)
-    for path in (*files, Path("/dev/null")):
+    for path in (*files, *map(Path, _DEVICES)):
         _allow(ruleset, path, _READ_FILE | _WRITE_FILE)
     if net and port:
         _libc.syscall(_ADD, ruleset, _NET_PORT, struct.pack("QQ", _BIND_TCP, port), ctypes.c_uint(0))
