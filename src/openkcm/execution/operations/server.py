@@ -9,7 +9,16 @@ from openkcm.execution.operations.call import Call
 from openkcm.execution.operations.profiles import PROFILE_INFORMATION
 from openkcm.execution.operations.template import KERNEL_RNG, LIBRARY_RNG
 from openkcm.kmip import SUPPORTED_VERSIONS
-from openkcm.kmip.enums import DestroyAction, ObjectType, QueryFunction, RNGMode, ShreddingAlgorithm, UnwrapMode
+from openkcm.kmip.enums import (
+    DestroyAction,
+    ObjectType,
+    Operation,
+    QueryFunction,
+    RNGMode,
+    ShreddingAlgorithm,
+    UnwrapMode,
+)
+from openkcm.kmip.payloads import PAYLOADS
 from openkcm.kmip.payloads.server import (
     DiscoverVersionsRequest,
     DiscoverVersionsResponse,
@@ -21,7 +30,7 @@ from openkcm.kmip.structures import CapabilityInformation
 __all__ = ["discover_versions", "query"]
 
 VENDOR: Final = "OpenKCM"
-OBJECT_TYPES: Final = tuple(ObjectType)
+NEW_TYPES: Final = {ObjectType.PGP_KEY: 2}  # the minor version of KMIP 1 that brought them
 CAPABILITIES: Final = CapabilityInformation(
     streaming_capability=True,
     asynchronous_capability=False,
@@ -34,10 +43,18 @@ CAPABILITIES: Final = CapabilityInformation(
     rng_mode=RNGMode.SHARED_INSTANTIATION,
 )
 
+
+def _known(call: Call, code: int) -> bool:
+    """Whether the client's version has the operation."""
+    return PAYLOADS[Operation(code)].since <= call.version.protocol_version_minor
+
+
 #: What answers each query function; those without an entry are answered with nothing, as the specification allows.
 ANSWERS: Final[dict[int, Callable[[Call], dict[str, Any]]]] = {
-    QueryFunction.QUERY_OPERATIONS: lambda call: {"operation": tuple(call.operations)},
-    QueryFunction.QUERY_OBJECTS: lambda _: {"object_type": OBJECT_TYPES},
+    QueryFunction.QUERY_OPERATIONS: lambda call: {"operation": tuple(c for c in call.operations if _known(call, c))},
+    QueryFunction.QUERY_OBJECTS: lambda call: {
+        "object_type": tuple(t for t in ObjectType if NEW_TYPES.get(t, 0) <= call.version.protocol_version_minor)
+    },
     QueryFunction.QUERY_SERVER_INFORMATION: lambda _: {"vendor_identification": VENDOR},
     QueryFunction.QUERY_RNGS: lambda _: {"rng_parameters": (KERNEL_RNG, LIBRARY_RNG)},
     QueryFunction.QUERY_PROFILES: lambda _: {"profile_information": PROFILE_INFORMATION},
