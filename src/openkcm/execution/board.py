@@ -7,11 +7,12 @@ from typing import Final
 
 from openkcm.execution import secretmem
 
-__all__ = ["BOARD_COUNTS", "BOARD_HISTOGRAM", "BOARD_WORDS", "Board"]
+__all__ = ["BOARD_COUNTS", "BOARD_HISTOGRAM", "BOARD_PULSE", "BOARD_WORDS", "Board"]
 
 BOARD_BYTES: Final = 4096  # per worker: workers never share a cache line, nor a page
 BOARD_WORDS: Final = BOARD_BYTES // 8
-BOARD_COUNTS: Final = 1  # words 1..63; word 0 is the drain counter
+BOARD_COUNTS: Final = 1  # words 1..62; word 0 is the drain counter
+BOARD_PULSE: Final = 63  # raised every second by a worker whose loop goes round
 BOARD_HISTOGRAM: Final = 64  # words 64..127
 
 
@@ -21,7 +22,7 @@ class Board:
     Attributes:
         fd: To pass on to workers.
         words: `BOARD_WORDS` a worker: [0] the drain counter, odd from parsing a message until its answer is with the
-            kernel; [BOARD_COUNTS..64) counts; [BOARD_HISTOGRAM..128) the latency histogram.
+            kernel; [BOARD_COUNTS..63) counts; [BOARD_PULSE]; [BOARD_HISTOGRAM..128) the latency histogram.
     """
 
     __slots__ = ("_mapping", "fd", "size", "words", "workers")

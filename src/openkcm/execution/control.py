@@ -30,6 +30,7 @@ __all__ = [
     "Put",
     "Record",
     "Refused",
+    "Retire",
     "Serve",
     "Serving",
     "Stop",
@@ -182,12 +183,16 @@ class Serve(Message, frozen=True):
     """Open the listener."""
 
 
+class Retire(Message, frozen=True):
+    """Accept nobody any more; end with the last session."""
+
+
 class Stop(Message, frozen=True):
     """Close the listener and the sessions, then exit."""
 
 
 FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandedOut
-FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Stop
+FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Retire | Stop
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 

@@ -22,7 +22,7 @@ import msgspec
 from openkcm.contract.fleet import Limits
 from openkcm.execution import control
 from openkcm.execution.arena import RegionArena
-from openkcm.execution.board import Board
+from openkcm.execution.board import BOARD_PULSE, Board
 from openkcm.execution.cells import Scratch
 from openkcm.execution.configuration import KmipListener
 from openkcm.execution.drain import drain
@@ -32,6 +32,8 @@ __all__ = ["Crew", "Handler"]
 _log: Final = logging.getLogger("openkcm.crew")
 READ_BYTES: Final = 1 << 16
 RESTART_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0)  # back-off of one worker's place; the last one repeats
+HUNG_CHECKS: Final = 5  # seconds without a pulse after which a worker is replaced
+MAX_WORKERS: Final = 256
 Handler = Callable[[control.Message], Awaitable[control.Message | None]]
 
 
@@ -42,6 +44,7 @@ class _Worker:
         self.index, self.process, self.socket, self.scratch = index, process, ours, scratch
         self.frames = control.Frames(control.FromWorker)  # type: ignore[arg-type]  # msgspec takes a union
         self.mapped = self.serving = self.sealed = False
+        self.pulse, self.still = 0, 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     def is_dead(self) -> bool:
@@ -61,12 +64,12 @@ class Crew:
         *,
         require_secretmem: bool,
     ) -> None:
-        self.board = Board(count)
+        self.board = Board(MAX_WORKERS)  # pages that nobody touches take no memory
         self._count, self._arena, self._listener, self._limits = count, arena, listener, limits
         self._database, self._require_secretmem = database, require_secretmem
         self._workers: dict[int, _Worker] = {}
         self._serving = self._stopping = False
-        self._failures = [0] * count
+        self._failures = [0] * MAX_WORKERS
         self.handler: Handler | None = None
         self.on_change: Callable[[], None] = lambda: None
 
@@ -78,7 +81,7 @@ class Crew:
             self._spawn(index)
 
     def _spawn(self, index: int) -> None:
-        if self._stopping:
+        if self._stopping or index >= self._count or index in self._workers:
             return
         self.board.reset(index)
         scratch = Scratch(require_secretmem=self._require_secretmem)
@@ -93,7 +96,7 @@ class Crew:
             "scratch_fd": scratch.fd,
             "scratch_mode": scratch.mode,
             "board_fd": self.board.fd,
-            "board_workers": self._count,
+            "board_workers": self.board.workers,
             "control_fd": theirs.fileno(),
             "parent_pid": os.getpid(),
             "database": self._database,
@@ -118,6 +121,41 @@ class Crew:
             if worker.mapped:
                 self._send(worker, control.Serve())
 
+    def resize(self, count: int) -> None:
+        """Have so many workers from now on; those who are too many serve their connections to the end.
+
+        Raises:
+            ValueError: Not 1 to MAX_WORKERS.
+        """
+        if not 1 <= count <= MAX_WORKERS:
+            raise ValueError(f"{count} workers; 1 to {MAX_WORKERS} are possible")
+        self._count = count
+        for index in range(count):
+            if index not in self._workers:
+                self._spawn(index)
+        for index, worker in list(self._workers.items()):
+            if index >= count:
+                self._send(worker, control.Retire())
+        self.on_change()
+
+    async def watch(self) -> None:
+        """Replace workers whose loop does not go round any more, for ever. Counts its own rounds: no clock can jump."""
+        while True:
+            await asyncio.sleep(1)
+            for worker in [w for w in self._workers.values() if w.mapped]:
+                pulse = self.board.words[self.board.start(worker.index) + BOARD_PULSE]
+                worker.still = worker.still + 1 if pulse == worker.pulse else 0
+                worker.pulse = pulse
+                if worker.still >= HUNG_CHECKS:
+                    _log.warning("worker %d has had no pulse for %d s; it is killed", worker.index, HUNG_CHECKS)
+                    self._kill(worker)
+
+    def _kill(self, worker: _Worker) -> None:
+        worker.process.kill()
+        worker.process.wait()  # reaped before anybody says it does nothing any more
+        worker.scratch.wipe()
+        self._gone(worker)
+
     async def stop(self) -> None:
         """End all workers in order; kill what does not end."""
         self._stopping = True
@@ -137,7 +175,8 @@ class Crew:
         if self._workers.get(worker.index) is not worker:
             return
         self._close(worker)
-        if self._stopping:
+        if self._stopping or worker.index >= self._count:
+            self.on_change()
             return
         wait = RESTART_S[min(self._failures[worker.index], len(RESTART_S) - 1)]
         self._failures[worker.index] += 1
@@ -166,7 +205,7 @@ class Crew:
     @property
     def ready(self) -> bool:
         """Whether every place has a worker whose listener is open."""
-        return len(self._workers) == self._count and all(w.serving for w in self._workers.values())
+        return all(index in self._workers and self._workers[index].serving for index in range(self._count))
 
     @property
     def sealed(self) -> bool:
@@ -180,10 +219,7 @@ class Crew:
         for index in drain(self.board, list(self._workers.values())):
             worker = self._workers[index]
             _log.warning("worker %d did not drain; it is killed", index)
-            worker.process.kill()
-            worker.process.wait()  # reaped before anybody says it does nothing any more
-            worker.scratch.wipe()
-            self._gone(worker)
+            self._kill(worker)
 
     # --- talk -------------------------------------------------------------------------------------------------------
 

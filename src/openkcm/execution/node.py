@@ -195,6 +195,7 @@ class Node:
             tree.run(),
             rotation.run(),
             shredder.run(),
+            crew.watch(),
             open_at_head(),
         )
         await tree.close()

@@ -26,6 +26,7 @@ from openkcm.contract.fleet import Limits
 from openkcm.execution import cage, control, secretmem
 from openkcm.execution.arena import Board, Scratch, WorkerArena
 from openkcm.execution.bench import Bench
+from openkcm.execution.board import BOARD_PULSE
 from openkcm.execution.link import Link
 from openkcm.execution.objects import Objects
 from openkcm.execution.session import READ_BYTES, Session
@@ -93,6 +94,7 @@ class Worker:
         self._sessions: set[Session] = set()
         self._enrolments: dict[str, set[Session]] = {}
         self._accepting: socket.socket | None = None
+        self._retiring = False
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -122,6 +124,7 @@ class Worker:
         while True:
             await asyncio.sleep(1)
             self.tick += 1
+            self._board.words[self._board_start + BOARD_PULSE] += 1
             for session in list(self._sessions):
                 session.expire(self.tick)
 
@@ -136,6 +139,8 @@ class Worker:
                     session.close(reset=True)
             case control.Serve():
                 self._open_listener()
+            case control.Retire():
+                self._retire()
             case control.Stop():
                 self._stop.set()
             case _:
@@ -169,16 +174,26 @@ class Worker:
             self._accepting.close()
             self._accepting = None
 
-    def _accept(self) -> None:
+    def _retire(self) -> None:
+        """Take who has knocked already, then no more; end when the last session does."""
+        while self._accepting is not None and self._accept():
+            pass
+        self._close_listener()
+        self._retiring = True
+        if not self._sessions:
+            self._stop.set()
+
+    def _accept(self) -> bool:
+        """Take connections that wait; return whether there may be more."""
         assert self._accepting is not None
         for _ in range(ACCEPTS):
             try:
                 raw, _ = self._accepting.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as bad:  # out of descriptors: those who are here go on
                 _log.warning("a connection could not be accepted: %s", bad)
-                return
+                return False
             if len(self._sessions) >= self.limits.connections_per_worker:
                 self.bench.count("overflows")
                 raw.close()
@@ -192,6 +207,7 @@ class Worker:
                 continue
             self.bench.count("connections")
             self._sessions.add(Session(self, connection))
+        return True
 
     def arrived(self, session: Session, enrolment: str) -> None:
         """Remember whose session it is, so that it can be cut."""
@@ -200,6 +216,8 @@ class Worker:
     def left(self, session: Session) -> None:
         """Forget a session."""
         self._sessions.discard(session)
+        if self._retiring and not self._sessions:
+            self._stop.set()
         mine = self._enrolments.get(session.enrolment)
         if mine is not None:
             mine.discard(session)
