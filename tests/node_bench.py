@@ -24,6 +24,7 @@ from openkcm.cli import pki
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
+from openkcm.contract.fleet import RootPolicy
 from orbital_fixture import EU, EU_NODE, Orbital, free_ports
 from press import Press, seed
 
@@ -113,6 +114,7 @@ class RunningNode:
         fallback: bool = False,
         name: str = EU_NODE,
         roots: tuple[Path, ...] = (),
+        policy: RootPolicy | None = None,
     ) -> None:
         self.orbital, self.folder, self.fallback = orbital, folder, fallback
         self.port, self.metrics = free_ports(2)
@@ -124,6 +126,8 @@ class RunningNode:
         raw["trust_root"] = base64.b64encode(press.root.public_key).decode()
         raw["roots"]["directories"] = [str(folder), *map(str, roots)]
         raw["roots"]["probe_s"] = {"file": 0.2}
+        if policy is not None:
+            raw["roots"] = msgspec.to_builtins(policy)
         (folder / "node.toml").write_text(_toml(raw))
         os.umask(0o077)
         (folder / "seal.seed").write_bytes(hashlib.sha256(name.encode()).digest())
@@ -197,12 +201,15 @@ def new_key_file(path: Path, versions: int = 1) -> None:
     path.chmod(0o600)
 
 
-def onboarding(press: Press, tenant: str, ref: Path, *, lease_s: int = 60):
-    """The decrees of a residence with a file root."""
+def onboarding(press: Press, tenant: str, ref: Path | d.RootReference, *, lease_s: int = 60, fingerprint: str = ""):
+    """The decrees of a residence with a file root, or the one given; `fingerprint`: of its workload's certificate."""
     for e in press.onboarded(tenant, lease_s=lease_s):
         if e.tag == "RootKeyLinked.1":
-            root = d.RootReference(provider="file", ref=str(ref))
+            root = ref if isinstance(ref, d.RootReference) else d.RootReference(provider="file", ref=str(ref))
             yield press.residence(tenant, d.RootKeyLinked(root=root), counter=e.counter)
+        elif e.tag == "WorkloadEnrolled.1" and fingerprint:
+            enrolled = msgspec.structs.replace(d.read(e.tag, e.data), fingerprint=fingerprint)
+            yield press.residence(tenant, enrolled, counter=e.counter)
         else:
             yield e
 

@@ -79,7 +79,10 @@ class GoogleKms:
         self.always: grpc.StatusCode | None = None
         self.delay_s = 0.0
         self.damage: str | None = None  # a field whose checksum is spoilt once
-        self._signer = rsa.generate_private_key(65537, 2048)
+        self.spoil_every_answer = False
+        self.unseals = 0  # KEKs given back
+        self.calls_to_decrypt = 0
+        self.signer = rsa.generate_private_key(65537, 2048)
         self.sts_subject = "federated-subject-token"
         self.token = Https(self.pki, self._token)
         certificate, key = self.pki.issue("google-kms")
@@ -103,7 +106,7 @@ class GoogleKms:
 
     def service_account(self, path: Path, *, known: bool = True) -> Path:
         """Write a service account's key file; one that is not known gets no token."""
-        return service_account_file(path, self._signer if known else None)
+        return service_account_file(path, self.signer if known else None)
 
     def external_account(self, path: Path, subject: str) -> Path:
         """Write a workload identity configuration whose subject token lies in a file."""
@@ -124,7 +127,7 @@ class GoogleKms:
         form = dict(urllib.parse.parse_qsl(asked.body.decode()))
         if form.get("grant_type", "").endswith("jwt-bearer"):
             try:
-                jwt.decode(form["assertion"], self._signer.public_key(), ["RS256"], audience=AUDIENCE)
+                jwt.decode(form["assertion"], self.signer.public_key(), ["RS256"], audience=AUDIENCE)
             except jwt.PyJWTError as bad:
                 return Answer(400, {"error": "invalid_grant", "error_description": f"Invalid JWT: {bad}"})
         elif form.get("subject_token") != self.sts_subject:
@@ -139,6 +142,7 @@ class GoogleKms:
 
         def handle(request: Any, context: grpc.ServicerContext) -> Any:
             self.calls.append(name)
+            self.calls_to_decrypt += name == "Decrypt"
             given = dict(context.invocation_metadata())
             time.sleep(self.delay_s)
             fault = self.always or (self.faults.pop(0) if self.faults else None)
@@ -214,7 +218,10 @@ class GoogleKms:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Decryption failed: verify that 'name' refers to the correct CryptoKey.",
             ) from None
-        return types.DecryptResponse(plaintext=plain, plaintext_crc32c=crc32c(plain), used_primary=True)
+        self.unseals += b"openkcm-purpose" not in request.additional_authenticated_data
+        return types.DecryptResponse(
+            plaintext=plain, plaintext_crc32c=crc32c(plain) ^ self.spoil_every_answer, used_primary=True
+        )
 
     def _get_key(self, request: types.GetCryptoKeyRequest) -> types.CryptoKey:
         key = self._key(request.name, "get")
