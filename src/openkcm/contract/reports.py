@@ -143,6 +143,7 @@ class HealthCheck(Report, frozen=True, kw_only=True):
     Attributes:
         sent_boottime_ns: CLOCK_BOOTTIME at sending; the lease counts from here once a beat echoes the nonce.
         cursor: (routine, critical) stream sequences the node has committed.
+        residences: A page of them: what changed since it was told, then the others in turn. Whoever listens adds up.
     """
 
     node: NodeName

@@ -24,6 +24,7 @@ __all__ = ["Reporter", "shown"]
 
 _log: Final = logging.getLogger("openkcm.reporter")
 HEALTH_INTERVAL_S: Final = 2.0
+MARKS: Final = 128  # residences a HealthCheck tells of: about 12 KiB, however many the node has
 UNHEARD_INTERVAL_S: Final = 0.25  # while no beat answers: a node that starts serves nobody until one does
 RETRY_S: Final = 0.5
 KNOWN_TAGS: Final = decrees.KNOWN_TAGS
@@ -44,6 +45,8 @@ class Reporter:
     def __init__(self, voice: Voice, gates: Gates, send: Send, send_health: Send) -> None:
         self._voice, self._gates, self._send, self._send_health = voice, gates, send, send_health
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told: dict[str, Residence] = {}  # each residence as it was when a HealthCheck last told of it
+        self._turn = 0
         self.workers: Callable[[], int] = lambda: 0
         self.memory: tuple[str, bool] = ("mlock", False)
 
@@ -150,14 +153,26 @@ class Reporter:
             sealed_mappings=sealed,
             dropped=sum(state.dropped.values()),
             alarms=tuple(sorted(self.custodian.alarms)),
-            residences=tuple(
-                reports.Mark(
-                    tenant=t,
-                    generation=r.routine.get(state.epoch, Mark()).floor,
-                    fence=r.critical.get(state.epoch, Mark()).floor,
-                    state=shown(state, r, now_ns),
-                    lease_left_s=max(0, state.lease_until(r) - now_ns) // 1_000_000_000,
-                )
-                for t, r in sorted(state.residences.items())
-            ),
+            residences=self._marks(now_ns),
+        )
+
+    def _marks(self, now_ns: int) -> tuple[reports.Mark, ...]:
+        """Return a page of the residences: those that changed since they were told, and the next ones in turn."""
+        state = self._state
+        held = state.residences
+        changed = [t for t, r in held.items() if self._told.get(t) is not r][:MARKS]
+        names = list(held)
+        start = self._turn % max(1, len(names))
+        page = dict.fromkeys([*changed, *(names[start:] + names[:start])[: MARKS - len(changed)]])
+        self._turn = start + len(page)
+        self._told |= {t: held[t] for t in page}
+        return tuple(
+            reports.Mark(
+                tenant=t,
+                generation=held[t].routine.get(state.epoch, Mark()).floor,
+                fence=held[t].critical.get(state.epoch, Mark()).floor,
+                state=shown(state, held[t], now_ns),
+                lease_left_s=max(0, state.lease_until(held[t]) - now_ns) // 1_000_000_000,
+            )
+            for t in page
         )

@@ -256,9 +256,7 @@ class Cmk:
         self.beats.on_health(stored.subject, stored.body)
 
     def _on_health(self, check: HealthCheck) -> None:
-        known = self.watch.health.get(check.node)
-        self.watch.heard(check, self.registry.now_ms)
-        if known is None or known.check.residences != check.residences:
+        if self.watch.heard(check, self.registry.now_ms):
             self.news.tell(Item(kind="health", tenant="_", region=check.region, node=check.node))
 
     async def _send_beat(self, region: str, body: bytes, id_: str) -> None:

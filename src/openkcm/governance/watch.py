@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from openkcm.contract import decrees as d
-from openkcm.contract.reports import HealthCheck
+from openkcm.contract.reports import HealthCheck, Mark
 from openkcm.governance import pending
 from openkcm.governance.pending import Ack, Member, Status
 from openkcm.governance.views import Views
@@ -23,11 +23,16 @@ __all__ = ["Health", "Watch"]
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The last HealthCheck of a node, and when it came by our clocks."""
+    """The last HealthCheck of a node, and when it came by our clocks.
+
+    Attributes:
+        marks: What the node last said of each residence, and when (monotonic s): a HealthCheck tells of a page of them.
+    """
 
     check: HealthCheck
     at_ms: int
     at_s: float
+    marks: dict[str, tuple[Mark, float]]
 
 
 class Watch:
@@ -57,9 +62,14 @@ class Watch:
         """Note that a revocation of ours has its PubAck."""
         self._read_at.setdefault(event, self._monotonic())
 
-    def heard(self, check: HealthCheck, at_ms: int) -> None:
-        """Note a node's sign of life."""
-        self.health[check.node] = Health(check, at_ms, self._monotonic())
+    def heard(self, check: HealthCheck, at_ms: int) -> bool:
+        """Note a node's sign of life; return whether it says something new of a residence."""
+        known, now = self.health.get(check.node), self._monotonic()
+        marks = {} if known is None else known.marks
+        news = [mark for mark in check.residences if _facts(marks.get(mark.tenant, (None,))[0]) != _facts(mark)]
+        marks |= {mark.tenant: (mark, now) for mark in check.residences}
+        self.health[check.node] = Health(check, at_ms, now, marks)
+        return known is None or bool(news)
 
     def silent_for_s(self, node: str) -> float:
         """Return the seconds since a node's last sign of life.
@@ -160,15 +170,14 @@ class Watch:
 
     def _node(self, tenant: str, region: str, node: str) -> dict[str, Any]:
         health = self.health.get(node)
-        marks = health.check.residences if health is not None else ()
-        mine = next((m for m in marks if m.tenant == tenant), None)
+        mine, told_s = (health.marks.get(tenant) if health is not None else None) or (None, 0.0)
         acked = {lane: self._views.acks(tenant, region, lane).get(node) for lane in ("routine", "critical")}
-        ago = None if health is None else self._monotonic() - health.at_s
+        ago = self._monotonic() - told_s
         return {
             "node": node,
             **{lane: ack.floor if ack is not None else 0 for lane, ack in acked.items()},
             "state": None if mine is None else mine.state,
-            "lease_left_s": None if mine is None or ago is None else max(0, round(mine.lease_left_s - ago)),
+            "lease_left_s": None if mine is None else max(0, round(mine.lease_left_s - ago)),
             "last_seen_ms": None if health is None else health.at_ms,
         }
 
@@ -212,6 +221,11 @@ class Watch:
             if floor < counter:
                 found += self._views.critical_above(tenant, region, at, floor)
         return found
+
+
+def _facts(mark: Mark | None) -> tuple[int, int, str] | None:
+    """What of a mark is news when it changes; a lease grows shorter all the time."""
+    return None if mark is None else (mark.generation, mark.fence, mark.state)
 
 
 def shown(status: Status, now_ms: int) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
         return {"node": node, "last_seen_ms": None}
     lag = lags(desk.cmk, health.check.region, node)
     check = msgspec.to_builtins(health.check)
-    check["residences"] = [r for r in check["residences"] if caller.operator or r["tenant"] in caller.roles]
+    marks = [mark for mark, _ in health.marks.values() if caller.operator or mark.tenant in caller.roles]
+    check["residences"] = msgspec.to_builtins(marks)
     return {**check, "lag": lag, "last_seen_ms": health.at_ms}
 
 
