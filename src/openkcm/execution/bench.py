@@ -23,6 +23,7 @@ COUNTS: Final = (
 NEVER: Final = -1  # no word reads so
 IV_BYTES: Final = 12
 IV_POOL: Final = 256
+MOST_KEYS: Final = 4096  # of one workload, counted between two hand-overs
 CLOSED_RING_NS: Final = 50_000_000  # how long "no keys" is believed before the custodian is asked again
 HISTOGRAM_SHIFT: Final = 12  # buckets of 4.096 us; the last one is all that took longer
 HISTOGRAM_LAST: Final = 63
@@ -68,10 +69,11 @@ class Ring:
 class System:
     """One registered system of one tenant: its keys and the objects of it that were used."""
 
-    __slots__ = ("entries", "ring", "waiting")
+    __slots__ = ("entries", "ring", "used", "waiting")
 
     def __init__(self) -> None:
         self.ring: Ring | None = None
+        self.used: dict[str, dict[str, list[int]]] = {}  # workload -> object -> [encrypted, decrypted]
         self.entries: dict[str, Entry] = {}
         self.waiting: list[Callable[[], None]] = []
 
@@ -91,13 +93,14 @@ class Caller:
     """
 
     __slots__ = ("enrolment", "hand_out", "max_objects", "open_word", "region", "registration", "system", "tenant",
-                 "word", "workload")  # fmt: skip
+                 "used", "word", "workload")  # fmt: skip
 
     def __init__(self, identity: control.Identity, system: System, arena: WorkerArena) -> None:
         self.tenant, self.region, self.registration = identity.tenant, identity.region, identity.registration
         self.workload, self.enrolment = identity.workload, identity.enrolment
         self.hand_out, self.max_objects = identity.hand_out, identity.max_objects
         self.system = system
+        self.used = system.used.setdefault(identity.workload, {})
         self.word = arena.workload_index(identity.workload_word)
         read = int(arena.words[self.word])
         self.open_word = read if read & STATE_MASK == Gate.OPEN else NEVER
@@ -232,6 +235,22 @@ class Bench:
         self.link.ask(lambda n: control.KeysOf(n, tenant, registration), answered)
 
     # --- counts -----------------------------------------------------------------------------------------------------
+
+    def use(self, caller: Caller, uid: str, place: int) -> None:
+        """Count an object that the workload has not used since the last hand-over."""
+        if len(caller.used) >= MOST_KEYS:
+            self.hand_over_uses()
+        count = caller.used[uid] = [0, 0]
+        count[place] = 1
+
+    def hand_over_uses(self) -> None:
+        """Tell the custodian what was counted, and begin anew."""
+        for (tenant, registration), system in self._systems.items():
+            for workload, used in system.used.items():
+                if used:
+                    counts = {uid: (encrypted, decrypted) for uid, (encrypted, decrypted) in used.items()}
+                    self.link.tell(control.Used(tenant, registration, workload, counts))
+                    used.clear()
 
     def count(self, what: str) -> None:
         """Count one of COUNTS."""

@@ -14,6 +14,9 @@ from msgspec import Meta
 from openkcm.execution.records import ObjectRecord
 
 __all__ = [
+    "DECRYPTED",
+    "ENCRYPTED",
+    "NOT_COUNTED",
     "Cut",
     "Denied",
     "Fetch",
@@ -35,6 +38,7 @@ __all__ = [
     "Serving",
     "Stop",
     "Stored",
+    "Used",
     "frame",
 ]
 
@@ -109,6 +113,18 @@ class HandedOut(Message, frozen=True):
     registration: str
     workload: str
     uid: str
+
+
+ENCRYPTED, DECRYPTED, NOT_COUNTED = 0, 1, -1  # places in a count of uses
+
+
+class Used(Message, frozen=True):
+    """How often a workload had what was encrypted and decrypted, by object, since it was last said. No answer."""
+
+    tenant: str
+    registration: str
+    workload: str
+    counts: dict[str, tuple[int, int]]
 
 
 # --- custodian to worker --------------------------------------------------------------------------------------------
@@ -191,7 +207,7 @@ class Stop(Message, frozen=True):
     """Close the listener and the sessions, then exit."""
 
 
-FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandedOut
+FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandedOut | Used
 FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Retire | Stop
 _ENCODER: Final = msgspec.msgpack.Encoder()
 

@@ -36,9 +36,10 @@ class Desk:
         keychain: Keychain,
         catalogue: Catalogue,
         handed_out: Callable[[str, reports.HandedOut], Awaitable[None]],
+        count: Callable[[control.Used], None],
     ) -> None:
         self._custodian, self._gates, self._keychain = custodian, gates, keychain
-        self._catalogue, self._handed_out = catalogue, handed_out
+        self._catalogue, self._handed_out, self._count = catalogue, handed_out, count
         self._indexed: dict[str, Residence] | None = None
         self._index: dict[str, list[tuple[str, Workload]]] = {}
 
@@ -142,10 +143,16 @@ class Desk:
         except BusError as away:
             _log.error("a hand-out of %s to %s is not reported: %s", q.uid, q.workload, away)
 
+    async def _used(self, q: control.Used) -> None:
+        residence = self._custodian.state.residences.get(q.tenant)
+        if residence is not None and q.registration in residence.serving_systems():
+            self._count(q)
+
     _ANSWERS: Final[dict[type[control.Message], Any]] = {
         control.Identify: _identify,
         control.KeysOf: _keys_of,
         control.Fetch: _fetch,
         control.Put: _put,
         control.HandedOut: _handed,
+        control.Used: _used,
     }

@@ -187,6 +187,13 @@ class Exchange(Call):
         bench = self.bench
         took = ended - began >> HISTOGRAM_SHIFT
         bench.board[bench.histogram + (took if took < HISTOGRAM_LAST else HISTOGRAM_LAST)] += 1  # noqa: FURB136
+        if row.counted >= 0:
+            uid = self.placeholder
+            count = self.caller.used.get(uid)  # type: ignore[arg-type]  # such an operation has named its object
+            if count is None:
+                bench.use(self.caller, uid, row.counted)  # type: ignore[arg-type]  # as above
+            else:
+                count[row.counted] += 1
         self._guards.append((self.slot, self.word, self.extra))
         if self.extra or self._asked_keys or self._retried or self._stored:
             self._next()

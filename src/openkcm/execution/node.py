@@ -33,6 +33,7 @@ from openkcm.execution.arena import RegionArena
 from openkcm.execution.catalogue import Catalogue
 from openkcm.execution.cells import KeyArena
 from openkcm.execution.clock import BOOT_ID, boottime_ns
+from openkcm.execution.counting import Counting
 from openkcm.execution.crew import Crew
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.desk import Desk
@@ -135,7 +136,8 @@ class Node:
         reporter.custodian = custodian
         reporter.memory = (arena.mode, False)
         catalogue = Catalogue(safe, lambda: custodian.state, database.apply, arena.bump_epoch, disk)
-        desk = Desk(custodian, gates, keychain, catalogue, reporter.handed_out)
+        counting = Counting(reporter.report)
+        desk = Desk(custodian, gates, keychain, catalogue, reporter.handed_out, counting.add)
         crew.handler = desk.answer
 
         def announce_keys(tenant: str) -> None:
@@ -196,12 +198,14 @@ class Node:
             rotation.run(),
             shredder.run(),
             crew.watch(),
+            counting.run(),
             open_at_head(),
         )
         await tree.close()
         for tenant in custodian.state.residences:
             gates.close(tenant, "expired")
         await crew.stop()
+        await counting.flush()
         server.close()
         prober.close()
         unsealer.close()

@@ -35,6 +35,7 @@ from openkcm.projector import open_reader
 __all__ = ["Configuration", "Listener", "Worker", "main"]
 
 _log: Final = logging.getLogger("openkcm.worker")
+FLUSH_S: Final = 60  # counts of key use are handed over
 BACKLOG: Final = 1024
 ACCEPTS: Final = 16  # connections taken at one go, before sessions get their turn again
 TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secrecy and AEAD only; TLS 1.3 has nothing else
@@ -118,6 +119,7 @@ class Worker:
         self._close_listener()
         for session in list(self._sessions):
             session.close()
+        self.bench.hand_over_uses()
         self._database.close()
 
     async def _keep_time(self) -> None:
@@ -125,6 +127,8 @@ class Worker:
             await asyncio.sleep(1)
             self.tick += 1
             self._board.words[self._board_start + BOARD_PULSE] += 1
+            if self.tick % FLUSH_S == 0:
+                self.bench.hand_over_uses()
             for session in list(self._sessions):
                 session.expire(self.tick)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Final
 
+from openkcm.execution.control import DECRYPTED, ENCRYPTED, NOT_COUNTED
 from openkcm.execution.operations import (
     attributing,
     ciphers,
@@ -35,6 +36,8 @@ _YOUNG = _PRE | _ACTIVE  # clients derive from passwords that they never activat
 _READABLE = frozenset({State.ACTIVE, State.DEACTIVATED, State.COMPROMISED})  # compromised is read-only, as NIST says
 _THERE = ALL - GONE
 _IDLE = _THERE - _ACTIVE
+
+_COUNTED: Final = {Code.ENCRYPT: ENCRYPTED, Code.DECRYPT: DECRYPTED}
 
 # fmt: off
 _TABLE: Final = (
@@ -82,6 +85,7 @@ OPERATIONS: Final[dict[int, Operation]] = {
         gates=gates,
         handler=handler,
         steps=inspect.isgeneratorfunction(handler),
+        counted=_COUNTED.get(code, NOT_COUNTED),
     )
     for code, usage_bit, states, gates, handler in _TABLE
 }  # fmt: skip

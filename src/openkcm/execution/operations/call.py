@@ -74,6 +74,7 @@ class Operation(msgspec.Struct, frozen=True):
         gates: States of the residence's gate under which the operation is allowed.
         handler: Does it.
         steps: The handler is a generator.
+        counted: Place in the count of a key's use (`control.Used`); below 0: not counted.
     """
 
     request: type[Structure]
@@ -83,6 +84,7 @@ class Operation(msgspec.Struct, frozen=True):
     gates: frozenset[Gate]
     handler: Handler
     steps: bool = False
+    counted: int = -1
 
 
 class Call:

@@ -1,0 +1,90 @@
+"""Encrypt and Decrypt are counted by key and workload: what was answered, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from execution.in_process import InProcess
+from execution.kmip_client import GCM
+from openkcm.bus.errors import Unavailable
+from openkcm.execution import bench, control
+from openkcm.execution.counting import Counting
+from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
+
+
+@pytest.fixture
+def inside(tmp_path):
+    inside = InProcess(tmp_path)
+    yield inside
+    inside.end()
+
+
+def encrypt(uid, **more):
+    return EncryptRequest(unique_identifier=uid, **{"data": b"x", "cryptographic_parameters": GCM, **more})
+
+
+def used(inside):
+    inside.bench.hand_over_uses()
+    return [message for message in inside.told if isinstance(message, control.Used)]
+
+
+def test_what_is_answered_is_counted_and_what_fails_is_not(inside):
+    uid, idle = inside.new_key(), inside.new_key()
+    for _ in range(3):
+        done = inside.item(encrypt(uid)).payload
+    opened = DecryptRequest(
+        unique_identifier=uid, data=done.data, iv_counter_nonce=done.iv_counter_nonce,
+        authenticated_encryption_tag=done.authenticated_encryption_tag, cryptographic_parameters=GCM,
+    )  # fmt: skip
+    assert inside.item(opened).payload.data == b"x"
+    assert inside.item(encrypt(uid, iv_counter_nonce=b"")).payload is None
+    assert inside.item(encrypt("no-such-key")).payload is None
+    inside.items(encrypt(uid), encrypt(None))  # a batch: the second by the placeholder
+    assert used(inside) == [control.Used("acme", "pay", "p", {uid: (5, 1)})]
+    assert used(inside) == [control.Used("acme", "pay", "p", {uid: (5, 1)})]  # told once
+    assert idle not in used(inside)[0].counts
+
+
+def test_a_revoked_key_counts_nothing_more(inside):
+    uid = inside.new_key()
+    inside.item(encrypt(uid))
+    inside.close()
+    assert inside.item(encrypt(uid)).payload is None
+    assert used(inside)[0].counts == {uid: (1, 0)}
+
+
+def test_many_keys_are_handed_over_before_they_are_too_many(inside, monkeypatch):
+    monkeypatch.setattr(bench, "MOST_KEYS", 2)
+    uids = [inside.new_key() for _ in range(5)]
+    for uid in uids:
+        inside.item(encrypt(uid))
+    told = used(inside)
+    assert [len(u.counts) for u in told] == [2, 2, 1]
+    assert {uid for u in told for uid in u.counts} == set(uids)
+
+
+async def test_counts_add_up_over_workers_and_wait_for_the_bus():
+    sent, away = [], [True]
+
+    async def report(tenant, usage):
+        if away[0]:
+            raise Unavailable("no bus")
+        sent.append((tenant, usage.object_id, usage.workload, usage.encrypted, usage.decrypted, usage.since_ms))
+
+    clock = [1000.0]
+    counting = Counting(report, lambda: clock[0])
+    counting.add(control.Used("acme", "pay", "p", {"k1": (2, 1), "k2": (1, 0)}))
+    counting.add(control.Used("acme", "pay", "p", {"k1": (3, 0)}))
+    counting.add(control.Used("acme", "pay", "q", {"k1": (0, 7)}))
+    clock[0] = 4600.0
+    await counting.flush()
+    assert not sent
+    counting.add(control.Used("acme", "pay", "p", {"k1": (1, -5)}))  # a worker that lies cannot take away
+    away[0] = False
+    await counting.flush()
+    assert sorted(sent) == [
+        ("acme", "k1", "p", 6, 1, 1_000_000), ("acme", "k1", "q", 0, 7, 1_000_000), ("acme", "k2", "p", 1, 0, 1_000_000),
+    ]  # fmt: skip
+    sent.clear()
+    await counting.flush()
+    assert not sent
