@@ -125,6 +125,41 @@ def node(context: click.Context, config: Path | None, ready: Path | None) -> Non
     process.run(config, ready)
 
 
+OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+NODE_CONFIG = click.option("--config", type=CONFIG, required=True, help="The node's JSON file.")
+
+
+@node.command("status")
+@NODE_CONFIG
+@OUTPUT
+def node_status(config: Path, output: str) -> None:
+    """What a running node does: residences, roots, key slots, memory, leases. Exit status 2 when it does not serve."""
+    from openkcm.cli import nodeview
+
+    sys.exit(nodeview.status(config, output))
+
+
+@node.command("inspect")
+@NODE_CONFIG
+@OUTPUT
+@click.option("--tenant", help="Only this tenant's keys.")
+def node_inspect(config: Path, output: str, tenant: str | None) -> None:
+    """Which versions of which keys a running node has; never their material."""
+    from openkcm.cli import nodeview
+
+    sys.exit(nodeview.inspect(config, tenant, output))
+
+
+@node.command("workers")
+@NODE_CONFIG
+@click.argument("count", type=click.IntRange(1, 256))
+def node_workers(config: Path, count: int) -> None:
+    """Have a running node use COUNT KMIP workers; no connection is dropped."""
+    from openkcm.cli import nodeview
+
+    sys.exit(nodeview.workers(config, count))
+
+
 @node.command()
 @click.option("--config", type=CONFIG, required=True, help="The node's JSON file.")
 @click.option("--format", "form", type=click.Choice(["nftables", "systemd", "kubernetes"]), required=True)

@@ -142,6 +142,11 @@ class RegionArena:
         return f"<region arena, {self._slots} slots, {len(self._free)} free, {self.mode}>"
 
     @property
+    def slots(self) -> int:
+        """Slots in all."""
+        return self._slots
+
+    @property
     def free(self) -> int:
         """Slots left."""
         return len(self._free)

@@ -29,6 +29,7 @@ from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.reports import CheckpointCosigned
 from openkcm.contract.seal import Signer
 from openkcm.execution import configuration, control, metrics, rows, secretmem
+from openkcm.execution.admin import Admin, socket_of
 from openkcm.execution.arena import RegionArena
 from openkcm.execution.catalogue import Catalogue
 from openkcm.execution.cells import KeyArena
@@ -171,6 +172,9 @@ class Node:
             lambda: figures(custodian, crew, catalogue, arena),
         )
 
+        admin = Admin(socket_of(node.database), custodian, gates, keychain, crew, feeds.at_head.is_set)
+        await admin.start()
+
         async def open_at_head() -> None:
             await feeds.at_head.wait()
             for tenant in custodian.state.residences:
@@ -207,6 +211,7 @@ class Node:
         await crew.stop()
         await counting.flush()
         server.close()
+        admin.close()
         prober.close()
         unsealer.close()
         for connection in (fast, main):
