@@ -30,7 +30,7 @@ from openkcm.cli.sources import Source
 from openkcm.contract.checkpoint import epoch_of
 from openkcm.projector import ProjectorError
 
-__all__ = ["account", "as_json_text", "as_of", "moment", "replay", "verify"]
+__all__ = ["account", "as_json_text", "as_of", "broken", "moment", "replay", "verify"]
 
 INTACT: Final = 0
 BROKEN: Final = 1
@@ -70,7 +70,7 @@ def verify(
         if source.whole and result.events and result.epoch != epoch_of(result.sequence):
             raise NotBorneOut(result.epoch, result.sequence, "made anew in an epoch that the trust root has not opened")
     except NOT_AUDITED as bad:
-        return _broken(bad, as_json=as_json)
+        return broken(bad, as_json=as_json)
     absent = signatures.missing(signed, known)
     words = (*limits(source.tenant), *(() if claims is None else claims.words()))
     if as_json:
@@ -167,7 +167,7 @@ def as_of(source: Source, point: str, *, as_json: bool, tenant: str | None) -> i
                     then.take(batch, frozenset(one.sequence for one in batch))
                 answer = asof.as_of(then.writer, words, at_ms=at_ms, tenant=tenant)
     except NOT_AUDITED as bad:
-        return _broken(bad, as_json=as_json)
+        return broken(bad, as_json=as_json)
     if as_json:
         print(as_json_text(answer))
         return INTACT
@@ -194,7 +194,7 @@ def account(source: Source, *, as_json: bool, tenant: str | None, directory: Pat
         with progress("read") as seen:
             result = examine(source.messages(), source.trust_root, whole=source.whole, hear=[kept.take], progress=seen)
     except NOT_AUDITED as bad:
-        return _broken(bad, as_json=as_json)
+        return broken(bad, as_json=as_json)
     orders = [order for order in kept.orders(result.findings) if tenant is None or order.tenant == tenant]
     denied = [one for one in kept.denied if tenant is None or one.tenant == tenant]
     if as_json:
@@ -270,7 +270,8 @@ def _upto(messages: Iterator[Stored], until: int | None) -> Iterator[Stored]:
         yield message
 
 
-def _broken(bad: Exception, *, as_json: bool) -> int:
+def broken(bad: Exception, *, as_json: bool) -> int:
+    """Print why a ledger was not audited, or where it breaks; return the exit status."""
     if not isinstance(bad, (BadEvent, NotBorneOut, Tampered)):
         print(f"not audited: {bad}", file=sys.stderr)
     elif as_json:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from rich.table import Table
 
 from openkcm.audit import export as exports
+from openkcm.audit import match as matching
 from openkcm.audit import receipt as receipts
 from openkcm.audit.examine import examine
 from openkcm.audit.page import page_of
@@ -18,8 +20,8 @@ from openkcm.audit.records import utc
 from openkcm.audit.replay import Replay
 from openkcm.audit.verify import AuditError
 from openkcm.cli import endpoints
-from openkcm.cli.audit import BROKEN, INTACT, NOT_AUDITED, _broken, as_json_text
-from openkcm.cli.show import progress
+from openkcm.cli.audit import BROKEN, INTACT, NOT_AUDITED, as_json_text, broken
+from openkcm.cli.show import progress, wide_console
 from openkcm.cli.sources import Source
 from openkcm.client import Portal, Problem
 from openkcm.contract import checkpoint as cp
@@ -27,7 +29,7 @@ from openkcm.contract.errors import ContractError
 from openkcm.projector import Reader, open_reader
 from openkcm.projector.trees import TreeHead, heads
 
-__all__ = ["check", "export", "receipt"]
+__all__ = ["check", "export", "match", "receipt"]
 
 COVERED_S: Final = 10.0
 OPERATOR: Final = "provider/operator"
@@ -44,7 +46,7 @@ def export(source: Source, folder: Path, *, tenant: str | None, as_json: bool) -
                     folder, whole.writer, source.trust_root, notes, tenant=tenant, made_at=_now(), progress=seen
                 )
     except (*NOT_AUDITED, Problem, ContractError) as bad:
-        return _broken(bad, as_json=as_json)
+        return broken(bad, as_json=as_json)
     if as_json:
         print(as_json_text(done))
     else:
@@ -70,7 +72,7 @@ def receipt(
         files[0].write_text(as_json_text(document) + "\n", encoding="utf-8")
         files[1].write_bytes(page_of(document))
     except (*NOT_AUDITED, Problem, ContractError) as bad:
-        return _broken(bad, as_json=as_json)
+        return broken(bad, as_json=as_json)
     if as_json:
         print(as_json_text({"receipt": str(files[0]), "page": str(files[1]), "summary": document["summary"]}))
     else:
@@ -104,6 +106,33 @@ def check(file: Path, root: str | None, *, as_json: bool) -> int:
     for sentence in found.outside["words"]:
         print(f"  outside: {sentence}")
     return INTACT
+
+
+def match(source: Source, log: Path, *, tenant: str | None, as_json: bool) -> int:
+    """Print whether the ledger's orders and a KMS's own request log agree; return the exit status."""
+    causes = matching.Causes()
+    try:
+        with progress("read") as seen:
+            examine(source.messages(), source.trust_root, whole=source.whole, hear=[causes.take], progress=seen)
+        if tenant is not None:
+            causes.homes = {place: home for place, home in causes.homes.items() if place[0] == tenant}
+        found = matching.match(causes, matching.read_log(log.read_bytes()))
+    except NOT_AUDITED as bad:
+        return broken(bad, as_json=as_json)
+    if as_json:
+        print(as_json_text({"agree": found.agree, **msgspec.to_builtins(found)}))
+        return INTACT if found.agree else BROKEN
+    table = Table("order", "sequence", "correlation", "tenant", "region", "version", "wraps", "unwraps", "refused")
+    for m in found.matched:
+        table.add_row(m.tag.partition(".")[0], str(m.sequence), m.correlation, m.tenant, m.region, str(m.version),
+                      str(m.wraps), str(m.unwraps), str(m.refused))  # fmt: skip
+    wide_console().print(table)
+    print("the two books agree" if found.agree else "the two books do not agree")
+    for number, why in found.unordered:
+        print(f"  call {number} of the KMS has no order: {why}")
+    for why in found.unseen:
+        print(f"  the KMS never saw: {why}")
+    return INTACT if found.agree else BROKEN
 
 
 def checkpoints(source: Source, replay: Reader) -> dict[tuple[str, int], cp.Note]:

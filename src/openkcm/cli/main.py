@@ -539,6 +539,19 @@ def export(
 
 
 @audit.command()
+@source_options
+@json_option
+@click.option("--kms-log", "log", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+              help="The KMS's own request log, in CloudTrail's form.")  # fmt: skip
+@click.option("--tenant", help="Only this tenant's orders: its KMS saw no others.")
+def match(state: Path, export_: Path | None, root: str | None, as_json: bool, log: Path, tenant: str | None) -> None:
+    """Double entry: every call in the customer's own KMS log has its order in the ledger, and every order its call."""
+    from openkcm.cli import evidence
+
+    sys.exit(evidence.match(_source(state, export_, root), log, tenant=tenant, as_json=as_json))
+
+
+@audit.command()
 @click.argument("revocation", required=False)
 @source_options
 @json_option

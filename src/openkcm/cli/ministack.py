@@ -30,6 +30,7 @@ class MiniStack:
     Attributes:
         url: Endpoint for KMS, IAM and STS, `http://127.0.0.1:<port>`.
         pid: Of the server.
+        trail: Its request log, in CloudTrail's form: the customer's own book.
     """
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
@@ -45,6 +46,7 @@ class MiniStack:
         self.port = port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
+        self.trail = (directory / "trail.ndjson").resolve()
         environment = {
             **{name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}},
             "GATEWAY_PORT": str(self.port),
@@ -64,7 +66,7 @@ class MiniStack:
         }
         with self.log.open("ab") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "ministack"],
+                [sys.executable, "-m", "openkcm.cli.kms_trail", str(self.trail)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
