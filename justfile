@@ -74,3 +74,7 @@ fuzz target="ttlv" runs="10000000" *args: prepare
 # Fifty rounds of a customer's KMS that is away, throttles, hangs, lies, denies, or refuses our token (about 4 min)
 soak-outage: prepare
     OPENKCM_OUTAGE_ROUNDS=50 {{bin}}/python -m pytest -s tests/scenarios/test_root_outage.py -k faults
+
+# Schemathesis over the whole API, longer than CI has time for
+soak-api examples="60": prepare
+    OPENKCM_API_EXAMPLES={{examples}} {{bin}}/python -m pytest -q --timeout 3600 tests/governance/test_schemathesis.py

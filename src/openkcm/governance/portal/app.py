@@ -10,11 +10,11 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.types import Message, Scope
 
-from openkcm.governance.portal.openapi import API
+from openkcm.governance.portal.openapi import document
 from openkcm.governance.portal.problems import HANDLERS
 from openkcm.governance.portal.requests import Desk
 from openkcm.governance.portal.routes import pages, site
-from openkcm.governance.portal.surface import api_routes, probe_routes
+from openkcm.governance.portal.surface import API, api_routes, methods_of, probe_routes
 from openkcm.governance.service import Cmk
 
 __all__ = ["create_app"]
@@ -37,14 +37,19 @@ HEADERS: Final = (
 )
 
 
-async def _harden(message: Message, _: Scope) -> None:
+async def _harden(message: Message, scope: Scope) -> None:
     if message["type"] == "http.response.start":
-        message["headers"] = [*message["headers"], *HEADERS]
+        headers = [*message["headers"], *HEADERS]
+        if scope.get("method") == "OPTIONS":  # litestar names the methods of one handler; a path here has several
+            headers = [(name, value) for name, value in headers if name.lower() != b"allow"]
+            headers.append((b"allow", ", ".join([*methods_of(scope["path"]), "OPTIONS"]).encode()))
+        message["headers"] = headers
 
 
 def create_app(cmk: Cmk) -> Litestar:
     """Return the application of a running CMK."""
     desk = Desk(cmk)
+    document()  # a table that cannot be described fails here, not at the first reader
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -55,7 +60,7 @@ def create_app(cmk: Cmk) -> Litestar:
 
     return Litestar(
         [Router(API, route_handlers=api_routes()), *probe_routes(), *site.ROUTES, *pages.ROUTES],
-        state=State({"desk": desk}),
+        state=State({"desk": desk, "methods": methods_of}),
         exception_handlers=HANDLERS,
         before_send=[_harden],
         lifespan=[lifespan],

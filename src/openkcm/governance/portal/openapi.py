@@ -14,11 +14,10 @@ from openkcm.contract import api
 from openkcm.contract.ids import TOKEN_PATTERN
 from openkcm.governance.errors import STATUS
 from openkcm.governance.portal.routes import approvals, checkpoints, reading, regions, switch, tenants
-from openkcm.governance.portal.surface import SURFACE, Call, Operation, Param, operation
+from openkcm.governance.portal.surface import API, SURFACE, Call, Operation, Param, operation
 
 __all__ = ["API", "document"]
 
-API: Final = "/cmk/v1"
 ROOMS: Final = (tenants, regions, switch, approvals, reading, checkpoints)
 TAGS: Final[dict[str, str]] = {room.__name__.rpartition(".")[2]: (room.__doc__ or "").strip() for room in ROOMS}
 REFERENCE: Final = "#/components/schemas/{name}"
@@ -101,8 +100,16 @@ def _operation(one: Operation, by_shape: dict[str, Any]) -> dict[str, Any]:
         if one.example is not None:
             content["example"] = one.example
         media = "application/merge-patch+json" if one.method == "PATCH" else "application/json"
-        described["requestBody"] = {"required": True, "content": {media: content}}
+        described["requestBody"] = {"required": not _may_be_empty(one.body), "content": {media: content}}
     return described
+
+
+def _may_be_empty(body: Any) -> bool:
+    try:
+        msgspec.convert({}, body)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _path(one: Operation) -> list[dict[str, Any]]:
@@ -118,7 +125,7 @@ def _path(one: Operation) -> list[dict[str, Any]]:
 def _query(param: Param) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": param.kind}
     if param.kind == "integer":
-        schema |= {"minimum": param.least, "maximum": min(param.most, 10**15)}
+        schema |= {"minimum": param.least, "maximum": param.most}
     elif param.kind == "string":
         schema |= {"maxLength": param.most}
     if param.default is not None:

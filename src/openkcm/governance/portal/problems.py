@@ -67,7 +67,10 @@ def _governance(request: Request[Any, Any, Any], error: GovernanceError) -> Resp
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     status = error.status_code
     known = status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return problem(request, status, CODES.get(status, "internal-error"), error.detail if known else "")
+    answer = problem(request, status, CODES.get(status, "internal-error"), error.detail if known else "")
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:  # RFC 9110 section 15.5.6
+        answer.headers["Allow"] = ", ".join(request.app.state.methods(request.url.path))
+    return answer
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -116,6 +116,17 @@ class Desk:
 
     # --- what -------------------------------------------------------------------------------------------------------
 
+    def idempotency_key(self, request: Req) -> str | None:
+        """Return the caller's key, if there is one.
+
+        Raises:
+            Invalid: It does not fit its grammar.
+        """
+        given = request.headers.get("idempotency-key")
+        if given is not None and _KEY.match(given) is None:
+            raise Invalid("Idempotency-Key takes 1 to 128 printable characters")
+        return given
+
     async def write(
         self,
         request: Req,
@@ -134,9 +145,7 @@ class Desk:
             GovernanceError: As the command says.
         """
         raw = await request.body()
-        given = request.headers.get("idempotency-key")
-        if given is not None and _KEY.match(given) is None:
-            raise Invalid("Idempotency-Key takes 1 to 128 printable characters")
+        given = self.idempotency_key(request)
         path = str(request.url.path)
         content = commands.content_hash(request.method.encode(), path.encode(), raw)
         asked = Asked(caller, given or secrets.token_hex(16), content, _if_match(request))

@@ -22,8 +22,9 @@ from openkcm.governance.errors import GovernanceError, Invalid, StepUpRequired, 
 from openkcm.governance.portal.limits import Kind
 from openkcm.governance.portal.requests import Desk, Req, answered, desk_of
 
-__all__ = ["SURFACE", "Call", "Operation", "Param", "api_routes", "operation", "probe_routes"]
+__all__ = ["API", "SURFACE", "Call", "Operation", "Param", "api_routes", "methods_of", "operation", "probe_routes"]
 
+API: Final = "/cmk/v1"
 MAX_PAGE: Final = 1000
 MAX_DEPTH: Final = 32
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
@@ -38,7 +39,7 @@ class Param(msgspec.Struct, frozen=True):
     kind: Literal["integer", "boolean", "string"]
     says: str
     default: int | bool | str | None = None
-    most: int = 10**18
+    most: int = 10**15
     least: int = 0
 
     def read(self, text: str) -> int | bool | str:
@@ -184,6 +185,18 @@ def probe_routes() -> list[HTTPRouteHandler]:
     return [_route(one) for one in SURFACE if one.outside]
 
 
+def methods_of(path: str) -> list[str]:
+    """Return what can be asked at a path of the API, or of a page."""
+    patterns = {one.method + (" " if one.outside else f" {API}") + one.path for one in SURFACE}
+    found = [
+        pattern.split(" ", 1)
+        for pattern in patterns
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern.split(" ", 1)[1]), path)
+    ]
+    fewest = min((pattern.count("{") for _, pattern in found), default=0)  # a word goes before a name
+    return sorted(method for method, pattern in found if pattern.count("{") == fewest) or ["GET"]
+
+
 def _route(one: Operation) -> HTTPRouteHandler:
     async def answer(request: Request[Any, Any, Any]) -> Response[Any]:
         return await _answer(one, request)
@@ -212,6 +225,8 @@ async def _answer(one: Operation, request: Req) -> Response[Any]:
         query = _query(one, request)
         if one.fresh and not fresh and not query.get("dryRun"):
             raise StepUpRequired("sign in again: this is asked for only from somebody who was there just now")  # (5)
+        if one.writes:
+            desk.idempotency_key(request)
         body = await _body(one, request)  # (6)
         return await one.handler(Call(one, desk, request, caller, query, body))
     except GovernanceError as no:

@@ -36,7 +36,7 @@ ROLE_EVENTS: Final = frozenset({"RoleGranted", "RoleWithdrawn", "TenantRegistere
 LEDGER: Final = (
     Param("tenant", "string", "Whose; only the operator may leave it out.", None, 63),
     Param("after", "integer", "Events behind this sequence.", 0),
-    Param("limit", "integer", "How many at most.", MAX_EVENTS),
+    Param("limit", "integer", "How many at most; more than 1000 are given by pages.", MAX_EVENTS),
 )
 
 
