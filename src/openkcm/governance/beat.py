@@ -24,6 +24,7 @@ from openkcm.bus.ledger import Ledger
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, subjects
 from openkcm.contract.errors import ContractError
+from openkcm.projector.heads import Head
 
 __all__ = ["Beats", "Chain", "filters_of"]
 
@@ -32,6 +33,7 @@ NONCES: Final = 256
 HEADS_KEPT: Final = 4096
 CHAIN_WAIT_S: Final = 2.0
 NodeKeys = Callable[[], dict[str, tuple[str, str, bytes]]]
+NOTHING_READ: Final = Head(0, 0, bytes(32))
 Send = Callable[[str, bytes, str], Awaitable[None]]
 
 
@@ -43,10 +45,10 @@ def filters_of(region: str) -> list[str]:
 class Chain:
     """The rolling hash over one region's critical decrees, in the order of their sequences."""
 
-    def __init__(self) -> None:
-        self._hash = bytes(32)
-        self._sequence = 0
-        self._heads: dict[int, str] = {0: bytes(32).hex()}
+    def __init__(self, sequence: int = 0, known: bytes = bytes(32)) -> None:
+        self._hash = known
+        self._sequence = sequence
+        self._heads: dict[int, str] = {sequence: known.hex()}
         self._grown = asyncio.Event()
 
     def add(self, sequence: int, body: bytes) -> None:
@@ -93,15 +95,21 @@ class Beats:
         self._nonces: dict[str, deque[str]] = {}
         self._woken: dict[str, asyncio.Event] = {}
         self.chains: dict[str, Chain] = {}
+        self._read_to: dict[str, int] = {}
         self._recorded: dict[str, int] = {}
         self.dropped = 0
         self.sent = 0
         self._count = time.time_ns() // 1_000_000  # above every earlier run's; a record, no decision
 
-    def join(self, region: str) -> None:
-        """Take a region in: its nonces are kept from now on, for `follow` and `answer`."""
+    def join(self, region: str, head: Head = NOTHING_READ) -> None:
+        """Take a region in: its nonces are kept from now on, for `follow` and `answer`.
+
+        Args:
+            head: Its rolling hash as the read model has it: the chain goes on from there.
+        """
         self._nonces[region], self._woken[region] = deque(maxlen=NONCES), asyncio.Event()
-        self.chains[region] = Chain()
+        self.chains[region] = Chain(head.sequence, head.hash)
+        self._read_to[region] = head.read_to
 
     def on_health(self, subject: str, body: bytes) -> None:
         """Take a HealthCheck in; drop and count what no enrolled node sealed."""
@@ -129,7 +137,7 @@ class Beats:
 
     async def follow(self, region: str) -> None:
         """Keep the region's chain, for ever."""
-        async for stored in self._ledger.follow(after=0, filters=filters_of(region)):
+        async for stored in self._ledger.follow(after=self._read_to[region], filters=filters_of(region)):
             self.chains[region].add(stored.sequence, stored.body)
 
     async def answer(self, region: str) -> None:

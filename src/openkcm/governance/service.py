@@ -41,6 +41,7 @@ from openkcm.governance.trees import Trees
 from openkcm.governance.views import Views
 from openkcm.governance.watch import Watch
 from openkcm.projector import open_reader, open_writer
+from openkcm.projector.heads import head_of
 from openkcm.projector.ledger import Applied, Projection
 
 __all__ = ["ITSELF", "Cmk", "open_cmk"]
@@ -122,7 +123,7 @@ class Cmk:
 
     def _serve_regions(self, regions: Iterable[str]) -> None:
         for region in regions:
-            self.beats.join(region)
+            self.beats.join(region, head_of(self.views.reader, region))
             self._spawn(self.beats.follow(region))
             self._spawn(self.beats.answer(region))
 

@@ -23,6 +23,7 @@ from openkcm.contract import seal, subjects
 from openkcm.contract.errors import ContractError, EnvelopeError
 from openkcm.contract.subjects import DecreeSubject
 from openkcm.projector.database import SchemaError, Value, Writer
+from openkcm.projector.heads import HeadFold
 from openkcm.projector.trees import TreeFold
 
 __all__ = ["LEDGER_TABLES", "Applied", "Message", "Projection"]
@@ -34,7 +35,7 @@ LEDGER_TABLES: Final = (
     "person_role", "tenant_region", "approval_policy", "agreed", "termination",
     "approval", "approval_grant", "configuration", "lease", "approvers_set",
     "approval_used", "root_key", "registered_system", "enrolled_workload", "rotation", "suspension", "lifted",
-    "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile",
+    "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile", "critical_head",
 )  # fmt: skip
 _Row = tuple[str, Mapping[str, Value]]
 
@@ -119,12 +120,13 @@ class Projection:
                     continue
                 outcome = self._judge(message, message.sequence in checked)
                 leaves += self._trees.add(message)
+                self._heads.add(message)
                 rows.take(outcome, self._marks)
                 applied.append(outcome)
                 self._cursor = message.sequence
             if applied:
                 cursor: _Row = ("cursor", {"sequence": self._cursor, "epoch": self._epoch})
-                self._writer.apply([*rows.in_order(), *leaves, *self._trees.rows(), cursor])
+                self._writer.apply([*rows.in_order(), *leaves, *self._trees.rows(), *self._heads.rows(), cursor])
         except BaseException:
             self._reload()
             raise
@@ -138,7 +140,7 @@ class Projection:
             key: (_unbase64(public), retired_at) for key, public, retired_at in rows(known)
         }
         self._in_force = self._not_retired()
-        self._trees = TreeFold(self._writer)
+        self._trees, self._heads = TreeFold(self._writer), HeadFold(self._writer)
         if self._cursor and not self._trees.size:
             raise SchemaError("this read model has no Merkle trees: remove its file, it is made anew from the ledger")
         self._retired: set[str] = {key for (key,) in rows("SELECT key FROM signing_key_retired")}
