@@ -472,6 +472,35 @@ def test_keys_are_brought_in_place_when_the_mirror_has_caught_up_with_our_mark(w
     assert world.kinds(world.give(MirrorMeasured(10**6, 10**6))) == ["provision"]
 
 
+def test_a_longer_lease_does_not_lengthen_what_an_older_nonce_is_worth(world):
+    world.give(NonceSent("a" * 32, 5 * 10**9))
+    words = statements.configuration_statement("acme", "eu-frankfurt", "approval-1", 3600)
+    longer = d.TenantConfigurationUpdated(
+        lease_s=3600, approval="approval-1", signatures=sign(words, world.press.people)
+    )
+    world.arrive(world.press.residence("acme", longer), now_ns=6 * 10**9)
+    beat(world)
+    assert world.state.residences["acme"].lease_s == 3600
+    assert world.state.lease_until(world.state.residences["acme"]) == 65 * 10**9
+
+
+def test_a_beat_of_another_history_renews_nothing_when_its_head_comes_later(world):
+    e = revoke(world)
+    beat(world, head=world.press.sequence + 1, chain=b"\1" * 32)
+    world.arrive(e)
+    assert world.state.beat is None
+
+
+def test_an_older_emergency_floor_does_not_lower_a_newer_one(world):
+    older, newer = (
+        world.press.residence("acme", d.EmergencyRotationOrdered(level="L3", registration="reg-acme-payments", below=n))
+        for n in (2, 3)
+    )
+    world.arrive(newer, "lane0")
+    world.arrive(older, "critical")
+    assert world.state.residences["acme"].floors == {"L3/reg-acme-payments": 3}
+
+
 def test_an_echo_is_worth_the_smaller_of_the_lease_then_and_now(world):
     world.give(NonceSent("a" * 32, 5 * 10**9))
     world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=30)), now_ns=6 * 10**9)

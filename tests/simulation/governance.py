@@ -307,7 +307,7 @@ class Cmk:
 
     async def _tend(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
             self.look()
             for tenant, region, decree in self.watch.confirmations_due():
                 where = subjects.residence_aggregate(region, tenant)

@@ -248,15 +248,10 @@ class VaultAt:
         if (at.sequence if at else 0) != expect[1]:
             raise Conflict(f"{expect[0]} is not at {expect[1]}")
         self.vault.sequence += 1
-        self.vault.records[self.vault.sequence] = Stored(self.vault.sequence, subject, body, id)
+        stored = Stored(self.vault.sequence, subject, body, id)
+        self.vault.records[stored.sequence] = stored
         await asyncio.sleep(self.link.delay())
-        return (
-            self.vault.sequence
-            if self.vault.newest(subject).id == id
-            else max(  # type: ignore[union-attr]
-                m.sequence for m in self.vault.records.values() if m.id == id
-            )
-        )
+        return stored.sequence
 
     async def erase(self, subject: str, sequence: int) -> None:
         await self._there()
@@ -283,6 +278,7 @@ class Region:
         self.outgoing: list[Stored] = []
         self.sent = 0
         self.filled = asyncio.Event()
+        self.muted: set[str] = set()
         self.lane0: dict[str, Callable[[Stored], None]] = {}
         self.beats: dict[str, Callable[[Stored], None]] = {}
         hub.on_append.append(self.republish)
@@ -292,7 +288,7 @@ class Region:
 
     def republish(self, stored: Stored) -> None:
         """A critical decree on lane0: a signal, no promise."""
-        if self.concerns(stored.subject):
+        if self.concerns(stored.subject) and stored.id not in self.muted:
             for hear in list(self.lane0.values()):
                 self.down.send(lambda hear=hear: hear(stored))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from unittest import mock
 from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Unavailable
 from openkcm.contract import envelope as env
+from openkcm.contract import subjects
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.seal import Signer
 from openkcm.execution import feeds as feeds_module
@@ -29,7 +31,7 @@ from openkcm.execution.gates import Gates
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.keyring import KeyContext
 from openkcm.execution.reporter import Reporter
-from openkcm.execution.residence_state import State
+from openkcm.execution.residence_state import CLOSED, State
 from openkcm.execution.roots.base import RootError, Wrapped
 from openkcm.execution.safe import Safe
 from openkcm.execution.voice import Voice
@@ -37,6 +39,7 @@ from simulation.history import History
 from simulation.network import Link, Region, VaultAt
 
 ALIVE_S = 2.0
+FOR_EVER = 1 << 62
 NODE: contextvars.ContextVar[Node] = contextvars.ContextVar("node")
 
 
@@ -204,6 +207,7 @@ class Reader:
         self.at = at
         lane = "critical" if stream == "LEDGER-CRITICAL" else "routine"
         self.mirror = at.region.mirrors[lane] if stream != "VAULT" else None
+        self.wanted = f".{lane}."
         self.cursor = 0
 
     async def reset(self, sequence: int) -> None:
@@ -212,7 +216,7 @@ class Reader:
 
     async def caught_up(self) -> bool:
         assert self.mirror is not None
-        return all(m.sequence <= self.cursor for m in self.mirror.messages)
+        return not any(m.sequence > self.cursor and self.wanted in m.subject for m in self.mirror.messages)
 
     async def fetch(self, batch: int, wait_s: float) -> list[Stored]:
         assert self.mirror is not None
@@ -220,7 +224,8 @@ class Reader:
         while True:
             grown = self.mirror.grown
             await self.at.reachable()
-            found = [m for m in self.mirror.messages if m.sequence > self.cursor][: self.at.rng.randint(1, batch)]
+            mine = (m for m in self.mirror.messages if m.sequence > self.cursor and self.wanted in m.subject)
+            found = list(itertools.islice(mine, self.at.rng.randint(1, batch)))
             if found:
                 self.cursor = found[-1].sequence
                 return found
@@ -372,8 +377,8 @@ class Node:
         self.reporter.custodian = self.custodian
         self.feeds = Feeds(self, self.custodian, self.name)  # type: ignore[arg-type]
         self.listening = False
-        self.arena.set_alive(self.boottime_ns() + int(ALIVE_S * 1e9))
-        self.tasks = [asyncio.ensure_future(w) for w in (self._live(), self._alive())]
+        self.arena.alive = FOR_EVER  # renewed all the time, until the custodian stands still
+        self.tasks = [asyncio.ensure_future(w) for w in (self._live(),)]
         for task in self.tasks:
             task.add_done_callback(self._ended)
 
@@ -419,12 +424,6 @@ class Node:
                 if self.custodian.serving(tenant) and not self.keychain.is_open(tenant):
                     self.custodian.settle(tenant)
 
-    async def _alive(self) -> None:
-        while True:
-            await self.running.wait()
-            self.arena.set_alive(self.boottime_ns() + int(ALIVE_S * 1e9))
-            await asyncio.sleep(0.5)
-
     def kill(self) -> None:
         """kill -9: of custodian and workers. What a worker has handed to the kernel is out."""
         if not self.up:
@@ -448,12 +447,14 @@ class Node:
         self.boot_at = self.now - self.rng.random()
 
     def pause(self) -> None:
-        """SIGSTOP of the custodian alone: workers go on."""
+        """SIGSTOP of the custodian alone: workers go on, while its word is fresh."""
+        self.arena.alive = self.boottime_ns() + int(ALIVE_S * 1e9)
         self.paused = True
         self.running.clear()
 
     def resume(self) -> None:
         self.paused = False
+        self.arena.alive = FOR_EVER
         self.running.set()
 
     # --- bus --------------------------------------------------------------------------------------------------------
@@ -463,7 +464,15 @@ class Node:
         body = env.encode(e)
         await self.region.report(Stored(0, e.subject, body, e.id))
         if e.tag == "SyncAck.1":
+            self._no_residue(e)
             self.history.add("ack", node=self.name, region=self.region.name, **_ack(e))
+
+    def _no_residue(self, e: env.Envelope) -> None:
+        """When a residence is closed, and says so, no key of it is left in the arena."""
+        tenant = subjects.parse_report(e.subject).tenant
+        slots = self.gates.slots(tenant).values()
+        if self.gates.state(tenant) in CLOSED and any(self.arena.keys[s] != bytes(32) for s in slots):
+            self.history.add("residue", node=self.name, region=self.region.name, tenant=tenant)
 
     async def _send_health(self, e: env.Envelope) -> None:
         await self.running.wait()
@@ -510,8 +519,8 @@ class Node:
             await asyncio.sleep(rng.random() * (0.001 if rng.random() < 0.9 else 0.3))
             if not operation.over:
                 operation.compare()
-            if not operation.over:
-                await asyncio.sleep(rng.random() * 0.002)
+            if not operation.over:  # the answer is not with the kernel yet: a worker may be preempted here, too
+                await asyncio.sleep(rng.random() * (0.002 if rng.random() < 0.9 else 0.04))
                 operation.finish()
 
 

@@ -237,6 +237,10 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
     mark = r.routine.get(e.epoch, Mark())
     if e.counter in mark:
         return r, []
+    if any(epoch > e.epoch for epoch in r.routine):  # a closed epoch's straggler: it would undo what came after it
+        return r, [Effect("alarm", r.tenant, "late-epoch")]
+    if e.epoch > state.epoch:  # the opening of its epoch lies before it in this lane
+        return _frozen(r, m.sequence, "epoch-not-opened")
     if state.fork is not None:
         return _frozen(r, m.sequence, "forked-ledger")
     if e.counter != mark.floor + 1:  # a gap: what lies before it decides about what comes after it
@@ -257,7 +261,7 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         after,
         routine={**r.routine, e.epoch: mark.add(e.counter)},
         head_routine=e.id,
-        routine_sequence=m.sequence,
+        routine_sequence=m.sequence if r.frozen_at is None else r.routine_sequence,  # what was skipped lies before it
         refusal=refusal,
     )
     if verdict(after) in CLOSED and verdict(r) not in CLOSED:

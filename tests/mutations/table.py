@@ -1,0 +1,92 @@
+"""Every guard of the kill switch, how it is removed, and who notices. A patch that no longer applies is an error.
+
+`caught_by` is one of
+    world:NAME              a small world of `examined.worlds` finds a bad state
+    sim:FEATURE+...:N       one of the first N seeds of the simulator with these faults breaks a promise
+    test:FILE::NAME         a test of that room fails
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = ["MUTATIONS", "Mutation"]
+
+E, G, C = "openkcm.execution.", "openkcm.governance.", "openkcm.contract."
+DESIRED, CUSTODIAN = "test:tests/execution/test_desired.py::", "test:tests/execution/test_custodian.py::"
+PENDING = "test:tests/governance/test_pending.py::"
+
+
+class Mutation(NamedTuple):
+    """One guard removed: `old`, exactly once in the module's source, becomes `new`."""
+
+    guard: str
+    module: str
+    old: str
+    new: str
+    caught_by: str
+
+
+M = Mutation
+# fmt: off
+MUTATIONS: Final[tuple[Mutation, ...]] = (
+    # --- the order of the kill switch
+    M("gate", E + "gates", "self.arena.close_gates(slots, GATE_OF[state])  # (1)", "pass  # (1)", "sim::8"),
+    M("zeroize", E + "gates", "        for slot in slots:\n            self.arena.zeroize(slot)\n            self.arena.raise_generation(slot)\n        self._drain()  # (3)", "        self._drain()  # (3)", "sim::8"),
+    M("drain", E + "gates", "self._drain()  # (3)", "pass  # (3)", "test:tests/execution/test_gates.py::test_closing_closes_wipes_raises_drains_and_kills_the_unsealers_in_this_order"),
+    M("ticket", E + "gates", "self._tickets[tenant] = self.ticket(tenant) + 1", "pass", "test:tests/execution/test_gates.py::test_closing_closes_wipes_raises_drains_and_kills_the_unsealers_in_this_order"),
+    M("kill the unsealers", E + "gates", "        self._cancel(tenant)\n", "", "test:tests/execution/test_gates.py::test_closing_closes_wipes_raises_drains_and_kills_the_unsealers_in_this_order"),
+    M("close before all else", E + "custodian", "self._gates.close(effect.tenant, verdict(self.state.residences[effect.tenant]))  # (1) (2) (3)", "pass", "sim::8"),
+    M("cut", E + "custodian", "self._gates.cut(effect.tenant, effect.names)", "pass", "sim::20"),
+    M("mark before ack", E + "custodian", "await self._on_disk([e for effects, _ in batch for e in effects])  # (4)", "asyncio.ensure_future(self._on_disk([e for effects, _ in batch for e in effects]))", CUSTODIAN + "test_a_full_disk_delays_the_ack_and_not_the_gate"),
+    M("ack from the disk", E + "custodian", "state = self.durable\n", "state = self.state\n", CUSTODIAN + "test_an_ack_says_what_is_on_the_disk_and_not_what_is_only_in_memory"),
+    M("fence before ack", E + "custodian", "while residence.revocations or residence.destroyed:", "while False:", CUSTODIAN + "test_a_later_decree_is_not_acknowledged_while_an_earlier_revocations_fence_is_not_in_the_vault"),
+    M("ack again after a restart", E + "custodian", "        self.settle(tenant)\n        self._spawn(self._obeyed(tenant))", "        self.settle(tenant)", CUSTODIAN + "test_a_restarted_node_says_again_what_it_keeps"),
+    M("ack again when repeated", E + "desired", '_affirmed(r)[:-1] if m.source == "lane0" else []', "[]", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
+    M("ack again in a new epoch", E + "desired", '[Effect("commit"), *again]', '[Effect("commit")]', DESIRED + "test_a_new_epoch_has_everything_acknowledged_anew"),
+    # --- whose word it is
+    M("seal", E + "desired", "env.verify(e, str(where), book)", "pass", "sim:forgery:20"),
+    M("subject in the seal", C + "envelope", "if envelope.subject != subject:", "if False:", DESIRED + "test_a_decree_found_under_another_subject_than_the_sealed_one_is_dropped"),
+    M("lane by class", E + "desired", "if kind is not None and (kind.aggregate, kind.lane) != (where.kind, where.lane):", "if False:", DESIRED + "test_a_routine_tag_on_the_critical_lane_is_dropped"),
+    M("own region", E + "desired", 'if where.region != state.region and (where.region, where.tenant) != ("global", NOBODY):', "if False:", DESIRED + "test_a_foreign_regions_decree_is_dropped"),
+    M("a retired key stays retired", E + "desired", "if x.key in retired:", "if False:", "world:Keys"),
+    M("a retired key seals nothing new", E + "residence_state", "for k, (p, at) in self.retired.items() if sequence < at}", "for k, (p, at) in self.retired.items()}", DESIRED + "test_a_retired_key_seals_what_came_before_and_nothing_after_in_whatever_order_the_rotations_come"),
+    # --- marks and gaps
+    M("routine gap", E + "desired", "if e.counter != mark.floor + 1:", "if False:", "world:RoutineGap"),
+    M("mark is no maximum", E + "residence_state", "return counter <= self.floor or counter in self.above", "return counter <= max((self.floor, *self.above))", "world:CriticalGap"),
+    M("mark grows by what was applied", E + "residence_state", "while floor + 1 in above:", "while above and floor < max(above):", "world:CriticalGap"),
+    M("critical gap behind lane0", E + "desired", "if missing and not r.missing_critical:", "if False:", "world:CriticalGap"),
+    M("frozen until readable", E + "residence_state", '(bool(r.unreadable) or r.missing_critical, "frozen")', '(r.missing_critical, "frozen")', DESIRED + "test_an_unreadable_critical_decree_locks_the_residence"),
+    M("what is skipped is read again", E + "desired", "cursor_routine=min(state.cursor_routine, first - 1)", "cursor_routine=state.cursor_routine", "sim:lying:40"),
+    M("smaller than mark", E + "desired", "behind = m.last_routine < state.seen_routine or m.last_critical < state.seen_critical", "behind = False", DESIRED + "test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing"),
+    M("own cursor at start", E + "feeds", 'await self._readers["critical"].reset(self._custodian.state.cursor_critical)', 'await self._readers["critical"].reset(1 << 60)', "sim:kills:20"),
+    M("the lease of a node without memory", E + "feeds", "if not self._without_memory or await", "if not self._without_memory or True or await", "test:tests/execution/test_feeds.py::test_a_node_without_memory_opens_only_behind_the_routine_lane_too"),
+    # --- what lifts
+    M("two people", E + "decree_rules", "if len(good) < statements.REQUIRED_SIGNATURES:", "if len(good) < 1:", "world:Lattice"),
+    M("approvers follow each other", E + "decree_rules", "if x.version != r.approvers_version + 1 or x.previous != r.approvers_hash:", "if False:", DESIRED + "test_a_set_of_approvers_that_names_another_history_is_refused"),
+    M("approvers signed by the old", E + "decree_rules", "    if r.approvers_version:\n        _two_people(r, statements.approvers_statement", "    if False:\n        _two_people(r, statements.approvers_statement", "world:Approvers"),
+    M("region in what people sign", C + "statements", "STATEMENT_DOMAIN, self.tenant, self.region, self.command", "STATEMENT_DOMAIN, self.tenant, self.command", "world:Approvers"),
+    M("a restore names ids", E + "decree_rules", "r.lifted | {lift.event for lift in x.lifts}", "r.lifted | {v.event for v in r.revocations.values() for x_ in x.lifts if x_.fence >= v.fence}", "world:Lattice"),
+    M("every epoch must be lifted", E + "residence_state", "unlifted = any(revocation.event not in r.lifted for revocation in r.revocations.values())", "unlifted = bool(r.revocations) and r.revocations[max(r.revocations)].event not in r.lifted", "world:Lattice"),
+    M("the highest counts", E + "decree_rules", "if highest is not None and highest.fence >= e.counter:", "if False:", "world:Lattice"),
+    M("emergency floors are maxima", E + "decree_rules", "max(x.below, r.floors.get(key, 0))", "x.below", DESIRED + "test_an_older_emergency_floor_does_not_lower_a_newer_one"),
+    M("a longer lease takes two", E + "decree_rules", "if r.configured and x.lease_s > r.lease_s:", "if False:", DESIRED + "test_a_longer_lease_needs_two_people_and_a_shorter_one_none"),
+    M("an approval is used once", E + "decree_rules", "if approval is None or approval in r.approvals_used:", "if approval is None:", DESIRED + "test_a_longer_lease_needs_two_people_and_a_shorter_one_none"),
+    # --- leases and T
+    M("boot of the lease", E + "residence_state", "self.beat[0] != self.boot_id", "False", "world:Reboot"),
+    M("the smaller lease of then and now", E + "residence_state", "min(residence.lease_s, residence.lease_at(sent))", "residence.lease_s", DESIRED + "test_a_longer_lease_does_not_lengthen_what_an_older_nonce_is_worth"),
+    M("the head named is ours", E + "desired", 'if state.recent_heads.get(sequence, b"").hex() != head:', "if False:", DESIRED + "test_a_beat_of_another_history_renews_nothing_when_its_head_comes_later"),
+    M("the head is applied", E + "desired", "if state.waiting_beat is None or state.waiting_beat[0] > state.cursor_critical:", "if state.waiting_beat is None:", DESIRED + "test_a_beat_whose_head_is_not_applied_yet_waits_for_it"),
+    M("own nonces only", E + "desired", "sent = max((state.nonces[n] for n in beat.nonces if n in state.nonces), default=None)", "sent = max((state.nonces.get(n, 10**15) for n in beat.nonces), default=None)", DESIRED + "test_a_beat_that_echoes_a_foreign_nonce_renews_nothing"),
+    M("head read after the nonce", G + "beat", "last = await self._ledger.leader_last(filters_of(region))  # (2)", "last = None", "sim::4"),
+    M("no older head than known", G + "beat", "if known > (0 if last is None else last.sequence):  # (5)", "if False:", "sim:lying:60"),
+    M("T counts the lease", G + "pending", "return lease_s * (1 + DRIFT_RATIO) + DRIFT_S", "return DRIFT_S", "sim:partitions:20"),
+    M("T counts the lease not yet replaced", G + "pending", "longest = max([longest, *still, *in_force, ack.lease_s if ack else 0])", "longest = max([longest, ordered[-1][2] if ordered else 0])", PENDING + "test_the_longest_lease_is_the_longest_not_yet_replaced_in_every_node"),
+    M("all nodes must have acked", G + "pending", 'if nodes and not waiting:\n        return Status(counter, "Revoked"', 'if len(acked) > 0:\n        return Status(counter, "Revoked"', "sim:pauses:30"),
+    M("an ack is the node's own", G + "inbox", "env.verify(e, message.subject, {e.key: public})  # (2)", "pass  # (2)", "test:tests/examined/test_messages.py::test_a_report_that_is_not_the_nodes_own_is_heard_by_nobody"),
+    M("a removed node counts while its lease may run", G + "pending", "if n.removed_for_s is None or n.removed_for_s <= lease_s * (1 + DRIFT_RATIO) + DRIFT_S", "if n.removed_for_s is None", PENDING + "test_a_removed_node_counts_until_its_last_lease_is_over"),
+    M("an answered revocation is in the spool", G + "killswitch", "await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))", "pass", "sim:hub+cmk:40"),
+    M("a revocation is resent", G + "killswitch", "if entry.id in self._busy or not self._connected():", "if True:", "sim:hub:40"),
+    M("expectation", G + "registry", "expected_last=cached.cursors[lane]", "expected_last=None", "test:tests/governance/test_race.py::test_two_cmks_at_once_never_give_one_counter_twice"),
+)
+# fmt: on
