@@ -51,14 +51,16 @@ def _inherited(call: Call, entry: Entry, offset: int | None) -> list[Attribute]:
             )
     kept = [a for a in entry.attributes if a.attribute_name not in NOT_KEPT and _settable(a)]
     kept = [
-        replace(a, attribute_value=replace(a.attribute_value, usage_limits_count=None))
-        if isinstance(a.attribute_value, UsageLimits)
-        else a
+        replace(a, attribute_value=_unspent(a.attribute_value)) if isinstance(a.attribute_value, UsageLimits) else a
         for a in kept
     ]
     return kept + [
         Attribute(attribute_name=name, attribute_value=when) for name, when in _dates(call, entry, offset).items()
     ]
+
+
+def _unspent(limits: UsageLimits) -> UsageLimits:
+    return replace(limits, usage_limits_count=limits.usage_limits_total)
 
 
 def _settable(attribute: Attribute) -> bool:
