@@ -1,0 +1,61 @@
+"""The lease under SIGSTOP and a jumping wall clock: judged at the end of each operation, by a clock that nobody sets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from execution.custodian_double import CustodianDouble
+from execution.kmip_client import Failed
+from openkcm.execution.clock import boottime_ns
+from orbital_fixture import free_ports
+
+SECOND = 10**9
+
+
+@pytest.fixture
+async def custodian(tmp_path):
+    async with CustodianDouble(tmp_path, free_ports(1)[0]) as double:
+        double.slot = double.system("acme", "pay")
+        yield double
+
+
+async def test_a_worker_stopped_over_the_end_of_the_lease_answers_nothing_when_it_goes_on(custodian):
+    client = await custodian.client(custodian.enrol("acme", "pay", "app"))
+    uid = await client.new_key()
+    (pid,) = custodian.crew.pids
+    custodian.arena.set_lease(custodian.slot, boottime_ns() + SECOND)
+    await client.encrypt(uid, b"inside the lease")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        asked = asyncio.ensure_future(client.encrypt(uid, b"it was asked inside the lease"))
+        await asyncio.sleep(1.2)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    with pytest.raises(Failed, match="not available"):
+        await asked
+    custodian.arena.set_lease(custodian.slot, boottime_ns() + 60 * SECOND)
+    await client.encrypt(uid, b"renewed")
+    await client.close()
+
+
+async def test_a_custodian_that_stands_still_is_not_believed_to_be_alive(custodian):
+    client = await custodian.client(custodian.enrol("acme", "pay", "app"))
+    uid = await client.new_key()
+    custodian.arena.set_alive(boottime_ns() - 1)
+    with pytest.raises(Failed, match="not available"):
+        await client.encrypt(uid, b"x")
+    custodian.arena.set_alive(boottime_ns() + 60 * SECOND)
+    await client.encrypt(uid, b"x")
+    await client.close()
+
+
+def test_the_clock_of_decisions_is_one_that_no_administrator_sets():
+    with pytest.raises(OSError, match="Invalid argument"):
+        time.clock_settime_ns(time.CLOCK_BOOTTIME, 0)
+    before, now = time.clock_gettime_ns(time.CLOCK_BOOTTIME), boottime_ns()
+    assert 0 <= now - before < SECOND
