@@ -578,5 +578,43 @@ def receipt(
 remote.add_to(main)
 
 
+# --- the vault ------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def vault() -> None:
+    """A region's vault of sealed keys and objects: check it, keep a copy, bring one back. Inside the region."""
+
+
+@vault.command("verify")
+@NODE_CONFIG
+@json_option
+def vault_verify(config: Path, as_json: bool) -> None:
+    """Check every record and name what is lost, planted or left over. Exit status 1 when it is not whole."""
+    from openkcm.cli import vault as tool
+
+    sys.exit(tool.verify(config, as_json=as_json))
+
+
+@vault.command("backup")
+@NODE_CONFIG
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def vault_backup(config: Path, file: Path) -> None:
+    """Write all records, sealed as they are, into the new FILE."""
+    from openkcm.cli import vault as tool
+
+    sys.exit(tool.backup(config, file))
+
+
+@vault.command("restore")
+@NODE_CONFIG
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def vault_restore(config: Path, file: Path) -> None:
+    """Write back what is missing of FILE, without destroyed residences and versions under an emergency floor."""
+    from openkcm.cli import vault as tool
+
+    sys.exit(tool.restore(config, file))
+
+
 if __name__ == "__main__":
     main()

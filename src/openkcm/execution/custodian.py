@@ -258,7 +258,10 @@ class Custodian:
         return residence is not None and verdict(residence) not in CLOSED and not self.state.behind_mark
 
     def _alarm(self, effect: Effect) -> None:
-        key = f"{effect.tenant}:{effect.detail}" if effect.tenant else effect.detail
+        self.raise_alarm(f"{effect.tenant}:{effect.detail}" if effect.tenant else effect.detail)
+
+    def raise_alarm(self, key: str) -> None:
+        """Count an alarm: `<tenant>:<what>`, or `<what>` where it is the node's."""
         self.alarms[key] = self.alarms.get(key, 0) + 1
         _log.warning("alarm %s", key)
 

@@ -22,6 +22,7 @@ import msgspec
 from openkcm.bus import beat, declare, lanes, reports
 from openkcm.bus.checkpoints import subscribe_checkpoints
 from openkcm.bus.connection import Connection, connect
+from openkcm.bus.errors import BusError
 from openkcm.bus.vault import Vault
 from openkcm.contract import logs, resources
 from openkcm.contract.envelope import Envelope, encode
@@ -53,6 +54,7 @@ from openkcm.execution.shredder import Shredder
 from openkcm.execution.treewatch import STREAM, TreeWatch
 from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Prober
+from openkcm.execution.vaultcheck import lost_keys
 from openkcm.execution.voice import Voice
 from openkcm.projector import Writer, open_reader, open_writer
 
@@ -62,6 +64,7 @@ _log: Final = logging.getLogger("openkcm.node")
 ALIVE_S: Final = 2.0
 ALIVE_EVERY_S: Final = 0.5
 FIRST_UNSEALS_S: Final = 5.0
+VAULT_CHECK_S: Final = float(os.environ.get("OPENKCM_VAULT_CHECK_S", "60"))
 
 
 def run(config_path: Path, ready_path: Path | None = None) -> None:
@@ -202,6 +205,7 @@ class Node:
             rotation.run(),
             shredder.run(),
             crew.watch(),
+            self._look_after_vault(safe, custodian),
             counting.run(),
             open_at_head(),
         )
@@ -241,6 +245,22 @@ class Node:
             lanes.LaneReader(connection, STREAM, f"{self._node.node}-tree"), voice.signer, kept[0] if kept else Kept(),
             state=lambda: custodian.state, forked=custodian.take, keep=keep, send=cosigned,
         )  # fmt: skip
+
+    @staticmethod
+    async def _look_after_vault(safe: Safe, custodian: Custodian) -> None:
+        """Raise an alarm for each key record that is named and not there, twice in a row: rotations move them."""
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(VAULT_CHECK_S)
+            try:
+                lost = set(await lost_keys(safe, custodian.state))
+            except BusError as away:
+                _log.info("the vault is not checked: %s", away)
+                continue
+            for one in sorted(lost & before):
+                custodian.raise_alarm(f"{one.partition(':')[0]}:vault-record-lost")
+                _log.error("the vault has lost a record: %s; restore it while this node still has the key", one)
+            before = lost
 
     def _own_voice(self) -> Voice:
         return Voice(self._node.node, self._node.region, Signer(Path(self._node.seal_seed).read_bytes()))
