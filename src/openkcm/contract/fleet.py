@@ -19,14 +19,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What one worker and one node take on at most. Bytes, counts, seconds as named.
 
     Attributes:
+        handshakes_per_worker: Connections that have not shown who they are; one more, and the oldest of them goes.
+        unfinished_bytes: What one worker keeps of all messages that have not arrived whole.
+        message_s: From a message's first byte to its last, and for a client to take its answer.
         rng_seed_bytes: How much of a client's RNGSeed is mixed into the kernel's pool; 0: it is ignored, -1: refused.
     """
 
     connections_per_worker: Annotated[int, Meta(ge=1, le=100_000)] = 4096
+    handshakes_per_worker: Annotated[int, Meta(ge=1, le=100_000)] = 256
     message_bytes: Annotated[int, Meta(ge=4096, le=64 << 20)] = 8 << 20
     message_bytes_before_identity: Annotated[int, Meta(ge=4096, le=8 << 20)] = 1 << 20
+    unfinished_bytes: Annotated[int, Meta(ge=4096)] = 256 << 20
     batch_items: Annotated[int, Meta(ge=1, le=1024)] = 64
     handshake_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
+    message_s: Annotated[float, Meta(gt=0)] = 60.0
     idle_s: Annotated[float, Meta(gt=0)] = 300.0
     key_slots: Annotated[int, Meta(ge=8, le=1 << 20)] = 4096
     rng_seed_bytes: Annotated[int, Meta(ge=-1, le=512)] = 512

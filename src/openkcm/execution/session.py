@@ -25,12 +25,12 @@ from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip import HEADER_BYTES, KMIP_1_4, KmipError, encode_item, encode_response, framing, http, message_length
 from openkcm.kmip import Limits as MessageLimits
 from openkcm.kmip.enums import ResultReason, ResultStatus
+from openkcm.kmip.errors import MessageTooLarge
 from openkcm.kmip.requests import decode_request
 
 __all__ = ["READ_BYTES", "Floor", "Session"]
 
 _log: Final = logging.getLogger("openkcm.worker")
-MESSAGE_S: Final = 60  # from a message's first byte to its last, and for a client to take its answer
 READ_BYTES: Final = 1 << 16  # four times a TLS record: what `Floor.buffer` has
 LINGER_S: Final = 2  # for the last answer to arrive before the socket goes
 REQUEST: Final = framing.REQUEST.to_bytes(4, "big")
@@ -39,7 +39,9 @@ FAREWELL: Final = "certificate is not enrolled"
 
 
 class Floor(Protocol):
-    """Where sessions live (`worker.Worker`). `tick` counts seconds; `buffer` is read into by one session at a time."""
+    """Where sessions live (`worker.Worker`). `tick` counts seconds; `buffer` is read into by one session at a time;
+    `unfinished` is how many bytes all sessions keep of messages that are not whole.
+    """
 
     bench: Bench
     limits: Limits
@@ -47,6 +49,10 @@ class Floor(Protocol):
     tick: int
     buffer: bytearray
     window: memoryview
+    unfinished: int
+
+    def shaken(self, session: Session) -> None:
+        """The session's handshake is over, well."""
 
     def arrived(self, session: Session, enrolment: str) -> None:
         """The session's client is known now."""
@@ -100,6 +106,7 @@ class Session:
         loop = self._floor.loop
         loop.remove_writer(self._fd)
         loop.remove_reader(self._fd)  # nothing is read before we know who it is
+        self._floor.shaken(self)
         certificate = self._socket.getpeercert(binary_form=True)
         if certificate is None:
             self.close()
@@ -120,9 +127,11 @@ class Session:
                 max_message_bytes=self._floor.limits.message_bytes, max_batch_items=self._floor.limits.batch_items
             )
             self._floor.arrived(self, answer.enrolment)
-        else:
+            self._until = 0
+        else:  # a stranger is told so at its first message, for which it has as long as for its handshake
             self._bench.count("denied")
-        self.seen, self._until = self._floor.tick, 0
+            self._until = self._floor.tick + self._floor.limits.handshake_s
+        self.seen = self._floor.tick
         self._floor.loop.add_reader(self._fd, self._readable)
 
     def expire(self, tick: int) -> None:
@@ -142,6 +151,7 @@ class Session:
         loop.remove_reader(self._fd)
         loop.remove_writer(self._fd)
         self._exchange, self._output = None, None
+        self._keep(b"")
         if reset:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -163,7 +173,7 @@ class Session:
 
     def _discard(self) -> None:
         try:
-            if self._read(READ_BYTES, self._floor.buffer):
+            if self._socket.recv_into(self._floor.buffer):  # not by TLS any more: `shutdown` ended that
                 return
         except (BlockingIOError, ssl.SSLWantReadError):
             return
@@ -187,11 +197,24 @@ class Session:
         data = bytes(self._floor.window[:n])
         if self._partial:
             self._partial += data
+            self._floor.unfinished += n
             self._consume_partial()
         elif data[:4] == REQUEST and int.from_bytes(data[4:8], "big") + HEADER_BYTES == n and not n & 7:
             self._serve(data)  # one read, one message: nearly always
         else:
             self._consume(data)
+
+    def _keep(self, rest: bytes) -> None:
+        """Keep what is not answered yet, instead of what was kept before."""
+        self._floor.unfinished += len(rest) - len(self._partial)
+        self._partial = bytearray(rest)
+
+    def _await_rest(self) -> None:
+        """A message is not whole: it has its time, and all of them together have so much memory."""
+        if self._caller is not None and not self._until:
+            self._until = self._floor.tick + self._floor.limits.message_s
+        if self._floor.unfinished > self._floor.limits.unfinished_bytes:
+            self._refuse(MessageTooLarge("too many unfinished messages are kept here: send it again, or in parts"))
 
     def _length(self, data: bytes | bytearray) -> int | None:
         """Return how long the message at the head of `data` is, plain or in HTTP; None when that is not known yet."""
@@ -209,12 +232,11 @@ class Session:
             self._refuse(bad)
             return
         if size is None or len(self._partial) < size:
-            if not self._until:
-                self._until = self._floor.tick + MESSAGE_S
+            self._await_rest()
             return
         self._until = 0
         data = bytes(self._partial)
-        self._partial = bytearray()
+        self._keep(b"")
         self._consume(data)
 
     def _consume(self, data: bytes) -> None:
@@ -226,8 +248,8 @@ class Session:
                 self._refuse(bad)
                 return
             if size is None or len(data) < size:
-                self._partial = bytearray(data)
-                self._until = self._floor.tick + MESSAGE_S
+                self._keep(data)
+                self._await_rest()
                 return
             if len(data) == size:
                 message, data = data, b""
@@ -235,7 +257,7 @@ class Session:
                 message, data = data[:size], data[size:]
             self._serve(message)
             if self._waiting or self._output is not None or self._closing or self.closed:
-                self._partial = bytearray(data)
+                self._keep(data)
                 return
 
     # --- answering --------------------------------------------------------------------------------------------------
@@ -320,7 +342,7 @@ class Session:
         if sent == len(response):
             return
         self._output, self._exchange = memoryview(response)[sent:], exchange
-        self._until = self._floor.tick + MESSAGE_S
+        self._until = self._floor.tick + self._floor.limits.message_s
         self._floor.loop.remove_reader(self._fd)
         self._floor.loop.add_writer(self._fd, self._writable)
 
@@ -359,6 +381,7 @@ class Session:
     def _refuse(self, bad: KmipError) -> None:
         """Answer what is no readable message, and end: what follows cannot be trusted to be one."""
         self._bench.count("messages_refused")
+        self._keep(b"")
         item = encode_item(None, None, ResultStatus.OPERATION_FAILED, bad.reason, str(bad), None, KMIP_1_4)
         self._last(encode_response([item], KMIP_1_4, int(self._bench.wall_s())))
 

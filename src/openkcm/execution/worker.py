@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -92,7 +93,9 @@ class Worker:
         self.buffer = bytearray(READ_BYTES)
         self.window = memoryview(self.buffer)
         self.tick = 0
+        self.unfinished = 0
         self._sessions: set[Session] = set()
+        self._shaking: dict[Session, None] = {}  # the oldest first
         self._enrolments: dict[str, set[Session]] = {}
         self._accepting: socket.socket | None = None
         self._retiring = False
@@ -129,6 +132,8 @@ class Worker:
             self._board.words[self._board_start + BOARD_PULSE] += 1
             if self.tick % FLUSH_S == 0:
                 self.bench.hand_over_uses()
+            if self._accepting is not None:  # again, should descriptors have run out
+                self.loop.add_reader(self._accepting.fileno(), self._accept)
             for session in list(self._sessions):
                 session.expire(self.tick)
 
@@ -195,8 +200,9 @@ class Worker:
                 raw, _ = self._accepting.accept()
             except BlockingIOError:
                 return False
-            except OSError as bad:  # out of descriptors: those who are here go on
+            except OSError as bad:  # out of descriptors: those who are here go on, others wait for the next second
                 _log.warning("a connection could not be accepted: %s", bad)
+                self.loop.remove_reader(self._accepting.fileno())
                 return False
             if len(self._sessions) >= self.limits.connections_per_worker:
                 self.bench.count("overflows")
@@ -210,8 +216,17 @@ class Worker:
                 raw.close()
                 continue
             self.bench.count("connections")
-            self._sessions.add(Session(self, connection))
+            if len(self._shaking) >= self.limits.handshakes_per_worker:  # a real client needs milliseconds
+                self.bench.count("overflows")
+                next(iter(self._shaking)).close()
+            session = Session(self, connection)
+            self._sessions.add(session)
+            self._shaking[session] = None
         return True
+
+    def shaken(self, session: Session) -> None:
+        """A handshake is over: the session is no candidate for eviction any more."""
+        self._shaking.pop(session, None)
 
     def arrived(self, session: Session, enrolment: str) -> None:
         """Remember whose session it is, so that it can be cut."""
@@ -220,6 +235,7 @@ class Worker:
     def left(self, session: Session) -> None:
         """Forget a session."""
         self._sessions.discard(session)
+        self._shaking.pop(session, None)
         if self._retiring and not self._sessions:
             self._stop.set()
         mine = self._enrolments.get(session.enrolment)
@@ -255,6 +271,8 @@ def main(arguments: list[str]) -> None:
     given = msgspec.json.decode(arguments[0], type=Configuration)
     secretmem.die_with_parent(given.parent_pid)
     secretmem.harden_process()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a connection
     logs.start(f"worker {given.index}")
     if os.environ.get("LD_BIND_NOW") != "1":
         _log.error("started without LD_BIND_NOW=1")
