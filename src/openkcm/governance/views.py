@@ -82,13 +82,14 @@ class Views:
         query = "SELECT region FROM tenant_region WHERE tenant = ? ORDER BY region"
         return [region for (region,) in self.reader.rows(query, (tenant,))]
 
-    def residences(self, tenant: str | None = None) -> list[dict[str, Any]]:
-        """Return the state of tenant regions, of one tenant or all."""
+    def residences(self, tenant: str | None = None, *, like: str = "", limit: int = ALL) -> list[dict[str, Any]]:
+        """Return the state of tenant regions, of one tenant or all; `like`: part of the tenant's name."""
+        narrowed = "WHERE tenant = :t " if tenant is not None else "WHERE instr(tenant, :q) " if like else ""
         query = (
             "SELECT tenant, region, state, generation, fence, lease_s FROM residence "
-            "WHERE :t IS NULL OR tenant = :t ORDER BY 1, 2"
+            f"{narrowed}ORDER BY tenant, region LIMIT :n"
         )
-        return self.reader.records(query, {"t": tenant})
+        return self.reader.records(query, {"t": tenant, "q": like, "n": limit})
 
     def residence(self, tenant: str, region: str) -> dict[str, Any] | None:
         """Return everything about one tenant region."""
@@ -286,13 +287,15 @@ class Views:
         )
         return dict(self.reader.rows(query, (tenant, region)))
 
-    def open_revocations(self) -> list[dict[str, Any]]:
-        """Return every open revocation: tenant, region, epoch, fence, event, and its confirmation."""
+    def open_revocations(self, tenant: str | None = None, region: str | None = None) -> list[dict[str, Any]]:
+        """Return the open revocations of one tenant region, or all: where, epoch, fence, event, confirmation."""
+        narrowed = "" if tenant is None else "WHERE o.tenant = :t AND o.region = :r "
         query = (
             "SELECT o.tenant, o.region, o.epoch, o.fence, o.event, c.outcome FROM open_revocation o "
-            "LEFT JOIN revocation_confirmed c ON c.event = o.event ORDER BY o.tenant, o.region, o.epoch"
+            "LEFT JOIN revocation_confirmed c ON c.event = o.event AND c.tenant = o.tenant AND c.region = o.region "
+            f"{narrowed}ORDER BY o.tenant, o.region, o.epoch"
         )
-        return self.reader.records(query)
+        return self.reader.records(query, {"t": tenant, "r": region})
 
     def critical_marks(self) -> list[tuple[str, str, int, int]]:
         """Return (tenant, region, epoch, counter) of each residence's critical lane in its newest epoch."""

@@ -121,7 +121,7 @@ class Watch:
         acks = self._views.acks(tenant, region, "critical")
         epochs = {n: a.epoch for n, a in {**routine_acks, **acks}.items()}
         epochs |= {n: h.check.ledger_epoch for n, h in self.health.items()}
-        mine = [r for r in self._views.open_revocations() if (r["tenant"], r["region"]) == (tenant, region)]
+        mine = self._views.open_revocations(tenant, region)
         highest = max(mine, key=lambda r: (r["epoch"], r["fence"]), default=None)
         certain = None
         if highest is not None:

@@ -30,6 +30,7 @@ TEMPLATES: Final = jinja2.Environment(
 )  # fmt: skip
 TEMPLATES.filters.update(wording.FILTERS)
 EVENTS_SHOWN: Final = 50
+CARDS_SHOWN: Final = 24
 Values = dict[str, Any]
 Page = Callable[["Reader"], Awaitable[Values] | Values]
 
@@ -128,15 +129,18 @@ def _frame(reader: Reader | None) -> Values:
 
 
 def _rows(reader: Reader) -> list[Values]:
-    caller = reader.caller
-    rows = [r for r in reader.views.residences() if caller.operator or r["tenant"] in caller.roles]
-    return [{**row, "sync": reader.sync(row["tenant"], row["region"])} for row in rows[:EVENTS_SHOWN]]
+    caller, like = reader.caller, reader.request.query_params.get("q", "")[:63]
+    if caller.operator:
+        rows = reader.views.residences(like=like, limit=CARDS_SHOWN)
+    else:
+        rows = [row for tenant in sorted(caller.roles) if like in tenant for row in reader.views.residences(tenant)]
+    return [{**row, "sync": reader.sync(row["tenant"], row["region"])} for row in rows[:CARDS_SHOWN]]
 
 
 @page("/", "overview.html", None)
 def overview(reader: Reader) -> Values:
     """Every tenant region at a glance."""
-    return {"rows": _rows(reader), "regions": sorted(reader.cmk.regions)}
+    return {"rows": _rows(reader), "q": reader.request.query_params.get("q", "")[:63], "most": CARDS_SHOWN}
 
 
 @page("/overview/live", "parts/overview.html", None)
