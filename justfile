@@ -55,9 +55,9 @@ bench what *args: prepare
 soak-custody *args: prepare
     {{bin}}/python tests/custody/soak_memory.py {{args}}
 
-# Break an export in N ways of each of ten kinds; each must be found at the right event
+# Break an export in N ways of ten kinds, and a server's files in N/4 of seven; each is found at the right event
 mutations rounds="50": prepare
-    OPENKCM_MUTATIONS={{rounds}} {{bin}}/python -m pytest -q tests/audit/test_mutations.py
+    OPENKCM_MUTATIONS={{rounds}} {{bin}}/python -m pytest -q tests/audit/test_mutations.py tests/audit/test_store_mutations.py
 
 # Rotations of L1, L2 and L3 on two nodes under load, one node killed at a random moment of each; 20 rounds a level
 soak-rotation *args: prepare
