@@ -197,8 +197,10 @@ def new_key_file(path: Path, versions: int = 1) -> None:
     lines = [
         f"v{i + 1}:{base64.b64encode(hashlib.sha256(f'{path}{i}'.encode()).digest()).decode()}" for i in range(versions)
     ]
-    path.write_text("\n".join(lines) + "\n")
-    path.chmod(0o600)
+    whole = path.with_suffix(".new")  # a node that probes meanwhile reads the old file or the new one
+    whole.write_text("\n".join(lines) + "\n")
+    whole.chmod(0o600)
+    whole.replace(path)
 
 
 def onboarding(press: Press, tenant: str, ref: Path | d.RootReference, *, lease_s: int = 60, fingerprint: str = ""):
