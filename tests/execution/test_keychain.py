@@ -226,3 +226,11 @@ async def test_an_l2_unwrapped_for_a_residence_that_was_closed_meanwhile_is_kept
     await under_way
     assert two.gates.cell("acme", 1) is None
     assert all(bytes(two.cells.view(cell)) == bytes(32) for cell in range(16))
+
+
+async def test_a_residence_for_which_no_slot_is_left_is_named_and_nothing_of_it_is_stored(pair):
+    (one, _), vault, _ = pair
+    one.arena.allocate_many(one.arena.free)
+    assert await one.keychain.provision("acme") == ("KeySlotsFull", ())
+    assert vault.records == {}
+    assert one.gates.slots("acme") == {}

@@ -20,7 +20,7 @@ from typing import Final
 from openkcm.bus.errors import Conflict
 from openkcm.contract.decrees import RootReference
 from openkcm.execution import keyring
-from openkcm.execution.arena import Gate
+from openkcm.execution.arena import ArenaFull, Gate
 from openkcm.execution.fences import Fences
 from openkcm.execution.gates import Gates
 from openkcm.execution.keyrecords import KeyRecords, Loaded, Overtaken
@@ -75,6 +75,9 @@ class Keychain:
             except (Planted, KeyringError) as bad:
                 _log.error("%s", bad)
                 return "VaultRecordRefused", ()
+            except ArenaFull as full:
+                _log.error("%s", full)
+                return "KeySlotsFull", ()
         return "Contended", ()
 
     async def _provision(self, tenant: str) -> Done:
@@ -89,6 +92,7 @@ class Keychain:
             return None, ()
         if residence.first_approvers_hash is None:
             return "NoApprovers", ()
+        self._room(residence)
         loaded = Loaded(self._gates.ticket(tenant))
         await self._fences.check(tenant)  # (1)
         await self.records.read(residence, loaded)  # (2)
@@ -107,6 +111,18 @@ class Keychain:
         await self.records.retire_l2(tenant, loaded)
         self._open(tenant, loaded)  # (5)
         return None, done
+
+    def _room(self, residence: Residence) -> None:
+        """Pass when there is room for the residence's keys: what does not fit must not be half there.
+
+        Raises:
+            ArenaFull: There is none; names the limit.
+        """
+        here = {registration for registration, _ in self._gates.slots(residence.tenant)}
+        wanted = [registration for registration in residence.serving_systems() if registration not in here]
+        if len(wanted) > self._gates.arena.free:
+            raise ArenaFull(f"{len(wanted)} key slots wanted for {residence.tenant}, {self._gates.arena.free} of "
+                            f"{self._gates.arena.slots} free: raise limits.key_slots in node.toml")  # fmt: skip
 
     async def _rotate(self, residence: Residence, loaded: Loaded) -> tuple[str, ...]:
         """Carry out the ordered rotations; return the ids of all that are done, by whichever node."""
