@@ -1,12 +1,14 @@
-"""The customer's side of a key file."""
+"""The customer's side of a key file, and of an HSM."""
 
 import pytest
 
-from openkcm.cli.customer import FileCustomer
+from openkcm.cli.customer import FileCustomer, customer_of
+from openkcm.cli.layout import Layout
+from openkcm.cli.softhsm import module_path
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
+from openkcm.execution.roots import open_root
 from openkcm.execution.roots.base import RootError, RootSettings
-from openkcm.execution.roots.file import open_root
 
 CONTEXT = {"tenant": "acme"}
 
@@ -48,3 +50,22 @@ def test_a_key_taken_away_is_not_found_and_given_back_it_is_the_same(owner, tmp_
     assert no.value.code == "KeyNotFound"
     owner.give_back()
     assert root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT) == bytes(32)
+
+
+@pytest.mark.skipif(module_path() is None, reason="needs the Debian package softhsm2")
+def test_a_customer_with_an_hsm_makes_rotates_cuts_and_gives_back(tmp_path):
+    layout = Layout(tmp_path / "state", pkcs11=True)
+    (owner := customer_of(layout, "acme", "eu-frankfurt")).make()
+    reference = owner.make()  # again: the same key
+    root = open_root(
+        RootReference(provider=reference.provider, ref=reference.ref),
+        RootSettings(policy=layout.regions[0].roots, regions=layout.regions[0].root_regions),
+    )
+    wrapped = root.wrap(bytes(32), {})
+    owner.rotate()
+    assert root.describe().version != wrapped.root_version
+    owner.take_away()
+    with pytest.raises(RootError, match="KeyDisabled"):
+        root.unwrap(wrapped.ciphertext, wrapped.root_version, {})
+    owner.give_back()
+    assert root.unwrap(wrapped.ciphertext, wrapped.root_version, {}) == bytes(32)

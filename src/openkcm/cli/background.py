@@ -36,6 +36,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     port_base: int
     aws: bool
+    pkcs11: bool = False
     nodes_per_region: int
 
 
@@ -52,7 +53,9 @@ def saved_layout(state: Path) -> Layout:
     last = saved(state)
     if last is None:
         raise FileNotFoundError(f"{state}: no stack was started with this directory")
-    return Layout(state, port_base=last.port_base, aws=last.aws, nodes_per_region=last.nodes_per_region)
+    return Layout(state, port_base=last.port_base, aws=last.aws, pkcs11=last.pkcs11,
+        nodes_per_region=last.nodes_per_region,
+    )  # fmt: skip
 
 
 def saved(state: Path) -> Saved | None:

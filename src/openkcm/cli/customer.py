@@ -1,6 +1,6 @@
 """What a customer does in its own KMS: makes its L1, rotates it, takes it away, gives it back. No part of our planes.
 
-Two kinds of KMS in the one-command stack: a key file the customer owns, and the local AWS.
+Three kinds of KMS in the one-command stack: a key file the customer owns, the local AWS, and the local HSM.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from openkcm.cli import pki
 from openkcm.cli.endpoints import Root
 from openkcm.cli.layout import Layout
 from openkcm.cli.ports import HOST
+from openkcm.cli.softhsm import SoftHsm
 
-__all__ = ["AwsCustomer", "Customer", "FileCustomer", "customer_of"]
+__all__ = ["AwsCustomer", "Customer", "FileCustomer", "HsmCustomer", "customer_of"]
+
+LABEL = "l1"
 
 
 class Customer(Protocol):
@@ -116,9 +119,41 @@ class AwsCustomer:
         )  # fmt: skip
 
 
+class HsmCustomer:
+    """L1 on a token of the customer's own, in the local HSM: rotation makes another key, the cut forbids the use."""
+
+    def __init__(self, hsm: SoftHsm, token: str) -> None:
+        self._hsm, self._token = hsm, token
+
+    def make(self) -> Root:
+        """Make the token and its first key."""
+        if not self._hsm.has_token(self._token):
+            self._hsm.make_token(self._token)
+        if not self._hsm.versions(self._token, LABEL):
+            self._hsm.make_key(self._token, LABEL)
+        return Root(provider="pkcs11", ref=f"pkcs11:token={self._token};object={LABEL};type=secret-key")
+
+    def rotate(self) -> str:
+        """Make a key of the same label with a higher id."""
+        self._hsm.make_key(self._token, LABEL)
+        return f"made another key {LABEL} on the token"
+
+    def take_away(self) -> str:
+        """Switch CKA_ENCRYPT and CKA_DECRYPT off."""
+        self._hsm.allow(self._token, LABEL, use=False)
+        return "forbade the use of the key on the token"
+
+    def give_back(self) -> str:
+        """Switch them on again."""
+        self._hsm.allow(self._token, LABEL, use=True)
+        return "allowed it again"
+
+
 def customer_of(layout: Layout, tenant: str, region: str) -> Customer:
     """Return the owner of a residence's L1, in the KMS that this stack uses."""
     if layout.aws:
         url = f"http://{HOST}:{layout.ports.ministack}"
         return AwsCustomer(url, f"{tenant}-{region}", layout.cloud_region(region))
+    if layout.pkcs11:
+        return HsmCustomer(layout.hsm, f"{tenant}-{region}")
     return FileCustomer(layout.root_file(tenant, region))

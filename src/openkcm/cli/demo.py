@@ -56,7 +56,7 @@ def run(state: Path, *, as_json: bool, backlog: int) -> int:
                 break
     held = len(played) == len(STEPS) and all(step.held for step in played)
     if as_json:
-        document = {"held": held, "run": stage.run, "roots": "aws" if stage.layout.aws else "file", "steps": played}
+        document = {"held": held, "run": stage.run, "roots": stage.layout.roots, "steps": played}
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     else:
         _print(wide_console(), played, held=held)

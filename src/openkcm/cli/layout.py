@@ -19,6 +19,7 @@ from openkcm.cli import endpoints as ends
 from openkcm.cli import orbital, pki
 from openkcm.cli.orbital import HUB, ServerPorts
 from openkcm.cli.ports import DEFAULT_BASE, HOST, MOST_NODES, MOST_REGIONS, Ports, is_free
+from openkcm.cli.softhsm import SoftHsm
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.resources import ROOT
 from openkcm.contract.seal import Signer
@@ -73,6 +74,7 @@ class Layout:
         nodes_per_region: At least 1; nodes after the first are named `<region>-2`, `-3` ...
         workers: KMIP workers a node; 0 leaves it to the region's configuration.
         aws: Roots are keys of the local KMS at this address instead of key files.
+        pkcs11: Roots are keys of a local HSM, SoftHSM2.
 
     Raises:
         ValueError: More nodes than there are ports for.
@@ -80,12 +82,13 @@ class Layout:
 
     def __init__(
         self, state: Path, *, port_base: int = DEFAULT_BASE, nodes_per_region: int = 1, workers: int = 0,
-        aws: bool = False,
+        aws: bool = False, pkcs11: bool = False,
     ) -> None:  # fmt: skip
         self.state = state.resolve()
         self.ports = Ports(port_base)
         self.workers = workers
         self.aws = aws
+        self.pkcs11 = pkcs11
         shipped = {path.parent.name: path for path in sorted(ROOT.glob("nodes/*/node.toml"))}
         own = {path.parent.name: path for path in sorted(self.fleet_dir.glob("*/node.toml"))}
         self.regions = tuple(
@@ -97,6 +100,11 @@ class Layout:
             raise ValueError(f"{len(self.nodes)} nodes in {len(self.regions)} regions; the map of ports has room for "
                              f"{MOST_NODES} in {MOST_REGIONS}")  # fmt: skip
         self._places = self._placed()
+
+    @property
+    def roots(self) -> str:
+        """Which provider the customers' root keys are at."""
+        return "aws" if self.aws else "pkcs11" if self.pkcs11 else "file"
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -192,6 +200,15 @@ class Layout:
         """The client certificate of a demo workload, made at the first call."""
         certificate, key = pki.authority(self.state).issue_workload(tenant, system)
         return ends.Workload(cert=str(certificate), key=str(key), ca=str(self.state / "pki" / "ca.pem"))
+
+    @property
+    def hsm(self) -> SoftHsm:
+        """The local HSM, with a token for each residence.
+
+        Raises:
+            ValueError: SoftHSM2 is not installed.
+        """
+        return SoftHsm(self.state / "softhsm")
 
     @property
     def aws_credentials(self) -> Path:
@@ -293,6 +310,16 @@ class Layout:
                 endpoints={f"aws:{cloud}": url for cloud in shipped.root_regions.get("aws", ())},
                 credentials={"aws": {"profile": "default", "credentials_file": str(self.aws_credentials)}},
                 probe_s={"aws": LOCAL_PROBE_S},
+            )
+        if self.pkcs11:
+            hsm = self.hsm
+            roots = replace(
+                roots,
+                providers=(*roots.providers, "pkcs11"),
+                credentials={
+                    "pkcs11": {"module": hsm.module, "environment": hsm.environment, "pin_file": str(hsm.pin_file)}
+                },
+                probe_s={"pkcs11": LOCAL_PROBE_S},
             )
         trust = base64.b64encode(self.trust_root.public_key).decode()
         return replace(shipped, nodes=nodes, roots=roots, trust_root=trust)

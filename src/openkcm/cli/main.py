@@ -57,6 +57,7 @@ def main() -> None:
 @click.option("--stop", is_flag=True, help="Stop the stack that runs on this state directory.")
 @click.option("--port-base", type=click.IntRange(1024, 65000), default=None, help="First of 80 ports; default 5690.")
 @click.option("--aws", is_flag=True, help="Roots in a local AWS KMS instead of key files.")
+@click.option("--pkcs11", is_flag=True, help="Roots in a local HSM (SoftHSM2) instead of key files.")
 @click.option("--nodes-per-region", type=click.IntRange(1, 12), default=1, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 64), default=0, help="KMIP workers a node; 0: cores less one.")
 @click.option("--strict", is_flag=True, help="A process that dies stops everything instead of being restarted.")

@@ -42,11 +42,11 @@ class SoftHsm:
         """Lay out the directory, or use it as it is.
 
         Raises:
-            RuntimeError: SoftHSM is not installed.
+            ValueError: SoftHSM is not installed.
         """
         module = module_path()
         if module is None:
-            raise RuntimeError("SoftHSM2 is not installed: the package softhsm2 of your distribution")
+            raise ValueError("SoftHSM2 is not installed: the package softhsm2 of your distribution")
         self.module = module
         self._tokens = directory / "tokens"
         self._tokens.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -56,6 +56,10 @@ class SoftHsm:
         self.pin_file = directory / "pin"
         self.pin_file.touch(0o600)
         self.pin_file.write_text(f"{PIN}\n")
+
+    def has_token(self, label: str) -> bool:
+        """Whether there is a token of that label."""
+        return any(token.label == label for token in self._library().get_tokens())
 
     def make_token(self, label: str) -> None:
         """Make a token."""
@@ -104,13 +108,16 @@ class SoftHsm:
             return len(_keys(session, label))
 
     def _session(self, token: str) -> AbstractContextManager[Any]:
+        opened: AbstractContextManager[Any] = self._library().get_token(token_label=token).open(rw=True, user_pin=PIN)
+        return opened
+
+    def _library(self) -> Any:
         import pkcs11
 
         os.environ["SOFTHSM2_CONF"] = str(self._conf)
         library = pkcs11.lib(self.module)
         library.reinitialize()  # it lists the tokens once, when it is initialized
-        opened: AbstractContextManager[Any] = library.get_token(token_label=token).open(rw=True, user_pin=PIN)
-        return opened
+        return library
 
     def _tool(self, *arguments: str) -> None:
         done = subprocess.run(

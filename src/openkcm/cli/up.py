@@ -47,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     stop: bool = False
     port_base: int | None = None
     aws: bool = False
+    pkcs11: bool = False
     nodes_per_region: int = 1
     workers: int = 0
     strict: bool = False
@@ -74,7 +75,7 @@ def run(options: Options) -> int:
 def _flags(options: Options) -> list[str]:
     flags = ["--nodes-per-region", str(options.nodes_per_region), "--workers", str(options.workers)]
     flags += [f"--port-base={options.port_base}"] if options.port_base is not None else []
-    return flags + [f"--{name}" for name in ("aws", "strict", "empty") if getattr(options, name)]
+    return flags + [f"--{name}" for name in ("aws", "pkcs11", "strict", "empty") if getattr(options, name)]
 
 
 class Stack:
@@ -83,12 +84,17 @@ class Stack:
     def __init__(self, options: Options, console: Console) -> None:
         self._options, self._console = options, console
         saved = background.saved(options.state)
-        if saved is not None and options.aws and not saved.aws:
-            raise ValueError("this ledger's roots are key files; --aws needs a state directory of its own")
+        if options.aws and options.pkcs11:
+            raise ValueError("--aws or --pkcs11, not both: a stack has one kind of root")
+        if saved is not None and (options.aws > saved.aws or options.pkcs11 > saved.pkcs11):
+            raise ValueError(
+                "this ledger's roots are of another kind; --aws and --pkcs11 need a state directory of their own"
+            )
         self._saved = background.Saved(
             port_base=options.port_base or (saved.port_base if saved else ports.DEFAULT_BASE),
             nodes_per_region=max(options.nodes_per_region, saved.nodes_per_region if saved else 1),
             aws=options.aws or bool(saved and saved.aws),
+            pkcs11=options.pkcs11 or bool(saved and saved.pkcs11),
         )
         self.layout = self._layout()
         self._asked = False
@@ -102,7 +108,7 @@ class Stack:
         last = self._saved
         return Layout(
             self._options.state, port_base=last.port_base, nodes_per_region=last.nodes_per_region,
-            workers=self._options.workers, aws=last.aws,
+            workers=self._options.workers, aws=last.aws, pkcs11=last.pkcs11,
         )  # fmt: skip
 
     def _ask(self) -> None:
