@@ -150,3 +150,34 @@ def test_the_end_of_a_residence_needs_two_people():
         d.ContextDestroyed(approval="approval-0004", approvers_version=1, signatures=signed_by(words, "anna"))
     )
     assert codes(ledger) == ["signatures"]
+
+
+def granting(*people, roles=("kill-switch",), key=None, approval="approval-0001", person="ben"):
+    words = statements.role_statement(TENANT, "GrantRole", approval, person, roles, key)
+    return d.RoleGranted(
+        person=person, roles=roles, approval_key=key, approval=approval, signatures=signed_by(words, *people)
+    )
+
+
+@pytest.mark.parametrize(
+    ("decree", "code"),
+    [
+        (granting("anna"), "signatures"),
+        (granting(), "signatures"),
+        (d.RoleGranted(person="ben", roles=("kill-switch",)), "role"),
+        (d.RoleGranted(person="ben", roles=(), approval_key=STRANGER.public_key), "role"),
+        (d.RoleWithdrawn(person="ben", roles=("approver",)), "approval"),
+        (d.ApprovalPolicyChanged(quorum=2, approval="approval-0001", signatures=()), "signatures"),
+    ],
+)
+def test_a_role_a_key_or_a_policy_without_two_people_is_found(decree, code):
+    ledger = SealedLedger().open()
+    ledger.tenant(decree)
+    assert codes(ledger) == [code]
+
+
+def test_two_people_grant_a_role_once():
+    ledger = SealedLedger().open()
+    ledger.tenant(granting("anna", "ben"))
+    ledger.tenant(granting("anna", "ben"))
+    assert codes(ledger) == ["approval"]

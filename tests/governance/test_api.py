@@ -92,6 +92,10 @@ async def test_a_revocation_is_revoked_when_every_node_acked_and_confirmed_with_
     assert (found["outcome"], found["nodes"]) == ("acked", [EU_NODE])
     assert msgspec.json.encode(found["acks"][0]) == body
     assert (await stack.must(admin, "GET", path))["state"] == "Revoked"
+    receipt = await stack.must(admin, "GET", f"/tenants/{tenant}/revocations/{found['revocation']}/receipt")
+    assert (receipt["revocation"]["tag"], receipt["confirmation"]["data"]["outcome"]) == ("AccessRevoked.1", "acked")
+    sealed = env.decode(base64.b64decode(receipt["revocation"]["body"]))
+    env.verify(sealed, receipt["revocation"]["subject"], stack.cmk.projection.signing_keys)
 
 
 async def test_two_people_restore_and_one_does_not(stack: Stack) -> None:

@@ -57,6 +57,18 @@ class _Residence:
         self.used: set[str] = set()
 
 
+class _Tenant:
+    """Who can sign for a tenant as a whole."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, bytes | None] = {}
+        self.used: set[str] = set()
+
+    @property
+    def signers(self) -> dict[str, bytes]:
+        return {person: key for person, key in self.keys.items() if key is not None}
+
+
 class _Approval:
     """One request and who granted it."""
 
@@ -77,6 +89,7 @@ class Authority:
     def __init__(self) -> None:
         self._residences: dict[tuple[str, str], _Residence] = {}
         self._approvals: dict[tuple[str, str], _Approval] = {}
+        self._tenants: dict[str, _Tenant] = {}
         self._nodes: dict[str, d.NodeEnrolled] = {}
         self.findings: list[Finding] = []
 
@@ -108,6 +121,34 @@ class Authority:
 
     def _removed(self, _event: Event, x: d.NodeRemoved) -> None:
         self._nodes.pop(x.node, None)
+
+    def _registered(self, event: Event, x: d.TenantRegistered) -> None:
+        tenant = self._tenants.setdefault(event.subject.tenant, _Tenant())
+        for person in x.people:
+            tenant.keys.setdefault(person.person, person.approval_key)
+
+    def _role(self, event: Event, x: d.RoleGranted | d.RoleWithdrawn | d.ApprovalPolicyChanged) -> None:
+        # Two people sign; only a person's own first key, while there are not yet two who could, comes without.
+        name = event.subject.tenant
+        tenant = self._tenants.setdefault(name, _Tenant())
+        key = x.approval_key if isinstance(x, d.RoleGranted) else None
+        if isinstance(x, d.RoleGranted) and x.approval is None:
+            too_late = statements.different_people(tenant.signers.values()) >= statements.REQUIRED_SIGNATURES
+            if too_late or x.roles or tenant.keys.get(x.person) is not None or x.person not in tenant.keys:
+                raise _Unsupported("role", "no two people agreed to it, and it is nobody's own first key")
+        else:
+            if x.approval is None or x.approval in tenant.used:
+                raise _Unsupported("approval", "no approval, or one used before")
+            if isinstance(x, d.ApprovalPolicyChanged):
+                words = statements.policy_statement(name, x.approval, x.quorum)
+            else:
+                command = "GrantRole" if isinstance(x, d.RoleGranted) else "WithdrawRole"
+                words = statements.role_statement(name, command, x.approval, x.person, x.roles, key)
+            if len(statements.signers(words, x.signatures, tenant.signers)) < statements.REQUIRED_SIGNATURES:
+                raise _Unsupported("signatures", f"not two of the tenant's people signed {words.command}")
+            tenant.used.add(x.approval)
+        if key is not None and isinstance(x, d.RoleGranted):
+            tenant.keys[x.person] = key
 
     def _requested(self, event: Event, x: d.ApprovalRequested) -> None:
         self._approvals[event.subject.tenant, event.subject.id] = _Approval(x)
@@ -250,6 +291,10 @@ def _two_people(r: _Residence, words: statements.Statement, given: Iterable[stat
 RULES: Final[dict[type[d.Decree], Callable[[Authority, Event, d.Decree], None]]] = {
     d.NodeEnrolled: Authority._enrolled,  # type: ignore[dict-item]  # noqa: SLF001 -- each rule takes its own decree
     d.NodeRemoved: Authority._removed,  # type: ignore[dict-item]  # noqa: SLF001
+    d.TenantRegistered: Authority._registered,  # type: ignore[dict-item]  # noqa: SLF001
+    d.RoleGranted: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001
+    d.RoleWithdrawn: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001
+    d.ApprovalPolicyChanged: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApprovalRequested: Authority._requested,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApprovalGranted: Authority._granted,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApproversSet: Authority._approvers,  # type: ignore[dict-item]  # noqa: SLF001

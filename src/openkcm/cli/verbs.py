@@ -94,6 +94,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     Verb("workload", "remove", "removeWorkload", "DELETE", f"{_R}/workloads/{{enrolment}}", "Cut one enrolment for ever.", waits=True),
     Verb("access", "revocations", "listRevocations", "GET", f"{_T}/revocations", "List revocations.", _PAGE, ("region", "event", "reason", "person", "open", "confirmed")),
     Verb("access", "revocation", "showRevocation", "GET", f"{_T}/revocations/{{event}}", "Show one revocation."),
+    Verb("access", "receipt", "showReceipt", "GET", f"{_T}/revocations/{{event}}/receipt", "One revocation to file, sealed."),
     Verb("access", "restore-words", "prepareRestore", "POST", f"{_T}/restores", "The words that lift a region's revocations.", (Field("region", "Which.", required=True),)),
     Verb("approval", "list", "listApprovals", "GET", f"{_T}/approvals", "List approvals.", _PAGE, ("approval", "command", "region", "state", "proposer", "granted_by")),
     Verb("approval", "show", "showApproval", "GET", f"{_T}/approvals/{{approval}}", "Show one approval."),

@@ -505,6 +505,13 @@ class LedgerEvent(Shape, frozen=True, kw_only=True):
     data: Any
 
 
+class Receipt(Shape, frozen=True, kw_only=True):
+    """One revocation to file: the order, and the confirmation with each node's own sealed word; both as sealed."""
+
+    revocation: LedgerEvent
+    confirmation: LedgerEvent | None
+
+
 class FirstBad(Shape, frozen=True, kw_only=True):
     """The first event that does not hold, and why."""
 

@@ -342,7 +342,7 @@ class Views:
             return None
         ordered = found[0]
         query = (
-            "SELECT sequence, id, at_ms, body FROM event_routine WHERE tenant = ? AND region = ? "
+            "SELECT sequence, id, subject, at_ms, body FROM event_routine WHERE tenant = ? AND region = ? "
             "AND tag LIKE 'RevocationConfirmed.%' AND json_extract(CAST(body AS TEXT), '$.data.revocation') = ?"
         )
         confirmed = next(iter(self.reader.records(query, (tenant, ordered["region"], event))), None)

@@ -11,6 +11,7 @@ from openkcm.governance import commands, ending
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import NotFound
 from openkcm.governance.portal.requests import answered, region_path
+from openkcm.governance.portal.routes.reading import ledger_event
 from openkcm.governance.portal.surface import Call, Param, operation
 
 __all__: list[str] = []
@@ -70,6 +71,17 @@ async def show(call: Call) -> Response[bytes]:
         if one["event"] == call.part("event"):
             return call.answer(one)
     raise NotFound("no such revocation")
+
+
+@operation("GET", f"{PATH}/{{event}}/receipt", "ReadTenant", name="showReceipt", answer=api.Receipt)
+async def receipt(call: Call) -> Response[bytes]:
+    """Show one revocation to file: the sealed order, and the confirmation with each node's own sealed word."""
+    found = call.desk.cmk.views.receipt(call.tenant, call.part("event"))
+    if found is None:
+        raise NotFound("no such revocation")
+    sealed = [None if one is None else ledger_event(one["sequence"], one["subject"], one["body"])
+              for one in (found, found["confirmed"])]  # fmt: skip
+    return call.answer({"revocation": sealed[0], "confirmation": sealed[1]})
 
 
 @operation("POST", "/tenants/{tenant}/terminations", "TerminateTenant", name="terminate", body=api.ReasonBody,
