@@ -86,3 +86,7 @@ soak-sim seeds="100000" first="0": prepare
 # Play one seed and print its trace: just replay 17
 replay *args: prepare
     cd tests && ../{{bin}}/python -m simulation.replay {{args}}
+
+# Ten minutes of KMIP load with enemies: neither memory nor descriptors of custodian and worker may grow
+soak-kmip *args: prepare
+    {{bin}}/python scripts/bench/soak_kmip.py {{args}}

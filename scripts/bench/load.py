@@ -47,7 +47,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     items: int = 1  # operations in one request
     rate: float = 0.0  # messages a second, open loop only
     seconds: float = 2.0
-    warm_s: float = 0.5
+    warm_s: float = 0.3
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
