@@ -36,8 +36,8 @@ OUT: Final = ROOT / "docs" / "bench"
 BATCH: Final = 10
 
 
-def measure(target: Target, request: bytes, **more: Any) -> Result:
-    """One load process, one result. `answer_bytes` is learnt from one call when not given."""
+def measure(target: Target, request: bytes, **more: Any) -> Result | None:
+    """One load process, one result; None when it failed. `answer_bytes` is learnt from one call when not given."""
     size = more.pop("answer_bytes", None) or len(target.raw(request))
     task = Task(
         host=target.host, port=target.port, cert=target.workload.cert, key=target.workload.key, ca=target.workload.ca,
@@ -48,7 +48,7 @@ def measure(target: Target, request: bytes, **more: Any) -> Result:
     prefer(load.pid, LOAD_CORE)
     found, _ = load.communicate(msgspec.json.encode(task))
     if load.returncode:
-        raise SystemExit("the load failed")
+        return None
     return msgspec.json.decode(found, type=Result)
 
 
@@ -75,6 +75,16 @@ def openssl_speed(seconds: int) -> float:
     ).stdout
     line = next(x for x in done.splitlines() if x.startswith("+F:"))
     return float(line.split(":")[3]) / DATA_BYTES
+
+
+def syncs_per_s(folder: Path) -> float:
+    """Appends of 2 KiB, each synced, one after another: what bounds a durable write."""
+    began, count = time.monotonic(), 200
+    with (folder / "syncs").open("wb", buffering=0) as file:
+        for _ in range(count):
+            file.write(bytes(2048))
+            os.fsync(file)
+    return count / (time.monotonic() - began)
 
 
 def median(results: list[Result]) -> dict[str, Any]:
@@ -104,7 +114,10 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     seconds, rounds = options.seconds, options.rounds
     found: dict[str, list[Result]] = {}
 
-    def note(name: str, result: Result) -> Result:
+    def note(name: str, result: Result | None) -> None:
+        if result is None:
+            print(f"{name:28} failed", file=sys.stderr)
+            return
         found.setdefault(name, []).append(result)
         print(
             f"{name:28} {result.operations_s:9.0f}/s  p50 {result.p50_us:8.0f}  p99 {result.p99_us:8.0f}  p99.9 "
@@ -112,7 +125,6 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             f"load {result.load_share:4.0%}" + (f"  WRONG {result.wrong}" if result.wrong else ""),
             file=sys.stderr,
         )
-        return result
 
     with stack(folder / "stack", options.port_base) as endpoints:
         node = endpoints.node_of(REGION)
@@ -139,23 +151,24 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     "get x8": "get at half load",
                 }
                 for base, name in half.items():
-                    if base in cases:
+                    if base in found:
                         rate = found[base][-1].operations_s / 2
                         more = {"mode": "open", "rate": rate, "connections": 8, "seconds": 2 * seconds}
                         note(name, measure(target, cases[base][0], **more))
                 hello = encode_request(DiscoverVersionsRequest())
-                note("handshakes", measure(target, hello, mode="handshake", connections=8, seconds=seconds))
+                note("handshakes", measure(target, hello, mode="handshake", connections=8, seconds=max(1, seconds)))
         counts = {name: value for name, value in metrics(node.metrics).items() if "worker" in name or "kmip" in name}
     if options.pykmip:
         pykmip(folder, options, note)
     results = {name: median(of) for name, of in found.items()}
-    cipher = openssl_speed(1)
+    cipher, syncs = openssl_speed(1), syncs_per_s(folder)
     return {
         "machine": machine(),
         "data_bytes": DATA_BYTES,
         "rounds": rounds,
         "seconds": seconds,
         "openssl_aes_256_gcm_per_s": round(cipher),
+        "disk_syncs_per_s": round(syncs),
         "ratios": ratios(results, cipher),
         "results": results,
         "node_counts": counts,

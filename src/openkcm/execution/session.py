@@ -70,7 +70,7 @@ class Session:
 
     def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
         self._floor, self._bench, self._socket = floor, floor.bench, connection
-        self._read: Any = connection.read  # 0.7 us less a message than recv_into and send (ADR 0014)
+        self._read: Any = connection.read  # 0.7 us less a message than recv_into and send (ADR 0024)
         self._write = connection.write
         self._fd = connection.fileno()
         limits = floor.limits
