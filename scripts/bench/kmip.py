@@ -8,6 +8,7 @@ counter and metric of the node is on. Writes `docs/bench/kmip.json` and `docs/be
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +28,12 @@ from load import Result, Task
 from plot import draw
 from servers import DATA_BYTES, LOAD_CORE, REGION, ROOT, SERVER_CORE, Target, payloads_of, pinned, prefer, stack
 
+from openkcm.bus.connection import connect
+from openkcm.bus.vault import Vault
+from openkcm.cli import background
 from openkcm.cli import endpoints as ends
 from openkcm.cli.pki import authority
+from openkcm.execution.configuration import load as load_node
 from openkcm.kmip import encode_request
 from openkcm.kmip.payloads.server import DiscoverVersionsRequest
 
@@ -87,6 +93,27 @@ def syncs_per_s(folder: Path) -> float:
     return count / (time.monotonic() - began)
 
 
+async def vault_writes(state: Path, seconds: float) -> dict[int, float]:
+    """What bounds Create: durable writes a second straight into the region's vault, by how many at a time."""
+    layout = background.saved_layout(state)
+    node, _, _ = load_node(layout.configuration("eu-frankfurt-1"))
+    connection = await connect(node.nats, name="bench")
+    vault, out = Vault(connection, REGION), {}
+
+    async def write() -> None:
+        name = str(uuid.uuid4())
+        await vault.put(where := f"kcm.vault.{REGION}.bench.object.{name}", bytes(2048), id=name, expect=(where, 0))
+
+    for at_a_time in (1, 8, 64):
+        count, began = 0, time.monotonic()
+        while time.monotonic() - began < seconds:
+            await asyncio.gather(*(write() for _ in range(at_a_time)))
+            count += at_a_time
+        out[at_a_time] = round(count / (time.monotonic() - began), 1)
+    await connection.close()
+    return out
+
+
 def median(results: list[Result]) -> dict[str, Any]:
     """Each figure's own median over the rounds; `best`, of the rounds that the machine disturbed least."""
     out: dict[str, Any] = {
@@ -113,6 +140,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     seconds, rounds = options.seconds, options.rounds
     found: dict[str, list[Result]] = {}
+    writes: list[dict[int, float]] = []
 
     def note(name: str, result: Result | None) -> None:
         if result is None:
@@ -143,6 +171,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 for connections in (1, 8, 64):
                     more = {"connections": connections, "seconds": seconds, "answer_bytes": sizes[1]}
                     note(f"echo x{connections}", measure(floor, encrypt, mode="closed", **more))
+                writes.append(asyncio.run(vault_writes(folder / "stack", seconds)))
                 for name, (request, more) in cases.items():
                     note(name, measure(target, request, mode="closed", seconds=seconds, **more))
                 half = {
@@ -157,7 +186,11 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                         note(name, measure(target, cases[base][0], **more))
                 hello = encode_request(DiscoverVersionsRequest())
                 note("handshakes", measure(target, hello, mode="handshake", connections=8, seconds=max(1, seconds)))
-        counts = {name: value for name, value in metrics(node.metrics).items() if "worker" in name or "kmip" in name}
+        counts = {
+            name: value
+            for name, value in metrics(node.metrics).items()
+            if name.startswith("openkcm_worker") or "operations" in name
+        }
     if options.pykmip:
         pykmip(folder, options, note)
     results = {name: median(of) for name, of in found.items()}
@@ -169,7 +202,8 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "openssl_aes_256_gcm_per_s": round(cipher),
         "disk_syncs_per_s": round(syncs),
-        "ratios": ratios(results, cipher),
+        "vault_writes_per_s": (vault := {n: statistics.median(w[n] for w in writes) for n in writes[0]}),
+        "ratios": ratios(results, cipher, vault),
         "results": results,
         "node_counts": counts,
     }
@@ -194,7 +228,7 @@ def pykmip(folder: Path, options: argparse.Namespace, note: Any) -> None:
                 note(f"PyKMIP {name} x8", measure(target, request, mode="closed", **more))
 
 
-def ratios(results: dict[str, dict[str, Any]], cipher: float) -> dict[str, float]:
+def ratios(results: dict[str, dict[str, Any]], cipher: float, vault: dict[int, float]) -> dict[str, float]:
     """The figures that a noisy machine changes least."""
     out = {}
     if "encrypt x8" in results:
@@ -203,6 +237,9 @@ def ratios(results: dict[str, dict[str, Any]], cipher: float) -> dict[str, float
         best = [x["best"]["server_cpu_us"] for x in (ours, echo)]
         out["CPU per Encrypt / CPU per echo, best rounds"] = round(best[0] / best[1], 2)
         out["bare cipher / Encrypt"] = round(cipher / ours["operations_s"], 1)
+    for at_a_time, per_s in vault.items():
+        if create := results.get(f"create x{at_a_time}"):
+            out[f"create / vault write x{at_a_time}"] = round(create["operations_s"] / per_s, 2)
     for name in ("encrypt", "decrypt", "get", "create"):
         theirs = results.get(f"PyKMIP {name} x8")
         if theirs and f"{name} x8" in results:
@@ -216,7 +253,9 @@ def metrics(url: str) -> dict[str, float]:
 
     with urllib.request.urlopen(url, timeout=5) as page:  # noqa: S310 -- loopback, from endpoints.json
         lines = page.read().decode().splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name}
+    return {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#") if name
+    }
 
 
 def machine() -> dict[str, Any]:
