@@ -17,7 +17,8 @@ from openkcm.kmip.structures import Link, RevocationReason, UsageLimits
 from running_stack import Stack
 
 EU = "eu-frankfurt"
-ROUNDS = 8
+ROUNDS = 5
+pytestmark = pytest.mark.timeout(300)  # the first one starts a stack of four nodes
 COMPROMISED = RevocationReason(revocation_reason_code=RevocationReasonCode.KEY_COMPROMISE)
 
 
