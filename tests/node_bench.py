@@ -166,7 +166,7 @@ class RunningNode:
                 [*command, "--config", self.folder / "node.json", "--ready", self.ready_file], stdout=log, stderr=log
             )
 
-    async def wait_ready(self, timeout_s: float = 20.0) -> dict:
+    async def wait_ready(self, timeout_s: float = 40.0) -> dict:
         until = time.monotonic() + timeout_s
         while not self.ready_file.exists():
             assert self.process.poll() is None, self.tail()

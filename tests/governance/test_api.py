@@ -257,7 +257,18 @@ BAD = [
     ("PATCH", "configuration", {"labels": {"a": "AKIAIOSFODNN7EXAMPLE"}}, 422, "secret-refused"),
     ("DELETE", "suspension", None, 409, "illegal-in-this-state"),
     ("POST", "rotations", {"level": "L1"}, 422, "invalid-request"),
+    ("POST", "emergency-rotations", {"level": "L2", "system": "payments"}, 422, "invalid-request"),
+    ("POST", "emergency-rotations", {"level": "L3", "system": "unknown"}, 404, "not-found"),
 ]  # fmt: skip
+
+
+async def test_an_emergency_rotation_withdraws_every_version_that_nodes_reported(stack: Stack) -> None:
+    tenant = await stack.tenant()
+    last = await stack.last()
+    await stack.must(f"{tenant}-admin", "POST", f"/tenants/{tenant}/regions/{EU}/emergency-rotations", {"level": "L2"})
+    (event,) = (await stack.must(OPERATOR, "GET", "/ledger", after=last))["value"]
+    assert event["tag"] == "EmergencyRotationOrdered.1"
+    assert b'"below":2' in base64.b64decode(event["body"])
 
 
 async def test_bad_input_is_a_clear_problem_and_no_event(stack: Stack) -> None:

@@ -28,7 +28,7 @@ MAY_GIVE = {
     "RegisterSystem": {"admin"}, "EnrolWorkload": {"admin"}, "RemoveWorkload": {"admin"}, "SuspendAccess": {"admin"},
     "ResumeAccess": {"admin"}, "OrderRotation": {"admin"}, "RevokeAccess": {"admin"},
     "ProposeApproval": {"admin", "approver"}, "AnswerApproval": {"admin", "approver"}, "TerminateTenant": {"admin"},
-    "DecommissionSystem": {"admin"},
+    "DecommissionSystem": {"admin"}, "OrderEmergencyRotation": {"admin"},
 }  # fmt: skip
 
 

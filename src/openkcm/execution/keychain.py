@@ -103,14 +103,21 @@ class Keychain:
         await self.records.unseal_l2(residence, loaded)  # (3)
         if max(loaded.l2, default=0) < max(1, residence.floor("L2")):
             await self.records.make_l2(residence, loaded)
+            self._say_new(tenant, "L2", None, max(loaded.l2))
         for registration in residence.serving_systems():  # (4)
             if max(loaded.l3.get(registration, {}), default=0) < max(1, residence.floor("L3", registration)):
                 await self.records.make_l3(residence, loaded, registration)
+                self._say_new(tenant, "L3", registration, max(loaded.l3[registration]))
             await self.records.retire_l3(tenant, loaded, registration)
         done = await self._rotate(residence, loaded)
         await self.records.retire_l2(tenant, loaded)
         self._open(tenant, loaded)  # (5)
         return None, done
+
+    def _say_new(self, tenant: str, level: str, registration: str | None, version: int) -> None:
+        """Report a version that an emergency had this node make; the first one of a key is no news."""
+        if version > 1:
+            self.on_rotation(tenant, level, registration, "", version)
 
     def _room(self, residence: Residence) -> None:
         """Pass when there is room for the residence's keys: what does not fit must not be half there.

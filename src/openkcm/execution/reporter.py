@@ -102,7 +102,7 @@ class Reporter:
             tenant=tenant,
             level="L2" if level == "L2" else "L3",
             registration=registration,
-            rotation=rotation,
+            rotation=rotation or None,
             version=version,
         )
         task = asyncio.ensure_future(self.rotated(tenant, done))

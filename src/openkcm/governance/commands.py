@@ -20,7 +20,7 @@ from openkcm.contract.envelope import Actor
 from openkcm.contract.ids import event_id
 from openkcm.contract.subjects import DecreeSubject, residence_aggregate, tenant_aggregate
 from openkcm.governance.aggregate import LedgerAggregate, Order
-from openkcm.governance.errors import Forbidden, Foreign, IllegalNow, NeedsApproval, NotFound
+from openkcm.governance.errors import Forbidden, Foreign, IllegalNow, Invalid, NeedsApproval, NotFound
 from openkcm.governance.killswitch import Pulled
 from openkcm.governance.registry import Recorded
 from openkcm.governance.residence import Residence
@@ -56,6 +56,7 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "AnswerApproval":     frozenset({ADMIN, APPROVER}),
     "TerminateTenant":    frozenset({ADMIN}),
     "DecommissionSystem": frozenset({ADMIN, KEYS}),
+    "OrderEmergencyRotation": frozenset({KEYS, SWITCH}),
 }
 # fmt: on
 
@@ -276,6 +277,22 @@ async def decommission(cmk: Cmk, asked: Asked, tenant: str, region: str, registr
     where = residence_aggregate(region, tenant, "critical")
     order = asked.order(cmk, tenant, "DecommissionSystem")
     decree = d.SystemDecommissioned(registrations=(registration,))
+    return await cmk.registry.execute(where, Residence, order, lambda r: r.decree(decree))
+
+
+async def rotate_at_once(
+    cmk: Cmk, asked: Asked, tenant: str, region: str, level: str, system: str | None
+) -> list[Recorded]:
+    """Withdraw all versions of a key, on the critical lane: a new one is made, and everything moves under it."""
+    if level not in {"L2", "L3"} or (level == "L3") != (system is not None):
+        raise Invalid("L2, or L3 of a system")
+    registration = None if system is None else cmk.views.registration_of(tenant, region, system)
+    if system is not None and registration is None:
+        raise NotFound(f"no system {system[:80]}")
+    below = cmk.views.newest_version(tenant, region, level, registration) + 1
+    where = residence_aggregate(region, tenant, "critical")
+    order = asked.order(cmk, tenant, "OrderEmergencyRotation")
+    decree = d.EmergencyRotationOrdered(level=level, registration=registration, below=below)  # type: ignore[arg-type]
     return await cmk.registry.execute(where, Residence, order, lambda r: r.decree(decree))
 
 

@@ -189,6 +189,20 @@ class Views:
         query = "SELECT 1 FROM registered_system WHERE tenant = ? AND region = ? AND registration = ?"
         return bool(self.reader.rows(query, (tenant, region, registration)))
 
+    def registration_of(self, tenant: str, region: str, system: str) -> str | None:
+        """Return the registration under which a system is served, or None."""
+        query = "SELECT registration FROM system WHERE tenant = ? AND region = ? AND system = ?"
+        return next((r for (r,) in self.reader.rows(query, (tenant, region, system))), None)
+
+    def newest_version(self, tenant: str, region: str, level: str, registration: str | None) -> int:
+        """Return the newest version of a key that a node has reported; the first one is not reported."""
+        query = (
+            "SELECT coalesce(max(version), 1) FROM node_rotation "
+            "WHERE tenant = ? AND region = ? AND level = ? AND registration = ?"
+        )
+        newest: int = self.reader.rows(query, (tenant, region, level, registration or ""))[0][0]
+        return newest
+
     def enrolment_exists(self, tenant: str, region: str, enrolment: str) -> bool:
         """Whether somebody is, or was, enrolled under it."""
         query = "SELECT 1 FROM enrolled_workload WHERE tenant = ? AND region = ? AND enrolment = ?"
