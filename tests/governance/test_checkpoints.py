@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,38 @@ async def test_what_is_no_cosignature_is_refused_and_a_fork_is_named(stack: Stac
     assert (await stack.ask(auditor, "GET", f"/checkpoints/{EU}/consistency", **wrong)).status_code == 422
     assert (await stack.ask(auditor, "GET", f"/checkpoints/{EU}/consistency")).status_code == 422
     assert (await stack.ask(OPERATOR, "GET", "/checkpoints")).status_code == 200
+
+
+async def test_a_read_model_whose_trees_are_not_what_was_signed_is_made_anew(
+    orbital: Orbital, idp: Idp, tmp_path: Path
+) -> None:
+    home = tmp_path / "cmk"
+    async with running_cmk(orbital, idp, home) as stack:
+        await stack.tenant()
+        await noted(stack)
+    file, aside = home / "registry.sqlite", home / "registry.false.sqlite"
+    async with running_cmk(orbital, idp, home):
+        assert not aside.exists(), "what was signed is gone on with"
+    database = sqlite3.connect(file)
+    database.execute("UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE tree = ? AND level = 0", (EU,))
+    database.commit()
+    database.close()
+    async with running_cmk(orbital, idp, home) as stack:
+        assert aside.exists()
+        tree = await tree_of(stack, OPERATOR)
+        assert tree["fork"] is None
+        assert tree["checkpoint"]["size"] <= tree["size"]
+
+
+async def test_a_read_model_of_an_older_version_is_made_anew(orbital: Orbital, idp: Idp, tmp_path: Path) -> None:
+    home = tmp_path / "cmk"
+    async with running_cmk(orbital, idp, home) as stack:
+        await stack.tenant()
+    database = sqlite3.connect(home / "registry.sqlite")
+    database.execute("DROP TABLE critical_head")
+    database.execute("PRAGMA user_version = 6")
+    database.commit()
+    database.close()
+    async with running_cmk(orbital, idp, home) as stack:
+        assert (home / "registry.older.sqlite").exists()
+        assert stack.cmk.projection.cursor == (await stack.cmk.ledger.info()).last

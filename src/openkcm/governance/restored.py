@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Final
 
+from openkcm.bus.checkpoints import Checkpoints
 from openkcm.bus.ledger import Ledger
 from openkcm.contract.checkpoint import epoch_of
 from openkcm.governance.configuration import ConfigurationError
-from openkcm.projector import open_reader
+from openkcm.governance.errors import GovernanceError
+from openkcm.governance.trees import Trees
+from openkcm.projector import ProjectorError, open_reader
 from openkcm.projector.ledger import LEDGER_TABLES
 
 __all__ = ["check_epoch", "make_way"]
 
 log = logging.getLogger(__name__)
+FALSE: Final = "false"
 
 
-async def make_way(registry: Path, ledger: Ledger) -> None:
-    """Put the read model aside when it is an older version's, or the ledger begins in a later epoch than its own.
+async def make_way(registry: Path, ledger: Ledger, checkpoints: Checkpoints, trust_root: bytes) -> None:
+    """Put the read model aside when it cannot be gone on with.
+
+    (1) it is an older version's; (2) the ledger begins in a later epoch than its own; (3) its trees are not what was
+    signed. What is made anew under (3) and still contradicts is the ledger's own fork: then it is gone on with, since
+    revocations must be taken, and everybody is told.
 
     Raises:
         BusError: The hub does not answer.
@@ -30,11 +39,41 @@ async def make_way(registry: Path, ledger: Ledger) -> None:
     """
     cursor, complete = _read(registry)
     state = await ledger.info()
-    later = bool(state.messages) and epoch_of(state.first) > epoch_of(cursor)
-    if cursor == 0 or (complete and not later):
+    if cursor == 0:
         return
-    kept = registry.with_name(f"{registry.stem}.{f'epoch{epoch_of(cursor)}' if later else 'older'}{registry.suffix}")
-    log.warning("the read model is made anew from the ledger, which begins at %s; %s is kept", state.first, kept)
+    if not complete:  # (1)
+        _put_aside(registry, "older")
+    elif state.messages and epoch_of(state.first) > epoch_of(cursor):  # (2)
+        _put_aside(registry, f"epoch{epoch_of(cursor)}")
+    else:
+        ours = await _contradictions(registry, checkpoints, trust_root)
+        if ours and ours != await _contradictions(_beside(registry, FALSE), checkpoints, trust_root):  # (3)
+            log.error("the read model is not what was signed: %s", ours)
+            _put_aside(registry, FALSE)
+
+
+async def _contradictions(registry: Path, checkpoints: Checkpoints, trust_root: bytes) -> list[dict[str, str]]:
+    """Return the newest checkpoints that this read model does not bear out, each with what it has instead."""
+    try:
+        reader = open_reader(registry)
+    except ProjectorError:  # there is none
+        return []
+    try:
+        trees = await Trees(checkpoints, reader, trust_root).shown()
+    except GovernanceError:
+        return []  # nothing can be compared just now; whoever asks later is told
+    finally:
+        reader.close()
+    return [tree["fork"] for tree in trees if tree["fork"] is not None]
+
+
+def _beside(registry: Path, why: str) -> Path:
+    return registry.with_name(f"{registry.stem}.{why}{registry.suffix}")
+
+
+def _put_aside(registry: Path, why: str) -> None:
+    kept = _beside(registry, why)
+    log.warning("the read model is made anew from the ledger; %s is kept", kept)
     for end in ("", "-wal", "-shm"):
         part = registry.with_name(registry.name + end)
         if part.exists():

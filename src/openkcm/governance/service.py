@@ -325,7 +325,9 @@ async def open_cmk(configuration: Configuration) -> Cmk:
     """
     connection = await connect(configuration.nats, name="cmk")
     try:
-        await restored.make_way(Path(configuration.registry), Ledger(connection))
+        await restored.make_way(
+            Path(configuration.registry), Ledger(connection), Checkpoints(connection), configuration.trust_root
+        )
         cmk = Cmk(configuration, connection)
     except BaseException:
         await connection.close()
