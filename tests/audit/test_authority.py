@@ -181,3 +181,26 @@ def test_two_people_grant_a_role_once():
     ledger.tenant(granting("anna", "ben"))
     ledger.tenant(granting("anna", "ben"))
     assert codes(ledger) == ["approval"]
+
+
+def ended(*, signers=("anna", "ben"), acks=None, by_lease=(), regions=(REGION,)):
+    ledger = SealedLedger().open()
+    words = statements.destroy_statement(TENANT, REGION, "approval-0004", 1)
+    destroyed = ledger.residence(
+        d.ContextDestroyed(approval="approval-0004", approvers_version=1, signatures=signed_by(words, *signers))
+    )
+    given = (ledger.ack(destroyed.counter),) if acks is None else acks(ledger, destroyed)
+    ledger.tenant(d.TenantTerminated(regions=regions, nodes=(NODE_NAME,), by_lease=by_lease, acks=given))
+    return codes(ledger)
+
+
+def test_the_end_of_a_tenant_holds_every_nodes_own_word_or_the_end_of_its_lease():
+    assert ended() == []
+    assert ended(acks=lambda _l, _d: (), by_lease=(NODE_NAME,)) == []
+    assert ended(acks=lambda _l, _d: ()) == ["termination"]
+    assert ended(acks=lambda ledger, x: (ledger.ack(x.counter, signer=STRANGER),)) == ["ack"]
+    assert ended(acks=lambda ledger, x: (ledger.ack(x.counter - 1),)) == ["ack"]
+    assert ended(acks=lambda ledger, x: (ledger.ack(x.counter, tenant="bolt"),)) == ["ack"]
+    assert ended(signers=("anna",)) == ["signatures", "termination"]
+    assert ended(regions=(REGION, "us-virginia")) == ["termination"]
+    assert ended(regions=("us-virginia",)) == ["ack"]

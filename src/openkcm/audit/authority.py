@@ -6,7 +6,8 @@ here it is found and named. `Authority.judge` takes verified events in order and
 - sets approvers without two of the set before, or not following it;
 - links another root, lengthens a lease, lifts a revocation or destroys a residence without two approvers in force;
 - lifts what was never revoked, or whose approval is not in the ledger under the very words that were signed;
-- confirms a revocation without the sealed acks of every node enrolled then.
+- confirms a revocation without the sealed acks of every node enrolled then;
+- ends a tenant whose regions two of its people did not destroy, or without each node's ack or the end of its lease.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class _Residence:
         self.lease_s: int | None = None
         self.revocations: dict[str, tuple[int, int]] = {}  # event -> (epoch, fence)
         self.used: set[str] = set()
+        self.destroyed: tuple[int, int] | None = None  # (epoch, fence) of the decree that two people signed
 
 
 class _Tenant:
@@ -224,38 +226,58 @@ class Authority:
         if x.approvers_version != r.version:
             raise _Unsupported("destroy", f"signed under approvers {x.approvers_version}, in force is {r.version}")
         _two_people(r, words, x.signatures)
+        r.destroyed = r.destroyed or (event.envelope.epoch, event.envelope.counter)
 
     def _confirmed(self, event: Event, x: d.RevocationConfirmed) -> None:
         r, region = self._residence(event), event.subject.region
         if r.revocations.get(x.revocation) != (event.envelope.epoch, x.fence):
             raise _Unsupported("confirmation", f"no revocation {x.revocation} with fence {x.fence} here")
-        acked = self._check_acks(event, x)
+        acked = self._check_acks(x.acks, event.subject.tenant, region, event.envelope.epoch, x.fence)
         if x.outcome == "lease":
             return  # the end of a lease leaves no word of a node; the report says so
         missing = {n for n, enrolled in self._nodes.items() if enrolled.region == region} - acked
         if missing or set(x.nodes) - acked:
             raise _Unsupported("confirmation", f"no ack of {', '.join(sorted(missing | set(x.nodes) - acked))}")
 
-    def _check_acks(self, event: Event, x: d.RevocationConfirmed) -> set[str]:
-        """Return the nodes whose own word the confirmation holds."""
-        region, tenant = event.subject.region, event.subject.tenant
+    def _terminated(self, event: Event, x: d.TenantTerminated) -> None:
+        tenant, acked = event.subject.tenant, set[str]()
+        words = [(raw, self._ack(raw)) for raw in x.acks]
+        if any(place.region not in x.regions for _, (place, _) in words):
+            raise _Unsupported("ack", f"an ack of a region that is not {tenant}'s to end")
+        for region in x.regions:
+            r = self._residences.get((region, tenant))
+            if r is None or r.destroyed is None:
+                raise _Unsupported("termination", f"{tenant} in {region} was never destroyed by two of its people")
+            acked |= self._check_acks([raw for raw, (place, _) in words if place.region == region], tenant, region,
+                                      *r.destroyed)  # fmt: skip
+        here = {n for n, enrolled in self._nodes.items() if enrolled.region in x.regions}
+        missing = (here | set(x.nodes)) - acked - set(x.by_lease)
+        if missing:
+            raise _Unsupported("termination", f"neither an ack nor the end of a lease of {', '.join(sorted(missing))}")
+
+    def _ack(self, raw: msgspec.Raw) -> tuple[subjects.ReportSubject, reports.Report]:
+        """Return a node's own word and where it said it."""
+        try:
+            sealed = envelope.decode(bytes(raw))
+            place = subjects.parse_report(sealed.subject)
+            enrolled = self._nodes.get(place.node)
+            known = {enrolled.key: enrolled.public_key} if enrolled is not None else {}
+            envelope.verify(sealed, sealed.subject, known)
+            return place, reports.read(sealed.tag, sealed.data)
+        except ContractError as bad:
+            raise _Unsupported("ack", f"an ack that is no node's: {bad}") from bad
+
+    def _check_acks(self, raws: Iterable[msgspec.Raw], tenant: str, region: str, epoch: int, fence: int) -> set[str]:
+        """Return the nodes whose own word says that they obeyed this critical decree of a residence."""
         nodes = set()
-        for raw in x.acks:
-            try:
-                sealed = envelope.decode(bytes(raw))
-                place = subjects.parse_report(sealed.subject)
-                enrolled = self._nodes.get(place.node)
-                known = {enrolled.key: enrolled.public_key} if enrolled is not None else {}
-                envelope.verify(sealed, sealed.subject, known)
-                ack = reports.read(sealed.tag, sealed.data)
-            except ContractError as bad:
-                raise _Unsupported("ack", f"an ack that is no node's: {bad}") from bad
+        for raw in raws:
+            place, ack = self._ack(raw)
             if not isinstance(ack, reports.SyncAck) or (place.region, place.tenant, ack.tenant, ack.lane) != (
                 region, tenant, tenant, "critical",
             ):  # fmt: skip
-                raise _Unsupported("ack", f"{sealed.subject} is no ack of {tenant} in {region}")
-            if ack.ledger_epoch != event.envelope.epoch or (ack.floor < x.fence and x.fence not in ack.above):
-                raise _Unsupported("ack", f"{place.node} acknowledged up to {ack.floor}, not {x.fence}")
+                raise _Unsupported("ack", f"{place} is no ack of {tenant} in {region}")
+            if ack.ledger_epoch != epoch or (ack.floor < fence and fence not in ack.above):
+                raise _Unsupported("ack", f"{place.node} acknowledged up to {ack.floor}, not {fence}")
             nodes.add(place.node)
         return nodes
 
@@ -297,6 +319,7 @@ RULES: Final[dict[type[d.Decree], Callable[[Authority, Event, d.Decree], None]]]
     d.ApprovalPolicyChanged: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApprovalRequested: Authority._requested,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApprovalGranted: Authority._granted,  # type: ignore[dict-item]  # noqa: SLF001
+    d.TenantTerminated: Authority._terminated,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApproversSet: Authority._approvers,  # type: ignore[dict-item]  # noqa: SLF001
     d.RootKeyLinked: Authority._linked,  # type: ignore[dict-item]  # noqa: SLF001
     d.TenantConfigurationUpdated: Authority._configured,  # type: ignore[dict-item]  # noqa: SLF001
