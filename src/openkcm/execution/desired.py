@@ -240,7 +240,7 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
     if any(epoch > e.epoch for epoch in r.routine):  # a closed epoch's straggler: it would undo what came after it
         return r, [Effect("alarm", r.tenant, "late-epoch")]
     if e.epoch > state.epoch:  # the opening of its epoch lies before it in this lane
-        return _frozen(r, m.sequence, "epoch-not-opened")
+        return _frozen(r, r.routine_sequence + 1, "epoch-not-opened")
     if state.fork is not None:
         return _frozen(r, m.sequence, "forked-ledger")
     if e.counter != mark.floor + 1:  # a gap: what lies before it decides about what comes after it
