@@ -7,6 +7,7 @@ import os
 import signal
 
 from execution.custodian_double import CustodianDouble
+from openkcm.execution import crew
 from orbital_fixture import free_ports
 
 
@@ -43,7 +44,8 @@ async def test_more_and_fewer_workers_lose_no_connection(tmp_path):
             await client.close()
 
 
-async def test_a_worker_that_hangs_is_replaced_without_anybody_asking_it_anything(tmp_path):
+async def test_a_worker_that_hangs_is_replaced_without_anybody_asking_it_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "HUNG_CHECKS", 3)
     async with CustodianDouble(tmp_path, free_ports(1)[0]) as custodian:
         watching = asyncio.ensure_future(custodian.crew.watch())
         (pid,) = custodian.crew.pids

@@ -23,17 +23,17 @@ async def test_an_emergency_refuses_the_old_version_at_once_and_reads_come_back_
         await both.governor.append(both.governor.press.residence("acme", order))
         await both.governor.until(lambda: both.governor.acked("acme", "critical", 1, "active"))
         await both.clean(l2=1, l3=2, root=1)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)  # what was under way is answered
         both.load.refusals_expected = False
         good = both.load.good
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         assert both.load.failed == []
         assert both.load.good > good
         order = d.EmergencyRotationOrdered(level="L2", below=2)
         both.load.refusals_expected = True
         await both.governor.append(both.governor.press.residence("acme", order))
         await both.clean(l2=2, l3=2, root=1)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         both.load.refusals_expected = False
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         assert both.load.failed == []
