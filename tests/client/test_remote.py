@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from openkcm.cli import profiles, remote
+from openkcm.cli import personal, profiles
 from openkcm.cli.main import main
 from openkcm.cli.verbs import VERBS
 from openkcm.governance.portal import openapi  # noqa: F401 -- declares every operation
@@ -27,7 +27,7 @@ def test_every_operation_of_the_api_is_a_command_with_the_same_method_and_path()
     surface = {one.name: (one.method, one.path) for one in SURFACE}
     table = {verb.operation: (verb.method, verb.path) for verb in VERBS}
     assert {name: at for name, at in surface.items() if name in table} == table
-    assert set(surface) - set(table) - NOT_FOR_PEOPLE == set(remote.SPECIAL_OPERATIONS)
+    assert set(surface) - set(table) - NOT_FOR_PEOPLE == set(personal.SPECIAL_OPERATIONS)
 
 
 def test_every_command_has_its_help() -> None:

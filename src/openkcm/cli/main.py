@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from openkcm.cli import remote
+from openkcm.cli import personal
 
 __all__ = ["main"]
 
@@ -576,7 +576,7 @@ def receipt(
 
 # --- the API's commands, for customers -------------------------------------------------------------------------------
 
-remote.add_to(main)
+personal.add_to(main)
 
 
 # --- the vault ------------------------------------------------------------------------------------------------------

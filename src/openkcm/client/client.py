@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from openkcm.client.transport import Answer, Portal
-from openkcm.contract import api
+from openkcm.contract import api, bodies
 from openkcm.contract.seal import Signer
 
 __all__ = ["Client"]
@@ -91,7 +91,7 @@ class Client(Portal):
         """Give any other order of the API."""
         return msgspec.convert(dict(self._ask(method, path, body=body)), api.Accepted)
 
-    def register_tenant(self, body: api.TenantBody) -> api.Accepted:
+    def register_tenant(self, body: bodies.TenantBody) -> api.Accepted:
         """Bring a tenant aboard."""
         return self.order("POST", "/tenants", body)
 
@@ -103,7 +103,7 @@ class Client(Portal):
         """Register a system."""
         return self.order("POST", f"{_region(tenant, region)}/systems", {"system": system})
 
-    def enrol_workload(self, tenant: str, region: str, body: api.WorkloadBody) -> api.Accepted:
+    def enrol_workload(self, tenant: str, region: str, body: bodies.WorkloadBody) -> api.Accepted:
         """Enrol a client certificate."""
         return self.order("POST", f"{_region(tenant, region)}/workloads", body)
 

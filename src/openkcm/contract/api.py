@@ -1,4 +1,4 @@
-"""The shapes of the API `/cmk/v1`: what governance answers and what a client reads. Pure values; no I/O.
+"""The answers of the API `/cmk/v1`: what governance says and what a client reads. Pure values; no I/O.
 
 Written once: the portal answers by them, OpenAPI is made from them, `openkcm.client` decodes into them. A field may be
 added; none changes its meaning. Times are UTC in ms, byte strings base64.
@@ -6,26 +6,15 @@ added; none changes its meaning. Times are UTC in ms, byte strings base64.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from openkcm.contract import decrees as d
-from openkcm.contract.ids import EventId, PersonId, Region, SystemName, TenantId, WorkloadName
-from openkcm.contract.passkey import MAX_SIGNATURE_BYTES, Assertion
+from openkcm.contract.ids import EventId
 
 _T = TypeVar("_T")
 State = Literal["Requested", "Linked", "Active", "Suspended", "Revoked", "Destroyed"]
-Command = Literal[
-    "RestoreAccess", "LinkRootKey", "LengthenLease", "DestroyContext", "SetApprovers", "GrantRole", "WithdrawRole",
-    "ChangeApprovalPolicy",
-]  # fmt: skip
-MAX_CERTIFICATE = 32_768
-
-
-class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what is sent to the API."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,22 +61,6 @@ class Accepted(Shape, frozen=True, kw_only=True, omit_defaults=True):
 
 
 # --- tenants and people ---------------------------------------------------------------------------------------------
-
-
-class PersonBody(Body, frozen=True, kw_only=True):
-    """One of the first people. Without a key the person registers one at the first sign-in."""
-
-    person: PersonId
-    roles: Annotated[tuple[d.Role, ...], Meta(max_length=6)]
-    approval_key: d.ApprovalKey | None = None
-
-
-class TenantBody(Body, frozen=True, kw_only=True):
-    """POST /tenants."""
-
-    id: TenantId
-    regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=256)]
-    people: Annotated[tuple[PersonBody, ...], Meta(min_length=2, max_length=8)]
 
 
 class TenantRegion(Shape, frozen=True, kw_only=True):
@@ -140,13 +113,6 @@ class Me(Shape, frozen=True, kw_only=True):
     signs_with: Literal["passkey", "ed25519"] | None
 
 
-class KeyBody(Body, frozen=True, kw_only=True):
-    """POST /me/approval-key: an Ed25519 public key (32 bytes), or what the browser made when it was asked for one."""
-
-    ed25519: d.PublicKey | None = None
-    credential: Annotated[dict[str, Any], Meta(max_length=16)] | None = None
-
-
 class KeyOffered(Shape, frozen=True, kw_only=True):
     """The key is kept. `registered`: the tenants in which it is in force by it; elsewhere two people must agree."""
 
@@ -170,15 +136,6 @@ class Configuration(Shape, frozen=True, kw_only=True):
     hand_out: d.HandOut | None
     max_objects: int | None
     labels: dict[str, str]
-
-
-class ConfigurationPatch(Body, frozen=True, kw_only=True):
-    """PATCH configuration (RFC 7396): null goes back to the default. A longer lease takes an approval."""
-
-    lease_s: d.LeaseSeconds | None = None
-    hand_out: d.HandOut | None = None
-    max_objects: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
-    labels: Annotated[dict[str, str | None], Meta(max_length=64)] | None = None
 
 
 class System(Shape, frozen=True, kw_only=True):
@@ -321,43 +278,7 @@ class Sync(Shape, frozen=True, kw_only=True):
     nodes: list[NodeSync]
 
 
-class SystemBody(Body, frozen=True, kw_only=True):
-    """POST systems."""
-
-    system: SystemName
-
-
-class WorkloadBody(Body, frozen=True, kw_only=True):
-    """POST workloads: a certificate in PEM, or its fingerprint, or a SPIFFE id."""
-
-    workload: WorkloadName
-    system: SystemName
-    certificate: Annotated[str, Meta(max_length=MAX_CERTIFICATE)] | None = None
-    fingerprint: d.Sha256Hex | None = None
-    spiffe: Annotated[str, Meta(max_length=2048)] | None = None
-
-
-class ReasonBody(Body, frozen=True, kw_only=True):
-    """A reason, as a short code."""
-
-    reason: d.ReasonCode = "ordered"
-
-
-class RotationBody(Body, frozen=True, kw_only=True):
-    """POST rotations: L2, or one system's L3."""
-
-    level: Literal["L2", "L3"]
-    system: SystemName | None = None
-
-
 # --- the switch -----------------------------------------------------------------------------------------------------
-
-
-class RevocationBody(Body, frozen=True, kw_only=True):
-    """POST revocations: no regions means all of the tenant's."""
-
-    regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=256)] | None = None
-    reason: d.ReasonCode = "ordered"
 
 
 class BlastRadius(Shape, frozen=True, kw_only=True):
@@ -422,20 +343,6 @@ class Termination(Shape, frozen=True, kw_only=True):
 # --- what takes two people ------------------------------------------------------------------------------------------
 
 
-class PrepareBody(Body, frozen=True, kw_only=True):
-    """POST approvals/prepare."""
-
-    command: Command
-    region: Region | None = None
-    arguments: Annotated[dict[str, Annotated[str, Meta(max_length=4096)]], Meta(max_length=8)] = {}
-
-
-class RestoreBody(Body, frozen=True, kw_only=True):
-    """POST restores: the words of lifting every open revocation of a region."""
-
-    region: Region
-
-
 class Words(Shape, frozen=True, kw_only=True):
     """The very words to sign: `signed_bytes` by Ed25519, or `challenge` by the passkey `credential`."""
 
@@ -447,22 +354,6 @@ class Words(Shape, frozen=True, kw_only=True):
     credential: bytes | None
     may_sign: bool
     fence_seen: int
-
-
-class SignatureBody(Body, frozen=True, kw_only=True):
-    """One's own signature: Ed25519 (64 bytes), or a passkey's answer."""
-
-    signature: Annotated[bytes, Meta(min_length=64, max_length=MAX_SIGNATURE_BYTES)] | None = None
-    assertion: Assertion | None = None
-
-
-class ProposeBody(SignatureBody, frozen=True, kw_only=True):
-    """POST approvals: the words as they were prepared, and the caller's signature over them."""
-
-    approval: d.Id
-    command: Command
-    region: Region | None = None
-    arguments: Annotated[tuple[tuple[str, str], ...], Meta(max_length=1100)]
 
 
 class Approval(Shape, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from openkcm.contract import api
+from openkcm.contract import bodies
 from openkcm.contract import decrees as d
 from openkcm.contract.envelope import Actor
 from openkcm.contract.ids import event_id
@@ -134,7 +134,7 @@ def tenant_region(cmk: Cmk, tenant: str, region: str) -> None:
 # --- tenants --------------------------------------------------------------------------------------------------------
 
 
-async def register_tenant(cmk: Cmk, asked: Asked, body: api.TenantBody) -> list[Recorded]:
+async def register_tenant(cmk: Cmk, asked: Asked, body: bodies.TenantBody) -> list[Recorded]:
     """Register a tenant, and give each of its regions the first approvers and the defaults.
 
     A request that broke off half-way is completed by its repetition: each event has an id of its own.

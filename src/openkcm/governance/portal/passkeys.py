@@ -26,7 +26,7 @@ from webauthn.helpers.structs import (
     UserVerificationRequirement,
 )
 
-from openkcm.contract import api, seal
+from openkcm.contract import bodies, seal
 from openkcm.contract.errors import SealError
 from openkcm.contract.passkey import Passkey
 from openkcm.governance.errors import Invalid
@@ -51,7 +51,7 @@ def creation_options(desk: Desk, origin: str, person: str) -> dict[str, Any]:
     return {"publicKey": options_to_json_dict(options)}
 
 
-def key_of(desk: Desk, origin: str, person: str, body: api.KeyBody) -> bytes:
+def key_of(desk: Desk, origin: str, person: str, body: bodies.KeyBody) -> bytes:
     """Return the approval key that was offered.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from litestar import Response
 
-from openkcm.contract import api
+from openkcm.contract import api, bodies
 from openkcm.governance import consent
 from openkcm.governance.commands import Asked, tenant_region
 from openkcm.governance.errors import Invalid, NotFound
@@ -23,7 +23,7 @@ def _path(call: Call, approval: str) -> str:
     return f"/cmk/v1/tenants/{call.tenant}/approvals/{approval}"
 
 
-def _signature(body: api.SignatureBody) -> bytes:
+def _signature(body: bodies.SignatureBody) -> bytes:
     if (body.signature is None) == (body.assertion is None):
         raise Invalid("give signature or assertion, one of the two")
     return body.signature if body.signature is not None else body.assertion.packed()  # type: ignore[union-attr]
@@ -44,21 +44,21 @@ async def _prepared(call: Call, command: str, region: str | None, arguments: dic
     )
 
 
-@operation("POST", f"{PATH}/prepare", "ProposeApproval", name="prepareApproval", body=api.PrepareBody,
+@operation("POST", f"{PATH}/prepare", "ProposeApproval", name="prepareApproval", body=bodies.PrepareBody,
            answer=api.Words, status=200, example={"command": "RestoreAccess", "region": "eu-frankfurt"})  # fmt: skip
 async def prepare(call: Call) -> Response[bytes]:
     """Return the words to sign; nothing is recorded."""
     return await _prepared(call, call.body.command, call.body.region, call.body.arguments)
 
 
-@operation("POST", "/tenants/{tenant}/restores", "ProposeApproval", name="prepareRestore", body=api.RestoreBody,
+@operation("POST", "/tenants/{tenant}/restores", "ProposeApproval", name="prepareRestore", body=bodies.RestoreBody,
            answer=api.Words, status=200, example={"region": "eu-frankfurt"})  # fmt: skip
 async def restore(call: Call) -> Response[bytes]:
     """Return the words that lift every open revocation of a region; two people sign them as an approval."""
     return await _prepared(call, "RestoreAccess", call.body.region, {})
 
 
-@operation("POST", PATH, "ProposeApproval", name="proposeApproval", body=api.ProposeBody, answer=api.Accepted,
+@operation("POST", PATH, "ProposeApproval", name="proposeApproval", body=bodies.ProposeBody, answer=api.Accepted,
            fresh=True, example={
                "approval": "0" * 32, "command": "RestoreAccess", "region": "eu-frankfurt",
                "arguments": [["approvers", "1"]], "signature": "A" * 86 + "==",
@@ -99,7 +99,7 @@ async def words(call: Call) -> Response[bytes]:
     return call.answer({"approval": found["approval"], "fence_seen": found["fence_seen"], **told})
 
 
-@operation("POST", f"{ONE}/grants", "AnswerApproval", name="grantApproval", body=api.SignatureBody,
+@operation("POST", f"{ONE}/grants", "AnswerApproval", name="grantApproval", body=bodies.SignatureBody,
            answer=api.Accepted, fresh=True, example={"signature": "A" * 86 + "=="})  # fmt: skip
 async def grant(call: Call) -> Response[bytes]:
     """Sign as another person; with the last signature of the quorum the command is in the ledger."""

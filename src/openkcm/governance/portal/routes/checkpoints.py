@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from litestar import Response
 from msgspec import Meta
 
-from openkcm.contract import api
+from openkcm.contract import api, bodies
 from openkcm.contract.errors import ContractError
 from openkcm.contract.ids import check_token
 from openkcm.governance.errors import Invalid, NotFound
@@ -25,7 +25,7 @@ CONSISTENCY: Final = tuple(Param(name, "integer", says) for name, says in (
 ))  # fmt: skip
 
 
-class CosignatureBody(api.Body, frozen=True, kw_only=True):
+class CosignatureBody(bodies.Body, frozen=True, kw_only=True):
     """POST cosignatures. `verifier`: the witness's key as signed-note spells it; `note`: checkpoint with its line."""
 
     verifier: Annotated[str, Meta(max_length=512)]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Response
 
-from openkcm.contract import api
+from openkcm.contract import api, bodies
 from openkcm.contract import decrees as d
 from openkcm.contract.subjects import residence_aggregate
 from openkcm.governance import commands
@@ -92,7 +92,7 @@ async def systems(call: Call) -> Response[bytes]:
     return call.page(_shown(call).get("systems", []))
 
 
-@operation("POST", f"{PATH}/systems", "RegisterSystem", name="registerSystem", body=api.SystemBody,
+@operation("POST", f"{PATH}/systems", "RegisterSystem", name="registerSystem", body=bodies.SystemBody,
            answer=api.Accepted, example={"system": "payments"})  # fmt: skip
 async def register_system(call: Call) -> Response[bytes]:
     """Register a system: it gets keys of its own."""
@@ -120,7 +120,7 @@ async def workloads(call: Call) -> Response[bytes]:
     return call.page(_shown(call).get("workloads", []))
 
 
-@operation("POST", f"{PATH}/workloads", "EnrolWorkload", name="enrolWorkload", body=api.WorkloadBody,
+@operation("POST", f"{PATH}/workloads", "EnrolWorkload", name="enrolWorkload", body=bodies.WorkloadBody,
            answer=api.Accepted, example={"workload": "app", "system": "payments", "fingerprint": "0" * 64})  # fmt: skip
 async def enrol(call: Call) -> Response[bytes]:
     """Enrol a client certificate: PEM, its fingerprint, or the SPIFFE id it carries."""
@@ -152,7 +152,7 @@ async def remove_workload(call: Call) -> Response[bytes]:
     )  # fmt: skip
 
 
-@operation("PUT", f"{PATH}/suspension", "SuspendAccess", name="suspend", body=api.ReasonBody, answer=api.Accepted,
+@operation("PUT", f"{PATH}/suspension", "SuspendAccess", name="suspend", body=bodies.ReasonBody, answer=api.Accepted,
            example={"reason": "contract-dispute"})  # fmt: skip
 async def suspend(call: Call) -> Response[bytes]:
     """Stop new encryption; reads go on."""
@@ -173,7 +173,7 @@ async def rotations(call: Call) -> Response[bytes]:
     return call.page(_shown(call).get("rotations", []))
 
 
-@operation("POST", f"{PATH}/rotations", "OrderRotation", name="rotate", body=api.RotationBody, answer=api.Accepted,
+@operation("POST", f"{PATH}/rotations", "OrderRotation", name="rotate", body=bodies.RotationBody, answer=api.Accepted,
            example={"level": "L3", "system": "payments"})  # fmt: skip
 async def rotate(call: Call) -> Response[bytes]:
     """Order a new version of L2, or of a system's L3. L1 is rotated in the customer's own KMS, and noticed."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from litestar import Response
 
-from openkcm.contract import api
+from openkcm.contract import api, bodies
 from openkcm.governance import commands, ending
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import NotFound
@@ -20,7 +20,7 @@ PATH: Final = "/tenants/{tenant}/revocations"
 DRY: Final = (Param("dryRun", "boolean", "Show what it would cut, and cut nothing.", default=False),)
 
 
-@operation("POST", PATH, "RevokeAccess", name="revoke", body=api.RevocationBody, answer=api.Revocations, query=DRY,
+@operation("POST", PATH, "RevokeAccess", name="revoke", body=bodies.RevocationBody, answer=api.Revocations, query=DRY,
            budget="revoke", fresh=True, example={"regions": ["eu-frankfurt"], "reason": "suspected"})  # fmt: skip
 async def revoke(call: Call) -> Response[bytes]:
     """Pull the kill switch: 202 once it is on the disk, in the ledger or in the spool that brings it there."""
@@ -84,7 +84,7 @@ async def receipt(call: Call) -> Response[bytes]:
     return call.answer({"revocation": sealed[0], "confirmation": sealed[1]})
 
 
-@operation("POST", "/tenants/{tenant}/terminations", "TerminateTenant", name="terminate", body=api.ReasonBody,
+@operation("POST", "/tenants/{tenant}/terminations", "TerminateTenant", name="terminate", body=bodies.ReasonBody,
            answer=api.Accepted, fresh=True, example={"reason": "contract-ended"})  # fmt: skip
 async def terminate(call: Call) -> Response[bytes]:
     """Begin the tenant's end: each region is then destroyed by an approval of its own, DestroyContext."""

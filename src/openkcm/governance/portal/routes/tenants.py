@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Response
 
-from openkcm.contract import api
+from openkcm.contract import api, bodies
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked
 from openkcm.governance.portal.passkeys import creation_options, key_of
@@ -24,11 +24,11 @@ EXAMPLE = {
 }
 
 
-@operation("POST", "/tenants", "RegisterTenant", name="registerTenant", body=api.TenantBody, answer=api.Accepted,
+@operation("POST", "/tenants", "RegisterTenant", name="registerTenant", body=bodies.TenantBody, answer=api.Accepted,
            example=EXAMPLE)  # fmt: skip
 async def register(call: Call) -> Response[bytes]:
     """Register a tenant with its first people, who sign what takes two of them."""
-    body: api.TenantBody = call.body
+    body: bodies.TenantBody = call.body
 
     async def work(asked: Asked) -> dict[str, Any]:
         done = await commands.register_tenant(call.desk.cmk, asked, body)
@@ -106,7 +106,7 @@ async def options(call: Call) -> Response[bytes]:
     return call.answer(creation_options(call.desk, call.desk.origin(call.request), call.caller.subject))
 
 
-@operation("POST", "/me/approval-key", None, name="offerApprovalKey", body=api.KeyBody, answer=api.KeyOffered,
+@operation("POST", "/me/approval-key", None, name="offerApprovalKey", body=bodies.KeyBody, answer=api.KeyOffered,
            status=200, fresh=True, example={"ed25519": "O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik="})  # fmt: skip
 async def offer(call: Call) -> Response[bytes]:
     """Offer one's own approval key. In force at once where nobody could consent yet; elsewhere by GrantRole."""
