@@ -19,6 +19,7 @@ from openkcm.bus.checkpoints import Checkpoints
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import merkle, reports
 from openkcm.contract.seal import Signer
+from openkcm.governance import trees
 from orbital_fixture import EU, EU_NODE, Orbital
 
 WITNESS = Signer(b"w" * 32)
@@ -112,6 +113,24 @@ async def test_an_outside_witness_and_a_node_are_shown_with_what_they_signed(sta
     await noted(stack)
     late = (await tree_of(stack, auditor))["witnesses"]
     assert [w["newest"] for w in late] == [False, False], "an absent cosignature shows"
+
+
+async def test_a_flood_of_witnesses_does_not_hide_those_who_are_there(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await stack.tenant()
+    await noted(stack)
+    auditor = f"{tenant}-auditor"
+    note = cp.parse_note((await tree_of(stack, auditor))["checkpoint"]["note"])
+    monkeypatch.setattr(trees, "MOST_WITNESSES", len(await stack.cmk.trees._checkpoints.cosigned(EU)) + 1)
+
+    def body(n: int) -> dict[str, str]:
+        signer = Signer(bytes([n]) * 32)
+        key = cp.verifier_key(f"w{n}.example", signer.public_key, witness=True)
+        return {"verifier": str(key), "note": str(cp.Note(note.text, (cp.cosign(note.text, key.name, signer, 1),)))}
+
+    path = f"/checkpoints/{EU}/cosignatures"
+    assert [(await stack.ask(auditor, "POST", path, body(n))).status_code for n in (7, 8, 7)] == [201, 409, 201]
 
 
 async def test_what_is_no_cosignature_is_refused_and_a_fork_is_named(stack: Stack) -> None:

@@ -18,7 +18,15 @@ from openkcm.bus.ledger import last_at_leader
 from openkcm.bus.publish import Appended, expecting, publish
 from openkcm.contract import subjects
 
-__all__ = ["Checkpoints", "Cosigned", "all_cosigned", "history", "read_cosigned", "subscribe_checkpoints"]
+__all__ = [
+    "MOST_WITNESSES",
+    "Checkpoints",
+    "Cosigned",
+    "all_cosigned",
+    "history",
+    "read_cosigned",
+    "subscribe_checkpoints",
+]
 
 GET_COSIGNATURES: Final = "$JS.API.DIRECT.GET.COSIGNATURES"
 MOST_WITNESSES: Final = 64

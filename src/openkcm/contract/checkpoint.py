@@ -17,7 +17,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -245,15 +245,6 @@ def parse_line(text: str) -> Line:
     if not text.startswith(_DASH) or not _NAME.match(name) or len(raw) < 5:
         raise CheckpointError(f"not a signature line: {text[:80]!r}")
     return Line(name, raw[:4], raw[4:])
-
-
-def signed_by(note: Note, known: Mapping[str, Verifier]) -> list[Verifier]:
-    """Return which of the known keys (by name) signed; lines of others are passed over.
-
-    Raises:
-        CheckpointError: A line bears a known key's name and does not hold.
-    """
-    return [known[line.name] for line in note.lines if line.name in known and verify(note, known[line.name])]
 
 
 def _cosigned_bytes(text: str, at_s: int) -> bytes:

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from openkcm.bus.checkpoints import Checkpoints, Cosigned, read_cosigned
+from openkcm.bus.checkpoints import MOST_WITNESSES, Checkpoints, Cosigned, read_cosigned
 from openkcm.bus.errors import BusError
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import merkle
 from openkcm.contract.errors import ContractError
 from openkcm.contract.published import Published, open_published
+from openkcm.contract.subjects import cosignature
 from openkcm.governance.errors import Conflicting, Invalid, LedgerUnavailable, NotFound
 from openkcm.projector import Reader
 from openkcm.projector.trees import StoredTree, heads, known_keys, leaf_at
@@ -125,7 +126,7 @@ class Trees:
 
         Raises:
             Invalid: (1) or (2) does not hold.
-            Conflicting: (3) does not hold.
+            Conflicting: There are as many witnesses as are kept; or (3) does not hold.
             LedgerUnavailable: The hub does not take it.
         """
         try:
@@ -143,6 +144,9 @@ class Trees:
             raise Conflicting(f"{key.name} cosigned {point}; the ledger has {contradiction['ours']}")
         kept = msgspec.json.encode(Cosigned(verifier=str(key), note=str(cp.Note(note.text, (line,)))))
         witness = hashlib.sha256(verifier.encode()).hexdigest()[:32]
+        others = {s.subject for s in await _answered(self._checkpoints.cosigned(tree))} - {cosignature(tree, witness)}
+        if len(others) >= MOST_WITNESSES:  # a flood of keys must not hide those that somebody pins
+            raise Conflicting(f"{tree} has {MOST_WITNESSES} witnesses already")
         await _answered(self._checkpoints.cosign(tree, witness, kept, id=hashlib.sha256(kept).hexdigest()))
         return {"tree": tree, "witness": key.name, "size": point.size, "at_s": at_s}
 
