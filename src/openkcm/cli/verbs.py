@@ -83,6 +83,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     Verb("tenant-region", "suspend", "suspend", "PUT", f"{_R}/suspension", "Stop new encryption; reads go on.", (REASON,), waits=True),
     Verb("tenant-region", "resume", "resume", "DELETE", f"{_R}/suspension", "Let encryption go on.", waits=True),
     Verb("tenant-region", "rotate", "rotate", "POST", f"{_R}/rotations", "Order a new key version.", (Field("level", "L2 or L3.", required=True), Field("system", "Whose L3.")), waits=True),
+    Verb("tenant-region", "rotate-at-once", "rotateAtOnce", "POST", f"{_R}/emergency-rotations", "Withdraw all versions of a key at once.", (Field("level", "L2 or L3.", required=True), Field("system", "Whose L3.")), waits=True),
     Verb("tenant-region", "rotations", "listRotations", "GET", f"{_R}/rotations", "List rotations.", _PAGE, ("rotation", "level", "registration", "at_ms")),
     Verb("root-key", "show", "showRootKey", "GET", f"{_R}/root-key", "Show it as each node sees it."),
     Verb("root-key", "link", "linkRootKey", "PUT", f"{_R}/root-key", "Link a root key where none is linked.", (Field("provider", "aws, azure, gcp, pkcs11, kmip, file.", required=True), Field("ref", "The key's name over there.", required=True), Field("credential", "Name of a credential on the node.")), waits=True),

@@ -184,8 +184,8 @@ async def rotate(call: Call) -> Response[bytes]:
     )  # fmt: skip
 
 
-@operation("POST", f"{PATH}/emergency-rotations", "OrderEmergencyRotation", name="rotateAtOnce", body=api.RotationBody,
-           answer=api.Accepted, example={"level": "L3", "system": "payments"})  # fmt: skip
+@operation("POST", f"{PATH}/emergency-rotations", "OrderEmergencyRotation", name="rotateAtOnce",
+           body=bodies.RotationBody, answer=api.Accepted, example={"level": "L3", "system": "payments"})  # fmt: skip
 async def rotate_at_once(call: Call) -> Response[bytes]:
     """Withdraw all versions of a key at once: reads fail until nodes have moved what is under them to a new version."""
     cmk, body = call.desk.cmk, call.body
