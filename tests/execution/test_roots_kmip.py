@@ -117,3 +117,33 @@ class TestKmipRoot(RootContract):
         refused("AccessDenied", lambda: root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT))
         refused("AccessDenied", lambda: root.probe(canary, CONTEXT))
         assert refused("KeyNotFound", lambda: root.wrap(KEK, CONTEXT)).action == "lock"
+
+
+def test_a_key_named_by_its_identifier_is_that_one(customer: KmipCustomer) -> None:
+    root = open_root(replace(customer.reference, ref=customer.uids[0]), customer.settings)
+    wrapped = root.wrap(KEK, CONTEXT)
+    assert wrapped.root_version == customer.uids[0] == root.describe().version
+    other = customer.server.make_key(customer.name)
+    assert root.describe().version == customer.uids[0]
+    refused("WrongContext", lambda: root.unwrap(wrapped.ciphertext, other, CONTEXT))
+
+
+def test_a_key_that_was_never_activated_is_disabled(customer: KmipCustomer) -> None:
+    uid = customer.server.make_key(f"{customer.name}-new", active=False)
+    refused(
+        "KeyDisabled", lambda: open_root(replace(customer.reference, ref=uid), customer.settings).wrap(KEK, CONTEXT)
+    )
+
+
+def test_a_server_of_another_ca_is_not_spoken_to(customer: KmipCustomer, tmp_path: Path) -> None:
+    policy = customer.settings.policy
+    own = {**policy.credentials["kmip"], "ca_bundle": str(authority(tmp_path / "other").ca)}
+    settings = replace(customer.settings, policy=replace(policy, credentials={"kmip": own}))
+    refused("Misconfigured", open_root(customer.reference, settings).describe)
+
+
+def test_every_reason_and_state_means_something_with_an_action() -> None:
+    from openkcm.execution.roots import kmip
+    from openkcm.execution.roots.base import ACTIONS
+
+    assert {*kmip._MEANINGS.values(), *kmip._STATES.values()} <= set(ACTIONS)

@@ -10,10 +10,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from contract_suites.roots import RootContract
+from contract_suites.roots import CONTEXT, KEK, RootContract, refused
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
+from openkcm.execution.roots import open_root, pkcs11
 from openkcm.execution.roots.base import RootSettings
 from simulators.softhsm import SoftHsm, module_path
 
@@ -100,3 +102,56 @@ class TestPkcs11Root(RootContract):
         one = HsmCustomer(hsm, tmp_path)
         yield one
         one.held.close()
+
+
+def test_a_key_named_by_its_id_is_that_one_and_no_rotation_is_followed(customer: HsmCustomer) -> None:
+    one = replace(customer.reference, ref=customer.reference.ref.replace("object=l1", "object=l1;id=%00%01"))
+    root = open_root(one, customer.settings)
+    wrapped = root.wrap(KEK, CONTEXT)
+    customer.rotate()
+    assert root.describe().version == wrapped.root_version == "l1#0001"
+    assert open_root(customer.reference, customer.settings).describe().version == "l1#0002"
+
+
+def test_a_token_made_after_the_library_was_loaded_is_found(
+    hsm: SoftHsm, customer: HsmCustomer, tmp_path: Path
+) -> None:
+    open_root(customer.reference, customer.settings).describe()
+    hsm._tool(
+        "--init-token", "--free", "--label", "later", "--so-pin", "local-stack-only-so", "--pin", "local-stack-only"
+    )
+    later = replace(customer.reference, ref="pkcs11:token=later;object=l1")
+    refused("KeyNotFound", open_root(later, customer.settings).describe)  # the token is there, and has no key
+
+
+def test_the_last_pin_try_is_never_used_up() -> None:
+    from pkcs11 import TokenFlag
+
+    pkcs11.check_tries(TokenFlag.USER_PIN_COUNT_LOW)
+    for flag in (TokenFlag.USER_PIN_FINAL_TRY, TokenFlag.USER_PIN_LOCKED):
+        assert refused("CredentialRejected", lambda f=flag: pkcs11.check_tries(f)).action == "keep"
+
+
+@pytest.mark.parametrize(
+    "broken", [{}, {"pin_file": "x", "module": "/nowhere.so", "pin": "1234"}, {"module": "/nowhere/libx.so"}]
+)
+def test_a_credential_that_is_incomplete_or_has_a_secret_in_it_is_refused(
+    customer: HsmCustomer, broken: dict[str, str]
+) -> None:
+    credential = {**broken, **({"pin_file": str(customer.hsm.pin_file)} if broken.get("module") else {})}
+    policy = replace(customer.settings.policy, credentials={"pkcs11": credential})
+    settings = replace(customer.settings, policy=policy)
+    refused("Misconfigured", lambda: open_root(customer.reference, settings).describe())
+
+
+def test_one_library_has_one_configuration_in_a_process(customer: HsmCustomer) -> None:
+    open_root(customer.reference, customer.settings).describe()
+    credential = {**customer.settings.policy.credentials["pkcs11"], "environment": "SOFTHSM2_CONF=/elsewhere"}
+    settings = replace(customer.settings, policy=replace(customer.settings.policy, credentials={"pkcs11": credential}))
+    refused("Misconfigured", open_root(customer.reference, settings).describe)
+
+
+def test_every_return_value_means_a_state_with_an_action() -> None:
+    from openkcm.execution.roots.base import ACTIONS
+
+    assert {*pkcs11._MEANINGS.values(), *pkcs11._CODES.values()} <= set(ACTIONS)

@@ -23,6 +23,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pkcs11
@@ -153,6 +154,8 @@ class Pkcs11Root:
         module = self._credential.get("module")
         if module is None:
             raise RootError("Misconfigured", "this credential needs 'module': roots.credentials")
+        if not Path(module).is_file():
+            raise RootError("Misconfigured", f"{module} is no file: the library of roots.credentials")
         environment = self._credential.get("environment", "")
         ours, lock = _IN_USE.setdefault(module, (environment, threading.Lock()))
         if ours != environment:  # the library reads it once a process
