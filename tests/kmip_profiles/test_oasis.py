@@ -35,7 +35,7 @@ GROUPS = {
     "OMOS": 2, "SASED": 3, "SKFF": 12, "SKLC": 4, "SUITEB_128": 1, "SUITEB_192": 1, "TL": 3,
 }  # fmt: skip
 
-# KMIP Profiles 1.4, section 4.1 (permitted test case variations), and what else no server can do.
+# Permitted test case variations of the profiles (section 4.1), as we read them, and what else no server can do.
 RANDOM_KEY = "output under a key that the server made at random"
 RANDOM_OUTPUT = "the output itself is random: an IV of the server's choice, OAEP's seed, random bytes"
 GENERATOR = "the random number generator is the server's own; the vector's (ANSI X9.31) is disallowed since 2016"

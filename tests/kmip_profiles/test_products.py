@@ -1,8 +1,8 @@
 """Sequences that products are publicly known to send, in the version they send them, against a real worker.
 
-From: VMware's and Veeam's key-provider documentation, PyKMIP's issue 459 (a storage array of Dell's), Percona's pg_tde and
-the kmippp library (MySQL and Percona Server), Ceph's RGW with libkmip, Cosmian's account of Synology DSM 7.2, the
-operations that HPE, Fortinet and VAST name. They are rebuilt here, not recorded: what a field test adds belongs here.
+Looked up: PyKMIP's issue 459 (a storage array in KMIP 1.0), the sources of Percona's pg_tde and of the kmippp library, an
+account of Synology DSM 7.2 in Cosmian's KMS, the operations that HPE's Ezmeral names. The others (vCenter, Veeam, Ceph,
+FortiGate, VAST) are general knowledge of what they do. All are rebuilt, none recorded: a field test's captures belong here.
 """
 
 from __future__ import annotations
