@@ -222,9 +222,14 @@ SPECIAL_OPERATIONS: Final = {
 }  # fmt: skip
 
 
+def _group(main: click.Group, name: str, says: str) -> click.Group:
+    there = main.commands.get(name)
+    return there if isinstance(there, click.Group) else click.Group(name, help=says)
+
+
 def add_to(main: click.Group) -> None:
-    """Put the API's commands under `openkcm`."""
-    groups = {name: click.Group(name, help=says) for name, says in GROUPS.items()}
+    """Put the API's commands under `openkcm`; a group that is there already gets them beside its own."""
+    groups = {name: _group(main, name, says) for name, says in GROUPS.items()}
     for verb in VERBS:
         groups[verb.group].add_command(command_of(verb))
     for group, command in SPECIAL:
