@@ -68,13 +68,14 @@ def test_an_answer_given_to_another_site_lifts_nothing(world: World, wrong: dict
 
 def test_answers_to_another_restore_lift_nothing(world: World) -> None:
     other = statements.Lift(epoch=1, fence=1, event="00000000-0000-4000-8000-000000000000")
-    honest = world.press.restore("acme", world.revoked)
-    decree = d.read(honest.tag, honest.data)
-    assert isinstance(decree, d.AccessRestored)
+    elsewhere = world.press.restore("acme", lifts=(other,))
+    answered = d.read(elsewhere.tag, elsewhere.data)
+    assert isinstance(answered, d.AccessRestored)
+    real = statements.Lift(epoch=1, fence=world.revoked.counter, event=world.revoked.id)
     forged = d.AccessRestored(
-        lifts=(other,), approval=decree.approval, approvers_version=1, signatures=decree.signatures
+        lifts=(real,), approval=answered.approval, approvers_version=1, signatures=answered.signatures
     )
-    world.arrive(world.press.residence("acme", forged, counter=honest.counter))
+    world.arrive(world.press.residence("acme", forged, counter=elsewhere.counter))
     assert world.verdict() == "revoked"
 
 

@@ -126,3 +126,18 @@ def test_a_policy_takes_two_and_no_more_people_than_there_are(story: Story) -> N
         story.do("change_policy", 3, story.agree(statements.policy_statement("acme", "approval-3", 2)))
     story.do("change_policy", 3, story.agree(three))
     assert story.tenant.facts.quorum == 3
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        d.RoleGranted(person="carl", roles=(), approval_key=ROGUE.public_key),
+        d.RoleGranted(person="carl", roles=("tenant-admin",)),
+        d.RoleWithdrawn(person="bert", roles=("approver",)),
+        d.ApprovalPolicyChanged(quorum=2, approval="approval-1", signatures=()),
+    ],
+)
+def test_what_governance_alone_appends_changes_nobody(story: Story, forged: d.Decree) -> None:
+    before = story.tenant.facts
+    story.tenant.happened(forged, event="forged", epoch=1, counter=story.counter + 1)
+    assert story.tenant.facts == before

@@ -268,3 +268,39 @@ def test_any_interleaving_of_the_lanes_gives_the_same_views(
         seen.append({view: sorted(map(repr, w.rows(f"SELECT * FROM {view}"))) for view in VIEWS})
         w.close()
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        d.RoleGranted(person="acme-eve", roles=(), approval_key=ROGUE.public_key),
+        d.RoleGranted(person="acme-anna", roles=("kill-switch",)),
+        d.RoleWithdrawn(person="acme-bert", roles=("approver",)),
+        d.ApprovalPolicyChanged(quorum=3, approval="approval-0001", signatures=()),
+    ],
+)
+def test_roles_keys_and_policies_without_two_peoples_signatures_change_no_table(
+    writer: Writer, forged: d.Decree
+) -> None:
+    ledger = onboarded()
+    ledger.add(subjects.tenant_aggregate("acme"), forged)
+    project(writer, ledger.messages)
+    assert writer.rows("SELECT count(*) FROM agreed") == [(0,)]
+    assert writer.rows("SELECT count(*) FROM approval_policy") == [(0,)]
+    assert len(writer.rows("SELECT * FROM person_role WHERE tenant = 'acme'")) == 4
+    assert not writer.rows("SELECT * FROM person WHERE person = 'acme-eve'")
+
+
+def test_a_third_persons_key_without_two_signatures_is_nobodys(writer: Writer) -> None:
+    ledger = Ledger()
+    people = (
+        d.Person(person="anna", roles=("approver",), approval_key=ANNA.public_key),
+        d.Person(person="bert", roles=("approver",)),
+        d.Person(person="carl", roles=("auditor",)),
+    )
+    nova = subjects.tenant_aggregate("nova")
+    ledger.add(nova, d.TenantRegistered(people=people))
+    for person, key in (("bert", BERT), ("carl", ROGUE)):
+        ledger.add(nova, d.RoleGranted(person=person, roles=(), approval_key=key.public_key))
+    project(writer, ledger.messages)
+    assert writer.rows("SELECT person FROM person WHERE approval_key IS NOT NULL ORDER BY 1") == [("anna",), ("bert",)]
