@@ -118,10 +118,11 @@ def test_crc32c_is_the_castagnoli_one() -> None:
 @pytest.mark.parametrize("field", ["plaintext", "ciphertext", "additional_authenticated_data", "answer"])
 def test_what_was_damaged_on_the_way_is_asked_again(customer: GcpCustomer, field: str) -> None:
     root = open_root(customer.reference, customer.settings)
-    customer.google.damage = field
+    customer.google.damage, before = field, len(customer.google.calls)
     wrapped = root.wrap(KEK, CONTEXT)
     assert root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT) == KEK
     assert customer.google.damage is None
+    assert len(customer.google.calls) - before == 4  # encrypt, its proof, decrypt; one of them twice
 
 
 def test_the_usual_role_lets_us_unwrap_and_not_look(customer: GcpCustomer) -> None:
