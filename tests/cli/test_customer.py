@@ -4,11 +4,11 @@ import pytest
 
 from openkcm.cli.customer import FileCustomer, customer_of
 from openkcm.cli.layout import Layout
-from openkcm.cli.softhsm import module_path
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
 from openkcm.execution.roots import open_root
 from openkcm.execution.roots.base import RootError, RootSettings
+from simulators.softhsm import forget_libraries, module_path
 
 CONTEXT = {"tenant": "acme"}
 
@@ -54,6 +54,7 @@ def test_a_key_taken_away_is_not_found_and_given_back_it_is_the_same(owner, tmp_
 
 @pytest.mark.skipif(module_path() is None, reason="needs the Debian package softhsm2")
 def test_a_customer_with_an_hsm_makes_rotates_cuts_and_gives_back(tmp_path):
+    forget_libraries()
     layout = Layout(tmp_path / "state", pkcs11=True)
     (owner := customer_of(layout, "acme", "eu-frankfurt")).make()
     reference = owner.make()  # again: the same key
