@@ -152,13 +152,14 @@ class Fold:
             out[f"{lane}_epoch"], out[name] = newest
         return out
 
-    def open_revocations(self) -> list[dict[str, Any]]:
+    def open_revocations(self, tenant: str | None = None, region: str | None = None) -> list[dict[str, Any]]:
         return [
             {
                 "tenant": t, "region": r, "epoch": x.epoch, "fence": x.fence, "event": x.event,
                 "outcome": self.confirmed.get(x.event),
             }
             for (t, r), facts in sorted(self.facts.items()) for x in facts.open_revocations
+            if tenant in (None, t) and region in (None, r)
         ]  # fmt: skip
 
     def critical_marks(self) -> list[tuple[str, str, int, int]]:

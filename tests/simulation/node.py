@@ -52,6 +52,7 @@ class Arena:
         self.leases: list[int] = []
         self.words: list[Gate] = []
         self.alive = 0
+        self.free = 1000
 
     def allocate(self) -> int:
         self.keys.append(bytearray(32))
