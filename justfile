@@ -90,3 +90,8 @@ replay *args: prepare
 # Ten minutes of KMIP load with enemies: neither memory nor descriptors of custodian and worker may grow
 soak-kmip *args: prepare
     {{bin}}/python scripts/bench/soak_kmip.py {{args}}
+
+# Random rounds on a real stack under load: something dies or stands still while the kill switch is pulled
+soak-faults rounds="200" seed="1": prepare
+    OPENKCM_FAULT_ROUNDS={{rounds}} OPENKCM_FAULT_SEED={{seed}} OPENKCM_HISTORY=history.ndjson {{bin}}/python -m pytest -q tests/scenarios/test_fault_rounds.py
+    {{bin}}/python tests/history_checker.py --no-leases history.ndjson

@@ -159,9 +159,10 @@ def _longest_lease(home: Residence, acks: list[Line], sent: float, at: float) ->
 def main() -> None:
     """Check histories given as files; the exit status says whether all are clean."""
     bad = 0
-    for path in sys.argv[1:]:
+    leases = "--no-leases" not in sys.argv
+    for path in (argument for argument in sys.argv[1:] if argument != "--no-leases"):
         with Path(path).open(encoding="utf-8") as opened:
-            broken = check(json.loads(line) for line in opened)
+            broken = check((json.loads(line) for line in opened), leases=leases)
         print(f"{path}: {'clean' if not broken else f'{len(broken)} broken'}")
         for sentence in broken[:20]:
             print(f"  {sentence}")

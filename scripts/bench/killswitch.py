@@ -6,7 +6,7 @@ closing is taken from the first ack that covers the revocation: with several in 
 earlier one.
 Writes a JSON and an SVG. All times are CLOCK_BOOTTIME of this one machine.
 
-    just bench killswitch --revocations 10000 --rate 50 --backlog 100000 --nodes 10
+    just bench killswitch --revocations 10000 --rate 2 --backlog 100000 --nodes 10
 """
 
 from __future__ import annotations
@@ -179,8 +179,10 @@ def draw(runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Start, measure, stop, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--revocations", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=10.0, help="orders a second")
+    parser.add_argument("--revocations", type=int, default=100)
+    parser.add_argument(
+        "--rate", type=float, default=4.0, help="orders a second; one person may give 60 at once, then 2 a second"
+    )
     parser.add_argument("--backlog", type=int, default=10_000, help="routine events before the nodes in the second run")
     parser.add_argument("--nodes", type=int, default=1, help="custodians per region (two regions)")
     parser.add_argument("--port-base", type=int, default=27400)

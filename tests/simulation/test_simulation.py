@@ -15,7 +15,7 @@ import pytest
 from history_checker import check
 from simulation.world import FEATURES, PLAY_S, Run, run
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "120"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "100"))
 FIRST = int(os.environ.get("SIM_FIRST", "0"))
 PROCESSES = int(os.environ.get("SIM_PROCESSES", "2"))
 CHUNK = 10
