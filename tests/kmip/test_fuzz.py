@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,8 @@ RUNS = 4000
 def test_whatever_comes_only_the_codecs_own_error_leaves(target, tmp_path):
     done = subprocess.run(
         [sys.executable, RUN, target, f"-runs={RUNS}", "-print_final_stats=1"],
-        cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False,
+        cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, errors="replace",
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(re.search(r"number_of_executed_units: (\d+)", done.stderr)[1]) >= RUNS
