@@ -1,0 +1,42 @@
+"""A beat never names an older head than governance has read or written, whatever the stream's leader says."""
+
+from __future__ import annotations
+
+import pytest
+
+from openkcm.bus.connection import Stored
+from openkcm.bus.errors import BusError
+from openkcm.contract import envelope as env
+from openkcm.contract import reports
+from openkcm.governance.beat import Beats
+from press import seed
+
+
+class Ledger:
+    """Answers with the head it is told to."""
+
+    last = 0
+
+    async def leader_last(self, _filters):
+        return Stored(self.last, "s", b"", "i") if self.last else None
+
+
+async def test_a_leader_that_names_an_older_head_than_was_read_or_written_gets_no_beat():
+    ledger, sent = Ledger(), []
+
+    async def send(_region, body, _id):
+        sent.append(reports.read_beat(env.decode(body).data).head.sequence)
+
+    beats = Beats(ledger, seed("cmk"), node_keys=dict, epoch=lambda: 1, heard=lambda _: None, send=send)
+    beats.join("eu-frankfurt")
+    for sequence in (5, 7):
+        beats.chains["eu-frankfurt"].add(sequence, b"x")
+    ledger.last = 5
+    with pytest.raises(BusError, match="older head than 7"):
+        await beats._answer("eu-frankfurt", ("a" * 32,))
+    ledger.last = 7
+    await beats._answer("eu-frankfurt", ("a" * 32,))
+    beats.recorded("eu-frankfurt", 9)
+    with pytest.raises(BusError, match="older head than 9"):
+        await beats._answer("eu-frankfurt", ("a" * 32,))
+    assert sent == [7]
