@@ -88,6 +88,10 @@ async def forked(pid: int, secrets: dict[str, bytes]) -> dict:
     return found
 
 
+def _place(hit: dict) -> tuple:
+    return hit["of"], hit["at"], hit["secret"], hit["shape"]
+
+
 class MemoryRounds:
     """Rounds on one running node; each has a tenant of its own, and what earlier ones left would be found too."""
 
@@ -145,6 +149,12 @@ class MemoryRounds:
         answer = await scan(keys | self.gone, pids)
         self.bytes += answer["bytes"]
         hits = [h for h in answer["hits"] if not self._in_arena(h) or h["secret"] in self.gone]
+        if when == "under load" and hits and not any(h["secret"] in self.gone for h in hits):
+            # An operation under way has its cipher context in the heap (docs/threat-model.md). A residue is what stays.
+            self.transient += hits
+            await asyncio.sleep(0.01)
+            again = {_place(h) for h in (await scan(keys, pids))["hits"]}
+            hits = [h for h in hits if _place(h) in again]
         assert hits == [], f"{when}: {hits}"
         if keys and self.readable:
             inside = {h["secret"].partition("/")[2] for h in answer["hits"]}
