@@ -209,15 +209,15 @@ class Reader:
         lane = "critical" if stream == "LEDGER-CRITICAL" else "routine"
         self.mirror = at.region.mirrors[lane] if stream != "VAULT" else None
         self.wanted = f".{lane}."
-        self.cursor = 0
+        self.cursor = self.acked = 0
 
     async def reset(self, sequence: int) -> None:
         await self.at.reachable()
-        self.cursor = sequence
+        self.cursor = self.acked = sequence
 
     async def caught_up(self) -> bool:
         assert self.mirror is not None
-        return not any(m.sequence > self.cursor and self.wanted in m.subject for m in self.mirror.messages)
+        return not any(m.sequence > self.acked and self.wanted in m.subject for m in self.mirror.messages)
 
     async def fetch(self, batch: int, wait_s: float) -> list[Stored]:
         assert self.mirror is not None
@@ -237,7 +237,7 @@ class Reader:
                 await asyncio.wait_for(grown.wait(), left)
 
     async def ack(self, upto: Any) -> None:
-        pass
+        self.acked = upto[-1].sequence
 
 
 async def _mirror_head(at: Node, stream: str) -> int:
