@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Company:
 
 @pytest_asyncio.fixture
 async def company(stack: Stack) -> Company:
-    return await Company(stack, f"t-{hashlib.sha256(str(id(stack)).encode()).hexdigest()[:8]}").aboard()
+    return await Company(stack, f"t-{uuid.uuid4().hex[:8]}").aboard()
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> None:

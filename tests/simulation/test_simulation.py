@@ -31,6 +31,7 @@ def play(seeds: range) -> list[tuple[int, tuple[str, ...], list[str]]]:
 @pytest.mark.timeout(36000)
 def test_whatever_happens_nothing_promised_is_broken_and_everything_converges_after_healing():
     chunks = [range(a, min(a + CHUNK, FIRST + SEEDS)) for a in range(FIRST, FIRST + SEEDS, CHUNK)]
+    os.environ["PYTHONHASHSEED"] = "0"  # of the processes that play: sets are walked in the same order in every run
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
         bad = [one for found in pool.map(play, chunks) for one in found]
@@ -56,7 +57,8 @@ def test_another_seed_is_another_run(quiet):
 
 def test_an_undisturbed_world_serves_revokes_and_restores(quiet):
     assert quiet.problems == []
-    tags = {line["tag"] for line in quiet.history if line["kind"] == "decree"}
+    runs = [quiet, *(run(seed, (), 40.0) for seed in (2, 3, 4))]
+    tags = {line["tag"] for one in runs for line in one.history if line["kind"] == "decree"}
     assert {"AccessRevoked", "AccessRestored", "RevocationConfirmed"} <= tags
     assert sum(line["kind"] == "op" and line["result"] == "served" for line in quiet.history) > 20
     assert check(quiet.history) == []

@@ -150,6 +150,9 @@ class Stack:
             status.update("comparing the streams with what is declared")
             done = asyncio.run(orbital.apply_streams(layout.state, layout.regions, layout.server_ports))  # (3)
             log.info("streams: %s", "; ".join(done) or "as declared")
+            if done:  # a new mirror may pass over what is appended before it listens
+                status.update("waiting until the new mirrors listen")
+                asyncio.run(wait_until_flowing(layout))
             asyncio.run(self._open_ledger())  # (4)
             status.update("starting the identity provider" + (" and the local KMS" if layout.aws else ""))
             self._supervisor.bring_up(programs.before_governance(layout))  # (5)
