@@ -203,11 +203,10 @@ def completion(shell: str) -> None:
     """Print the completion script of a shell: openkcm completion bash >> ~/.bashrc."""
     from click.shell_completion import get_completion_class
 
-    from openkcm.cli.main import main
-
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(main, {}, "openkcm", "_OPENKCM_COMPLETE").source())
+    root = click.get_current_context().find_root().command
+    click.echo(found(root, {}, "openkcm", "_OPENKCM_COMPLETE").source())
 
 
 #: Commands beyond the table, with the operation each is (None: none of the API's).
