@@ -22,6 +22,7 @@ ERRORS: Final[dict[int, type[BusError]]] = {
     10047: Unavailable,  # storage exceeded
     10023: Unavailable,  # resources
     10077: Unavailable,  # the store failed: disk full, I/O error
+    10158: Unavailable,  # the id is in process: an earlier try waits for the cluster's quorum
 }
 BY_STATUS: Final[dict[int, type[BusError]]] = {403: Refused, 408: Unavailable, 500: Unavailable, 503: Unavailable}
 

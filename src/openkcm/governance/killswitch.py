@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from openkcm.bus.errors import BusError
 from openkcm.bus.spool import Spool, Spooled
 from openkcm.contract.decrees import ReasonCode
 from openkcm.contract.subjects import residence_aggregate
@@ -148,7 +149,7 @@ class KillSwitch:
             raise
         except LedgerUnavailable:
             return Pulled(intent.region, id_, None, "spool")
-        except GovernanceError as bad:  # it is promised by then: say so, keep it, try on
+        except (GovernanceError, BusError) as bad:  # it is promised by then: say so, keep it, try on
             log.error("revocation %s is not in the ledger yet: %s", id_, bad)  # noqa: TRY400 -- no stack of ours to show
             return Pulled(intent.region, id_, None, "spool")
         finally:
