@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from examined.worlds import NODE, Node, begin, give, happen, home, restart
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
-from openkcm.execution.desired import Arrived, MirrorMeasured, ReadAgain, RootObserved
+from openkcm.execution.inputs import Arrived, MirrorMeasured, ReadAgain, RootObserved
 from openkcm.execution.residence_state import CLOSED, Mark, verdict
 from press import Press, seed
 

@@ -17,7 +17,8 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, subjects
 from openkcm.contract.errors import ContractError
-from openkcm.execution.desired import Arrived, BeatArrived, NonceSent, step
+from openkcm.execution.desired import step
+from openkcm.execution.inputs import Arrived, BeatArrived, NonceSent
 from openkcm.execution.residence_state import State
 from openkcm.execution.voice import Voice
 from openkcm.governance import inbox

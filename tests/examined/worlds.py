@@ -17,7 +17,8 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, statements
 from openkcm.execution import rows
-from openkcm.execution.desired import Arrived, BeatArrived, NonceSent, ReadAgain, step
+from openkcm.execution.desired import step
+from openkcm.execution.inputs import Arrived, BeatArrived, NonceSent, ReadAgain
 from openkcm.execution.residence_state import CLOSED, Mark, Residence, State, verdict
 from openkcm.governance import pending
 from press import Press, seed, sign

@@ -11,7 +11,7 @@ import pytest
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.desired import Arrived
+from openkcm.execution.inputs import Arrived
 from openkcm.execution.residence_state import State
 from press import Press
 

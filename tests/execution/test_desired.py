@@ -12,16 +12,8 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, statements
 from openkcm.execution import rows
-from openkcm.execution.desired import (
-    Arrived,
-    BeatArrived,
-    ForkSeen,
-    MirrorMeasured,
-    NonceSent,
-    ReadAgain,
-    RootObserved,
-    step,
-)
+from openkcm.execution.desired import step
+from openkcm.execution.inputs import Arrived, BeatArrived, ForkSeen, MirrorMeasured, NonceSent, ReadAgain, RootObserved
 from openkcm.execution.residence_state import Mark, State, verdict
 from press import Press, seed, sign
 

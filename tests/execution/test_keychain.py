@@ -14,8 +14,9 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.execution.arena import Gate, RegionArena
 from openkcm.execution.cells import KeyArena
-from openkcm.execution.desired import Arrived, step
+from openkcm.execution.desired import step
 from openkcm.execution.gates import Gates
+from openkcm.execution.inputs import Arrived
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.keyring import RingRecord
 from openkcm.execution.residence_state import State

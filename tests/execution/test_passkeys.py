@@ -8,7 +8,8 @@ from authenticator import Authenticator
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import statements
-from openkcm.execution.desired import Arrived, step
+from openkcm.execution.desired import step
+from openkcm.execution.inputs import Arrived
 from openkcm.execution.residence_state import State, verdict
 from press import Press, seed
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openkcm.execution.desired import RootObserved
+from openkcm.execution.inputs import RootObserved
 from openkcm.execution.roots.base import ACTIONS, TWICE
 from openkcm.execution.rootwatch import MAX_RETRY_S, RETRY_S, RootWatch
 from openkcm.execution.unseal_probe import Observation

@@ -25,9 +25,9 @@ from openkcm.execution import reporter as reporter_module
 from openkcm.execution import rows
 from openkcm.execution.arena import Gate
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.desired import RootObserved
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.gates import Gates
+from openkcm.execution.inputs import RootObserved
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.keyring import KeyContext
 from openkcm.execution.reporter import Reporter

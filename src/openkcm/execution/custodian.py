@@ -24,7 +24,8 @@ import msgspec
 
 from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
-from openkcm.execution.desired import BroughtAbout, Input, step
+from openkcm.execution.desired import step
+from openkcm.execution.inputs import BroughtAbout, Input
 from openkcm.execution.residence_state import CLOSED, Effect, Row, Rows, State, Value, verdict
 
 __all__ = ["Custodian", "Gatekeeper", "Keys", "Rows"]

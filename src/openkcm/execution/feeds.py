@@ -17,7 +17,7 @@ from openkcm.bus.lanes import LaneReader, mirror_head
 from openkcm.contract.ids import Lane
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.desired import Arrived, BeatArrived, MirrorMeasured, ReadAgain
+from openkcm.execution.inputs import Arrived, BeatArrived, MirrorMeasured, ReadAgain
 
 __all__ = ["STREAM_OF", "Feeds"]
 

@@ -15,8 +15,8 @@ from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.desired import NonceSent
 from openkcm.execution.gates import Gates
+from openkcm.execution.inputs import NonceSent
 from openkcm.execution.residence_state import CLOSED, Mark, Residence, State, verdict
 from openkcm.execution.voice import Voice
 

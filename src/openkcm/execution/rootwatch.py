@@ -15,7 +15,8 @@ from typing import Any, Final
 from openkcm.bus.errors import BusError
 from openkcm.contract import reports
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.desired import LOCKING, RootObserved
+from openkcm.execution.desired import LOCKING
+from openkcm.execution.inputs import RootObserved
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import verdict

@@ -20,7 +20,7 @@ from openkcm.contract import reports
 from openkcm.contract.errors import ContractError
 from openkcm.contract.published import Published, open_published
 from openkcm.contract.seal import Signer
-from openkcm.execution.desired import ForkSeen
+from openkcm.execution.inputs import ForkSeen
 from openkcm.execution.mirrored import Agreed, Forked, Kept, Mirrored
 from openkcm.execution.residence_state import State
 from openkcm.execution.rows import Named
