@@ -178,10 +178,11 @@ class Mirror:
                 await grown.wait()
                 continue
             if any(matches(new.subject, f) for f in self.filters):
+                at = self.at
                 await asyncio.sleep(self.link.delay())
                 if not (self.hub.up and self.link.up):
                     continue
-                if new.sequence <= self.at or new not in self.hub.ledger:
+                if self.at != at or new not in self.hub.ledger:  # it was rebuilt, or lost its tail, meanwhile
                     continue
                 if new.id not in self.withheld:
                     self.messages.append(new)
