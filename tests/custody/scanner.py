@@ -1,10 +1,14 @@
-"""A root's scan of processes for keys: `python scanner.py < ORDER`. A program of its own; imports nothing of the product.
+"""A root's scan of processes for keys: `python scanner.py`, an ORDER a line on stdin, an answer a line on stdout. A
+program of its own; imports nothing of the product.
 
 Reads every readable mapping of every named process, by /proc/PID/mem and by process_vm_readv(2), and searches it (or
 files: core dumps) for each secret raw, in halves, in hex, in base64 in three alignments, and as AES round keys, both as
 encryption uses them and as decryption does (FIPS 197, sections 5.2 and 5.3.5).
 
-ORDER on stdin: {"secrets": {name: hex}, "pids": [..], "files": [..]}. Answer on stdout: {"hits": [..], "bytes": n,
+It reads all of it each time and searches it piece by piece; a piece whose bytes were searched for the same secret
+before (libraries, pages that nobody wrote, the other way to read) is not searched again.
+
+ORDER: {"secrets": {name: hex}, "pids": [..], "files": [..]}. Answer: {"hits": [..], "bytes": n, "searched": n,
 "unreadable": [mapping, ..]}; a hit says where: {"of", "how", "where", "at", "secret", "shape"}.
 """
 
@@ -12,11 +16,15 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import itertools
 import json
 import mmap
 import os
+import struct
 import sys
 
+PIECE_BYTES = 1 << 16
+OVERLAP_BYTES = 31  # the longest shape is 32
 ROUNDS_SHOWN = 6  # every sixth round key and the last: a schedule is there as a whole or not at all
 _NO_MEMORY = ("[vvar", "[vsyscall", "[vdso")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -141,45 +149,75 @@ def by_readv(pid: int, start: int, size: int) -> bytes:
 WAYS = {"/proc/mem": by_mem, "process_vm_readv": by_readv}
 
 
-def _search(content, patterns, **where) -> list[dict]:
-    hits = []
-    for secret, shape, pattern in patterns:
-        at = content.find(pattern)
-        if at >= 0:
-            hits.append({**where, "at": where.get("at", 0) + at, "secret": secret, "shape": shape})
-    return hits
+class Scanner:
+    """Searches; remembers for each secret which pieces are known to hold nothing of it."""
 
+    def __init__(self) -> None:
+        self._patterns: dict[bytes, dict[str, bytes]] = {}
+        self._clean: dict[bytes, set[tuple[int, int]]] = {}
+        self.searched = 0
 
-def scan(secrets: dict[str, bytes], pids: list[int], files: list[str]) -> dict:
-    """Search all of it."""
-    patterns = [(name, shape, p) for name, secret in secrets.items() for shape, p in shapes(secret).items()]
-    hits: list[dict] = []
-    unreadable: set[str] = set()
-    total = 0
-    seen: set[tuple[int, int]] = set()  # equal bytes need no second search: shared libraries, the other way to read
-    for pid in pids:
-        for start, end, name in mappings(pid):
-            for how, read in WAYS.items():
-                try:
-                    content = read(pid, start, end - start)
-                except (OSError, OverflowError):
-                    unreadable.add(name)
-                    continue
+    def scan(self, secrets: dict[str, bytes], pids: list[int], files: list[str]) -> dict:
+        """Search all of it."""
+        for secret in secrets.values():
+            if secret not in self._patterns:
+                self._patterns[secret], self._clean[secret] = shapes(secret), set()
+        for gone in self._patterns.keys() - set(secrets.values()):
+            del self._patterns[gone], self._clean[gone]
+        hits: list[dict] = []
+        unreadable: set[str] = set()
+        total = self.searched = 0
+        for pid in pids:
+            for start, end, name in mappings(pid):
+                for how, read in WAYS.items():
+                    try:
+                        content = read(pid, start, end - start)
+                    except (OSError, OverflowError):
+                        unreadable.add(name)
+                        continue
+                    total += len(content)
+                    hits += self._search(secrets, content, of=pid, how=how, where=name, at=start)
+        for file in files:
+            fd = os.open(file, os.O_RDONLY)
+            with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as content:
                 total += len(content)
-                known = len(content), hash(content)
-                if known not in seen:
-                    seen.add(known)
-                    hits += _search(content, patterns, of=pid, how=how, where=name, at=start)
-    for file in files:
-        fd = os.open(file, os.O_RDONLY)
-        with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as content:
-            total += len(content)
-            hits += _search(content, patterns, of=file, how="core", where="core dump")
-        os.close(fd)
-    return {"hits": hits, "bytes": total, "unreadable": sorted(unreadable)}
+                for at, size, address in parts(content):
+                    part = content[at : at + size]
+                    hits += self._search(secrets, part, of=file, how="core", where="core dump", at=address)
+            os.close(fd)
+        return {"hits": hits, "bytes": total, "searched": self.searched, "unreadable": sorted(unreadable)}
+
+    def _search(self, secrets: dict[str, bytes], content: bytes, **where) -> list[dict]:
+        hits = []
+        for at in range(0, len(content), PIECE_BYTES):
+            piece = content[at : at + PIECE_BYTES + OVERLAP_BYTES]
+            known = len(piece), hash(piece)
+            for name, secret in secrets.items():
+                if known in self._clean[secret]:
+                    continue
+                self.searched += len(piece)
+                found = {shape: i for shape, p in self._patterns[secret].items() if (i := piece.find(p)) >= 0}
+                if not found:
+                    self._clean[secret].add(known)
+                hits += [{**where, "at": where["at"] + at + i, "secret": name, "shape": x} for x, i in found.items()]
+        return hits
+
+
+def parts(core: mmap.mmap) -> list[tuple[int, int, int]]:
+    """(offset, size, address) of a core dump's segments and of what lies between them: all of the file (elf(5))."""
+    cuts = {0: 0, len(core): 0}
+    if core[:5] == b"\x7fELF\x02":
+        (table,), (size, count) = struct.unpack_from("<Q", core, 32), struct.unpack_from("<HH", core, 54)
+        for n in range(count):
+            _, _, offset, address, _, length = struct.unpack_from("<IIQQQQ", core, table + n * size)
+            cuts.setdefault(offset + length, 0)
+            cuts[offset] = address
+    return [(a, b - a, cuts[a] or a) for a, b in itertools.pairwise(sorted(cuts)) if b <= len(core)]
 
 
 if __name__ == "__main__":
-    order = json.load(sys.stdin)
-    given = {name: bytes.fromhex(value) for name, value in order["secrets"].items()}
-    json.dump(scan(given, order.get("pids", []), order.get("files", [])), sys.stdout)
+    scanner = Scanner()
+    for line in sys.stdin:
+        order = json.loads(line)
+        given = {name: bytes.fromhex(value) for name, value in order["secrets"].items()}
+        print(json.dumps(scanner.scan(given, order.get("pids", []), order.get("files", []))), flush=True)

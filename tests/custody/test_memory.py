@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from custody.memory_rounds import MemoryRounds
+from custody.memory_rounds import MemoryRounds, Search
 from custody.residence_bench import settled
 from node_bench import Governor, RunningNode, opening
 from orbital_fixture import running_orbital
@@ -24,15 +24,15 @@ async def test_root_finds_no_key_while_it_serves_and_none_anywhere_after_the_ack
     press = Press()
     with running_orbital(tmp_path / "stack") as orbital:
         node = RunningNode(orbital, press, tmp_path / "node", workers=workers)
-        async with Governor(orbital, press) as governor:
+        async with Governor(orbital, press) as governor, Search() as search:
             for e in opening(press):
                 await governor.append(e)
             node.start()
             try:
                 await node.wait_ready()
                 await settled(governor)
-                rounds = MemoryRounds(governor, node)
-                await rounds.play("acme", dump=workers == 1)
+                rounds = MemoryRounds(governor, node, search)
+                await rounds.play("acme")
                 assert rounds.operations > 50
             finally:
                 node.stop()
