@@ -11,13 +11,18 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from execution.root_customers import PARTNERS, customer_of
 from openkcm.cli.layout import Layout, toml
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.reports import RootState
 from openkcm.execution.rootcheck import _ADVICE, _GENERAL, advice, check
-from openkcm.execution.roots.base import ACTIONS, RootSettings
+from openkcm.execution.roots import open_root
+from openkcm.execution.roots.base import ACTIONS, RootSettings, make_canary
+from openkcm.execution.unseal_helper import answer
+from openkcm.execution.unseal_process import Request, Watch
+from openkcm.execution.unseal_watch import _Probe
 from simulators.softhsm import module_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLSv1_2 is deprecated")
@@ -56,6 +61,37 @@ def test_a_good_root_passes_and_each_refusal_names_who_must_act(customer: Any) -
     assert last.code == DEEDS[deed] or hidden
     assert (last.who, last.fix) == advice(customer.reference.provider, last.code)
     assert last.action == ACTIONS[last.code]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("provider", PARTNERS)
+def test_a_credential_that_serves_others_is_refused_before_the_kms_is_asked(provider: str, tmp_path: Path) -> None:
+    if provider == "pkcs11" and module_path() is None:
+        pytest.skip("needs the Debian package softhsm2")
+    with customer_of(provider, tmp_path) as customer:
+        policy = customer.settings.policy
+        mine = {**policy.credentials[provider], "tenants": ("acme", "initech")}
+        bound = replace(customer.settings, policy=replace(policy, credentials={provider: mine}))
+        assert check(customer.reference, region(bound), "acme")[-1].code == "ok"
+        away = replace(
+            bound, policy=replace(bound.policy, endpoints=dict.fromkeys(policy.endpoints, "https://[::1]:1"))
+        )
+        (step,) = check(customer.reference, region(away), "globex")
+        assert (step.name, step.code, step.who) == (STEPS[0], "Misconfigured", "operator")
+        assert "does not serve globex" in step.detail
+
+
+@pytest.mark.parametrize("tenants", ["acme", ("acme",)])
+def test_helpers_ask_no_root_with_a_credential_that_serves_others(tenants: Any, tmp_path: Path) -> None:
+    with customer_of("file", tmp_path) as customer:
+        policy = replace(customer.settings.policy, credentials={"file": {"tenants": tenants}})
+        settings = replace(customer.settings, policy=policy)
+        for tenant, code in (("acme", "Misconfigured" if tenants == "acme" else "ok"), ("globex", "Misconfigured")):
+            context = {"openkcm-tenant": tenant}
+            said, key = answer(Request(n=1, op="wrap", root=customer.reference, settings=settings, context=context))
+            assert (said.code, key is None) == (code, code != "ok")
+            canary = make_canary(open_root(customer.reference, customer.settings), bytes(32), context)
+            watch = Watch(n=1, root=customer.reference, settings=settings, context=context, canary=canary, interval_s=1)
+            assert _Probe(watch).ask().code == code
 
 
 def test_there_is_advice_for_every_refusal() -> None:

@@ -16,8 +16,9 @@ from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
 from openkcm.execution import keyring
 from openkcm.execution.arena import KeyArena
+from openkcm.execution.breaker import Breaker
 from openkcm.execution.roots.base import RootError, RootSettings, UnsealCancelled, Wrapped
-from openkcm.execution.unseal import Breaker, Unsealer
+from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Observation, Prober
 
 ID = "0123456789abcdef" * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from governance_ledger import ANNA, BERT, EU, ROGUE, SOMEBODY, approvers, signature
 from openkcm.contract import decrees as d
@@ -314,7 +315,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("provider", "ref"), GOOD)
 def test_a_reference_of_the_region_is_taken(provider: Any, ref: str) -> None:
-    check_root(d.RootReference(provider=provider, ref=ref), REGION)
+    check_root(d.RootReference(provider=provider, ref=ref), REGION, "acme")
 
 
 @pytest.mark.parametrize(
@@ -348,7 +349,15 @@ def test_a_reference_of_the_region_is_taken(provider: Any, ref: str) -> None:
 )
 def test_a_reference_of_nothing_or_of_elsewhere_is_refused(provider: Any, ref: str) -> None:
     with pytest.raises(InvalidReference):
-        check_root(d.RootReference(provider=provider, ref=ref), REGION)
+        check_root(d.RootReference(provider=provider, ref=ref), REGION, "acme")
+
+
+def test_a_credential_that_serves_others_is_refused_before_any_event() -> None:
+    roots = replace(REGION.roots, credentials={"acme-role": {"profile": "acme", "tenants": ("acme",)}})
+    region, root = replace(REGION, roots=roots), d.RootReference(provider="aws", ref=GOOD[0][1], credential="acme-role")
+    check_root(root, region, "acme")
+    with pytest.raises(InvalidReference, match="does not serve globex"):
+        check_root(root, region, "globex")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from openkcm.contract.decrees import Provider
 from openkcm.contract.errors import ContractError
-from openkcm.contract.ids import NodeName, Region
+from openkcm.contract.ids import NodeName, Region, TenantId
 
 __all__ = ["Limits", "RegionConfiguration", "RootPolicy", "parse_region"]
 
@@ -44,14 +44,15 @@ class RootPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         endpoints: Address by provider (and cloud region), `aws:eu-central-1 = "https://..."`.
         directories: For `file` roots: the directories a key file may lie in.
-        credentials: Name -> provider-specific settings (profile, role to assume, file with the secret). No secret here.
+        credentials: Name -> provider-specific settings (profile, role to assume, file with the secret), no secret; and
+            `tenants`, whom it serves: whoever else's reference names it is refused before any KMS is asked.
         vaults: Azure vault's host -> the cloud region it lies in: an Azure key id does not say. No other is asked.
     """
 
     providers: tuple[Provider, ...]
     endpoints: dict[str, str] = {}
     directories: tuple[str, ...] = ()
-    credentials: dict[str, dict[str, str]] = {}
+    credentials: dict[str, dict[str, str | tuple[TenantId, ...]]] = {}
     vaults: dict[str, str] = {}
     probe_s: dict[str, float] = {}
 

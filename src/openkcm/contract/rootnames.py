@@ -16,7 +16,9 @@ from openkcm.contract.decrees import RootReference
 from openkcm.contract.errors import NameError_
 from openkcm.contract.fleet import RootPolicy
 
-__all__ = ["AwsKey", "AzureKey", "FileKey", "GcpKey", "KmipKey", "Pkcs11Key", "check_place", "parse_root"]
+__all__ = [
+    "AwsKey", "AzureKey", "FileKey", "GcpKey", "KmipKey", "Pkcs11Key", "check_credential", "check_place", "parse_root",
+]  # fmt: skip
 
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _AWS: Final = re.compile(
@@ -176,6 +178,25 @@ def parse_root(root: RootReference) -> RootName:
     if found is None:
         raise NameError_(f"not a key of {root.provider}: expected {shape}")
     return found
+
+
+def check_credential(root: RootReference, policy: RootPolicy, tenant: str | None) -> None:
+    """Check that the credential a reference names serves this tenant; one that names nobody serves all.
+
+    Args:
+        tenant: None, where nobody says for whom, is served by no credential that names tenants.
+
+    Raises:
+        NameError_: It serves others, or its `tenants` is no list.
+    """
+    name = root.credential or root.provider
+    served = policy.credentials.get(name, {}).get("tenants")
+    if served is None:
+        return
+    if isinstance(served, str):
+        raise NameError_(f"roots.credentials.{name}.tenants is a list of tenants")
+    if tenant not in served:
+        raise NameError_(f"the credential {name!r} does not serve {tenant}: roots.credentials.{name}.tenants")
 
 
 def check_place(name: RootName, policy: RootPolicy, regions: dict[str, tuple[str, ...]]) -> None:

@@ -125,7 +125,7 @@ def check(root: RootReference, region: RegionConfiguration, tenant: str) -> list
     made: dict[str, Any] = {}
 
     def opened() -> str:
-        made["root"] = open_root(root, RootSettings(policy=region.roots, regions=region.root_regions))
+        made["root"] = open_root(root, RootSettings(policy=region.roots, regions=region.root_regions), tenant)
         return repr(made["root"])
 
     def described() -> str:

@@ -14,19 +14,18 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import select
 import signal
 import socket
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from openkcm.contract.decrees import RootReference
+from openkcm.execution.breaker import Breaker
 from openkcm.execution.keyring import KeyContext, root_name
 from openkcm.execution.roots.base import KEK_BYTES, RootError, RootSettings, UnsealCancelled, Wrapped
 from openkcm.execution.secretmem import wipe
@@ -40,53 +39,15 @@ from openkcm.execution.unseal_process import (
     spawn,
 )
 
-__all__ = ["Breaker", "Unsealer"]
+__all__ = ["Unsealer"]
 
 _log: Final = logging.getLogger("openkcm.unseal")
 CONCURRENCY: Final = 4  # a provider: one that hangs keeps nobody at another one waiting
-START_GRACE_S: Final = 8.0  # over the root's own deadline: a first call, or a burst, waits for the SDKs' import
+#: Over the root's own deadline, which a helper keeps by itself: a burst on a busy machine waits for the SDKs' import.
+START_GRACE_S: Final = 28.0
 GONE_S: Final = 0.5  # a killed process ends within milliseconds; after this its zygote goes too
 MAX_ANSWER_BYTES: Final = 64 << 10
-FAILURES_TO_OPEN: Final = 3
-MAX_PAUSE_S: Final = 30.0
-#: Answers that say nothing of the customer's will: only these open the breaker.
-_INCONCLUSIVE: Final = frozenset({"Throttled", "Unreachable", "CredentialRejected", "Misconfigured"})
 _FORKED: Final = msgspec.msgpack.Decoder(Forked)
-
-
-class Breaker:
-    """One root's circuit breaker. Pure: clock and randomness are arguments.
-
-    After three inconclusive answers in a row the root is left alone, at first about a second, doubling to half a
-    minute, with full jitter; then one call may try. Any answer about the key itself closes it again.
-    """
-
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, uniform: Callable[[float, float], float] = random.uniform
-    ) -> None:
-        self._clock, self._uniform = clock, uniform
-        self._failures, self._until = 0, 0.0
-        self._last: RootError | None = None
-
-    def check(self) -> None:
-        """Pass when the root may be asked.
-
-        Raises:
-            RootError: Not yet; the root's last answer, again.
-        """
-        left = self._until - self._clock()
-        if self._last is not None and left > 0:
-            raise RootError(self._last.code, f"not asked again for {left:.1f} s: {self._last.detail}")
-
-    def note(self, outcome: RootError | None) -> None:
-        """Take note of an answer; None is a good one."""
-        if outcome is None or outcome.code not in _INCONCLUSIVE:
-            self._failures, self._until, self._last = 0, 0.0, None
-            return
-        self._failures, self._last = self._failures + 1, outcome
-        if self._failures >= FAILURES_TO_OPEN:
-            longest = min(2.0 ** (self._failures - FAILURES_TO_OPEN), MAX_PAUSE_S)
-            self._until = self._clock() + self._uniform(longest / 2, longest)
 
 
 class _Call:

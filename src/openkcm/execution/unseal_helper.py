@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from openkcm.execution import roots
-from openkcm.execution.roots.base import KEK_BYTES, Canary, Root, RootError, Wrapped, make_canary
+from openkcm.execution.roots.base import KEK_BYTES, TENANT, Canary, Root, RootError, Wrapped, make_canary
 from openkcm.execution.secretmem import die_with_parent, harden_process
 from openkcm.execution.unseal_process import MAX_MESSAGE_BYTES, Answer, Forked, Request
 from openkcm.execution.unseal_watch import watch_roots
@@ -193,7 +193,8 @@ def _work(request: Request, key_pipe: int, answer_pipe: int, *, forked_from: int
 def answer(request: Request) -> tuple[Answer, bytes | None]:
     """Do one request; return what to say, and the key to hand over, if any."""
     try:
-        return _OPERATIONS[request.op](roots.open_root(request.root, request.settings), request)
+        root = roots.open_root(request.root, request.settings, request.context.get(TENANT))
+        return _OPERATIONS[request.op](root, request)
     except RootError as no:
         return Answer(code=no.code, detail=no.detail), None
     except ImportError as missing:

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from openkcm.execution import roots
-from openkcm.execution.roots.base import ACTIONS, TWICE, Root, RootError
+from openkcm.execution.roots.base import ACTIONS, TENANT, TWICE, Root, RootError
 from openkcm.execution.unseal_process import MAX_MESSAGE_BYTES, Observed, Unwatch, Watch
 
 __all__ = ["watch_roots"]
@@ -46,7 +46,7 @@ class _Probe:
         """Probe once."""
         order = self.order
         try:
-            self.root = self.root or roots.open_root(order.root, order.settings)
+            self.root = self.root or roots.open_root(order.root, order.settings, order.context.get(TENANT))
             seen = Observed(n=order.n, code="ok", root_version=self.root.probe(order.canary, order.context).version)
         except RootError as no:
             seen = Observed(n=order.n, code=no.code, detail=no.detail)

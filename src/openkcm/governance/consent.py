@@ -59,7 +59,7 @@ def _root(given: Arguments) -> d.RootReference:
 
 def _link_words(cmk: Cmk, r: Residence, _people: TenantFacts, approval: str, given: Arguments) -> statements.Statement:
     root = _root(given)
-    check_root(root, cmk.regions[r.facts.region])
+    check_root(root, cmk.regions[r.facts.region], r.facts.tenant)
     return statements.link_statement(r.facts.tenant, r.facts.region, approval, root.provider, root.ref, root.credential)
 
 

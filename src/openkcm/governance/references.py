@@ -12,7 +12,7 @@ from typing import Final
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.errors import NameError_
 from openkcm.contract.fleet import RegionConfiguration
-from openkcm.contract.rootnames import check_place, parse_root
+from openkcm.contract.rootnames import check_credential, check_place, parse_root
 from openkcm.governance.errors import InvalidReference, SecretRefused
 
 __all__ = ["check_root", "refuse_secrets"]
@@ -60,10 +60,11 @@ def refuse_secrets(text: str, what: str) -> None:
             )
 
 
-def check_root(root: RootReference, region: RegionConfiguration) -> None:
-    """Check provider, grammar and place of a root key's reference.
+def check_root(root: RootReference, region: RegionConfiguration, tenant: str) -> None:
+    """Check provider, grammar, place and credential of a root key's reference.
 
-    (1) no secret; (2) a provider this region's nodes may use; (3) the provider's grammar; (4) an allowed place.
+    (1) no secret; (2) a provider this region's nodes may use; (3) the provider's grammar; (4) an allowed place; (5) a
+    credential that serves this tenant.
 
     Raises:
         SecretRefused: Part of it looks like a secret.
@@ -79,5 +80,6 @@ def check_root(root: RootReference, region: RegionConfiguration) -> None:
         )
     try:
         check_place(parse_root(root), region.roots, region.root_regions)  # (3) (4)
+        check_credential(root, region.roots, tenant)  # (5)
     except NameError_ as bad:
         raise InvalidReference(f"{region.region}: {bad}") from bad

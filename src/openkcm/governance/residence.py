@@ -110,7 +110,7 @@ class Residence(LedgerAggregate):
             NeedsApproval: Another root key is linked.
             IllegalNow: Revoked or destroyed.
         """
-        check_root(root, region)
+        check_root(root, region, self.facts.tenant)
         self._legal("link the root key")
         if not self.facts.approvers_version:  # L2 is bound to the first approvers for ever
             raise IllegalNow("two people register their approval keys first: without them nothing could be restored")

@@ -140,9 +140,13 @@ def credential_of(reference: RootReference, settings: RootSettings, known: froze
     credential = settings.policy.credentials.get(name)
     if credential is None:
         raise RootError("Misconfigured", f"node.toml has no credential {name[:64]!r}: roots.credentials")
-    if unknown := credential.keys() - known:
+    own = {setting: value for setting, value in credential.items() if setting != "tenants"}  # `open_root` has seen it
+    if unknown := own.keys() - known:
         raise RootError("Misconfigured", f"roots.credentials.{name}: unknown {', '.join(sorted(unknown))}")
-    return credential
+    told = {setting: value for setting, value in own.items() if isinstance(value, str)}
+    if lists := own.keys() - told.keys():
+        raise RootError("Misconfigured", f"roots.credentials.{name}: {', '.join(sorted(lists))} must be one text")
+    return told
 
 
 def endpoint_of(settings: RootSettings, *names: str) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "DEADLINE_S",
     "KEK_BYTES",
     "PROBE_S",
+    "TENANT",
     "TWICE",
     "Action",
     "Canary",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 KEK_BYTES: Final = 32
+TENANT: Final = "openkcm-tenant"  # the context's name for it: `keyring.KeyContext.encryption_context`
 DEADLINE_S: Final = 2.0
 PROBE_S: Final = {"file": 1.0}  # seconds between two probes, where node.toml says nothing; a cloud's calls cost money
 DEFAULT_PROBE_S: Final = 30.0
