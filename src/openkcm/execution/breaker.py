@@ -1,4 +1,4 @@
-"""One that does not answer is left alone for a while: a root's circuit breaker. Pure: clock and chance are arguments."""
+"""A root's circuit breaker: who does not answer is left alone for a while. Pure: clock and chance are arguments."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _INCONCLUSIVE: Final = frozenset({"Throttled", "Unreachable", "CredentialRejecte
 
 
 class Breaker:
-    """One root's. After three inconclusive answers in a row the root is left alone, at first about a second, doubling to
-    half a minute, with full jitter; then one call may try. Any answer about the key itself closes it again.
+    """One root's. After three inconclusive answers in a row it is left alone, at first about a second, doubling to half
+    a minute, with full jitter; then one call may try. Any answer about the key itself closes it again.
     """
 
     def __init__(
