@@ -21,6 +21,7 @@ from openkcm.execution.catalogue import _rows
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.configuration import KmipListener
 from openkcm.execution.crew import Crew
+from openkcm.execution.handoutlog import Entry
 from openkcm.projector import open_reader, open_writer
 
 REGION = "eu-frankfurt"
@@ -48,7 +49,6 @@ class CustodianDouble:
         self.words: dict[str, int] = {}
         self.people: dict[str, control.Identity] = {}
         self.states: dict[str, str] = {}
-        self.handed: list[control.HandedOut] = []
         self.asked: list[control.Message] = []
         self.before_put = None  # async callable: happens between a worker's Put and the vault
         self.hide_keys = False
@@ -122,6 +122,11 @@ class CustodianDouble:
         out["operations"] = sum(words[start + BOARD_HISTOGRAM : start + BOARD_HISTOGRAM + 64])
         return out
 
+    @property
+    def handed(self) -> list[Entry]:
+        """What was handed out and is in the workers' logs still."""
+        return [entry for log in self.crew.hand_out_logs() for entry in log.read()[1]]
+
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def keys(self, tenant: str, registration: str, n: int = 0) -> control.Keys:
@@ -146,8 +151,9 @@ class CustodianDouble:
                 return control.Record(q.n, *found)
             case control.Put():
                 return await self._put(q)
-            case control.HandedOut():
-                self.handed.append(q)
+            case control.HandOutsWait():
+                for log in self.crew.hand_out_logs():
+                    log.release(log.read()[0])
                 return None
 
     async def _put(self, q):

@@ -14,6 +14,7 @@ from openkcm.execution.bench import Bench, Caller
 from openkcm.execution.catalogue import _rows
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.exchange import Exchange
+from openkcm.execution.handoutlog import HandOutLog
 from openkcm.execution.objects import Objects
 from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip import decode_request, decode_response, encode_request
@@ -38,7 +39,10 @@ class InProcess:
         scratch = Scratch()
         self.scratch = scratch._mapping.view
         self.board = Board(1)
-        self.bench = Bench(worker, self.board.words, 0, self.scratch, Objects(self.reader, worker), self)
+        self.handed, fd = HandOutLog.open(folder / "handed")
+        os.close(fd)
+        objects = Objects(self.reader, worker)
+        self.bench = Bench(worker, self.board.words, 0, self.scratch, objects, self, self.handed)
         self.puts: list[control.Put] = []
         self.told: list[control.Message] = []
         self.refuse: list[str] = []
@@ -120,3 +124,4 @@ class InProcess:
     def end(self):
         self.database.close()
         self.reader.close()
+        self.handed.close()

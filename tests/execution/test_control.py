@@ -19,7 +19,7 @@ FROM_WORKER = [
     control.KeysOf(2, "acme", "pay"),
     control.Fetch(3, "acme", "u-1"),
     control.Put(4, "acme", RECORD, 0),
-    control.HandedOut("acme", "pay", "p", "u-1"),
+    control.HandOutsWait(),
 ]
 FROM_CUSTODIAN = [
     control.Identity(1, "acme", "eu", "pay", "pay", "p", "e", 3, "allowed", 10),

@@ -8,7 +8,6 @@ import pytest
 
 from execution.in_process import InProcess
 from execution.kmip_client import BOTH, GCM, attribute, create_request
-from openkcm.execution import control
 from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip import KMIP_1_0, KMIP_1_2, PAYLOADS, custom_attribute
 from openkcm.kmip.enums import (
@@ -298,7 +297,10 @@ def test_a_use_that_fails_costs_nothing_of_the_limit(inside):
 def test_each_get_is_reported(inside):
     uid = inside.new_key()
     ok(inside.item(GetRequest(unique_identifier=uid)))
-    assert inside.told == [control.HandedOut("acme", "pay", "p", uid)]
+    (entry,) = inside.handed.read()[1]
+    assert (entry.tenant, entry.registration, entry.workload, entry.object_id, entry.wrapped) == (
+        "acme", "pay", "p", uid, False
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", ["never", "wrapped-only"])
@@ -306,7 +308,7 @@ def test_the_hand_out_policy_forbids_a_plain_get(tmp_path, policy):
     inside = InProcess(tmp_path, hand_out=policy)
     uid = inside.new_key()
     assert inside.item(GetRequest(unique_identifier=uid)).reason == ResultReason.PERMISSION_DENIED
-    assert not inside.told
+    assert not inside.handed.read()[1]
     inside.end()
 
 
@@ -317,7 +319,7 @@ def test_the_hand_out_policy_forbids_a_plain_get(tmp_path, policy):
 def test_a_sensitive_or_unextractable_object_does_not_leave(inside, name, value, reason):
     uid = ok(inside.item(create_request(more=(attribute(name, value),)))).unique_identifier
     assert inside.item(GetRequest(unique_identifier=uid)).reason == reason
-    assert not inside.told
+    assert not inside.handed.read()[1]
 
 
 # --- attributes -----------------------------------------------------------------------------------------------------

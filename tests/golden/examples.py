@@ -140,7 +140,13 @@ REPORTS: Final[tuple[r.Report, ...]] = (
         tenant=TENANT, registration="reg-00000001", workload="payments", object_id="obj-00000001", encrypted=7,
         decrypted=8, since_ms=1_750_000_000_000,
     ),
-    r.HandedOut(tenant=TENANT, registration="reg-00000001", workload="payments", object_id="obj-00000001"),
+    r.HandedOut(
+        tenant=TENANT, series="0a0b0c0d-0e0f-4a0b-8c0d-0e0f0a0b0c0d", number=7,
+        handed=(
+            r.Handed(registration="reg-00000001", workload="payments", object_id="obj-00000001", wrapped=False,
+                     times=3, first_ms=1_750_000_000_000, last_ms=1_750_000_000_100),
+        ),
+    ),
     r.CheckpointCosigned(
         verifier="openkcm-0123456789abcdef/eu-frankfurt-1+00000000+BAAA",
         note="openkcm-0123456789abcdef/eu-frankfurt/1\n1\nAA==\nopenkcm epoch 1 sequence 9\n\n— someone AAAAAAA=\n",

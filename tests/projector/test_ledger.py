@@ -71,6 +71,8 @@ def test_the_list_of_ledger_tables_is_complete(writer: Writer) -> None:
         "node_root",
         "node_rotation",
         "node_note",
+        "handed_out",
+        "counted_series",
         "request",
         "session",
         "offered_key",

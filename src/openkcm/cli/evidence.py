@@ -194,11 +194,11 @@ def _handed_out(source: Source, replay: Reader, revocation: str) -> list[dict[st
     try:
         return [
             {**row, "last_at": utc(row.pop("last_ms"))} for row in reader.records(
-                "SELECT coalesce(s.system, '') AS system, json_extract(n.last, '$.workload') AS workload, "
-                "sum(n.times) AS times, max(n.at_ms) AS last_ms FROM node_note AS n LEFT JOIN registered_system AS s "
-                "ON s.tenant = n.tenant AND s.region = n.region AND s.registration = json_extract(n.last, "
-                "'$.registration') WHERE n.tag LIKE 'HandedOut.%' AND n.tenant = ? AND n.region = ? GROUP BY 1, 2 "
-                "ORDER BY 1, 2", (tenant, region),
+                "SELECT coalesce(s.system, '') AS system, h.workload, sum(h.times) AS times, "
+                "sum(h.times) FILTER (WHERE h.form = 'wrapped') AS wrapped, max(h.last_ms) AS last_ms "
+                "FROM handed_out AS h LEFT JOIN registered_system AS s "
+                "ON s.tenant = h.tenant AND s.region = h.region AND s.registration = h.registration "
+                "WHERE h.tenant = ? AND h.region = ? GROUP BY 1, 2 ORDER BY 1, 2", (tenant, region),
             )
         ]  # fmt: skip
     finally:

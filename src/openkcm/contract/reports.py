@@ -6,7 +6,7 @@ Reports travel in the same envelope as decrees, sealed by the node. `REPORTS` at
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -14,12 +14,15 @@ from msgspec import Meta
 from openkcm.contract.checkpoint import epoch_of
 from openkcm.contract.errors import PayloadError, UnknownTag
 from openkcm.contract.ids import EventId, Lane, NodeName, Region, TenantId
+from openkcm.contract.retired import RETIRED_REPORTS
 
 __all__ = [
     "BEAT_TAG",
     "REPORTS",
     "Beat",
     "CheckpointCosigned",
+    "Counted",
+    "HandedOut",
     "HealthCheck",
     "Report",
     "ResidenceShredded",
@@ -162,13 +165,43 @@ class HealthCheck(Report, frozen=True, kw_only=True):
     residences: tuple[Mark, ...] = ()
 
 
-class HandedOut(Report, frozen=True, kw_only=True):
-    """A KMIP Get handed a key out of the node."""
+class Counted(Report, frozen=True, kw_only=True):
+    """Base of what is added up by whoever receives it: none must be counted twice, a missing one must show.
+
+    Attributes:
+        series: Names the node's database: numbers begin anew with a new one. "" for what was not numbered.
+        number: Of this kind and tenant in the series: 1, 2, 3 ... without a gap.
+    """
 
     tenant: TenantId
+    series: Annotated[str, Meta(max_length=36)] = ""
+    number: Count = 0
+
+
+MOST_HANDED: Final = 128  # in one report: at most 45 KiB of the 64 that a message may have
+
+
+class Handed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often a key was handed to a workload since the last report.
+
+    Attributes:
+        wrapped: Under another key of this server. None: not recorded.
+        first_ms, last_ms: When, UTC of the node. None: not recorded.
+    """
+
     registration: str
     workload: str
     object_id: str
+    wrapped: bool | None = None
+    times: Annotated[int, Meta(ge=1)]
+    first_ms: Count | None = None
+    last_ms: Count | None = None
+
+
+class HandedOut(Counted, frozen=True, kw_only=True):
+    """KMIP Gets and Exports handed keys out of the node."""
+
+    handed: Annotated[tuple[Handed, ...], Meta(max_length=MOST_HANDED)]
 
 
 class WorkloadDenied(Report, frozen=True, kw_only=True):
@@ -240,13 +273,16 @@ REPORTS: Final[dict[str, type[Report]]] = {
     "RootStateObserved.1": RootStateObserved,
     "WorkloadDenied.1": WorkloadDenied,
     "KeyUsage.1": KeyUsage,
-    "HandedOut.1": HandedOut,
+    "HandedOut.2": HandedOut,
     "CheckpointCosigned.1": CheckpointCosigned,
 }
 _TAGS: Final = {report: tag for tag, report in REPORTS.items()}
-_DECODERS: Final[dict[str, msgspec.json.Decoder[Report]]] = {
-    tag: msgspec.json.Decoder(report) for tag, report in REPORTS.items()
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    **{tag: msgspec.json.Decoder(report) for tag, report in REPORTS.items()},
+    **{tag: msgspec.json.Decoder(old.shape) for tag, old in RETIRED_REPORTS.items()},
 }
+#: Every tag that can be read: the living ones and the retired.
+KNOWN_TAGS: Final = tuple(sorted(_DECODERS))
 _BEAT: Final = msgspec.json.Decoder(Beat)
 
 
@@ -256,7 +292,7 @@ def tag_of(report: Report) -> str:
 
 
 def read(tag: str, data: bytes | msgspec.Raw) -> Report:
-    """Return the report in an envelope's `data`.
+    """Return the report in an envelope's `data`; a retired shape comes back as its successor.
 
     Raises:
         UnknownTag: This version does not know the tag.
@@ -265,7 +301,9 @@ def read(tag: str, data: bytes | msgspec.Raw) -> Report:
     decoder = _DECODERS.get(tag)
     if decoder is None:
         raise UnknownTag(f"unknown report {tag}")
-    return _decoded(decoder, tag, data)
+    value = _decoded(decoder, tag, data)
+    old = RETIRED_REPORTS.get(tag)
+    return value if old is None else msgspec.convert(old.fields(value), REPORTS[old.successor])
 
 
 def read_beat(data: bytes | msgspec.Raw) -> Beat:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-__all__ = ["RETIRED", "Retired"]
+__all__ = ["RETIRED", "RETIRED_REPORTS", "Retired"]
 
 
 class _AccessDenied1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +21,20 @@ class _AccessDenied1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     person: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
     action: Annotated[str, Meta(min_length=1, max_length=512)]
     reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+
+
+class _HandedOut1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A report for each Get: did not say whether the key left wrapped, and was not numbered."""
+
+    tenant: str
+    registration: str
+    workload: str
+    object_id: str
+
+
+def _handed_once(old: _HandedOut1) -> dict[str, Any]:
+    one = {"registration": old.registration, "workload": old.workload, "object_id": old.object_id, "times": 1}
+    return {"tenant": old.tenant, "handed": [one]}
 
 
 class Retired(NamedTuple):
@@ -33,4 +47,8 @@ class Retired(NamedTuple):
 
 RETIRED: Final[dict[str, Retired]] = {
     "AccessDenied.1": Retired(_AccessDenied1, "AccessDenied.2", msgspec.structs.asdict),
+}
+
+RETIRED_REPORTS: Final[dict[str, Retired]] = {
+    "HandedOut.1": Retired(_HandedOut1, "HandedOut.2", _handed_once),
 }

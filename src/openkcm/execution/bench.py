@@ -11,6 +11,7 @@ from openkcm.contract.fleet import Limits
 from openkcm.execution import control, registers
 from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, STATE_MASK, Gate, WorkerArena
 from openkcm.execution.clock import boottime_ns
+from openkcm.execution.handoutlog import HandOutLog
 from openkcm.execution.objects import MAX_ENTRIES, Entry, Objects
 
 __all__ = ["COUNTS", "Asker", "Bench", "Caller", "Ring", "Slot", "System"]
@@ -126,6 +127,7 @@ class Bench:
         "board",
         "board_start",
         "drain",
+        "handed",
         "held",
         "histogram",
         "keys",
@@ -146,8 +148,10 @@ class Bench:
         scratch: memoryview,
         objects: Objects,
         link: Asker,
+        handed: HandOutLog,
     ) -> None:
         self.arena, self.words, self.board, self.objects, self.link = arena, arena.words, board, objects, link
+        self.handed = handed
         self.board_start = self.drain = board_start
         self.histogram = board_start + BOARD_HISTOGRAM
         self._page, self._scratch, self.wide = scratch, scratch[:32], False

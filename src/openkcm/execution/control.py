@@ -24,7 +24,7 @@ __all__ = [
     "Frames",
     "FromCustodian",
     "FromWorker",
-    "HandedOut",
+    "HandOutsWait",
     "Hello",
     "Identify",
     "Identity",
@@ -106,13 +106,8 @@ class Put(Message, frozen=True):
     named: bool = False
 
 
-class HandedOut(Message, frozen=True):
-    """A key left the node by KMIP Get. No answer."""
-
-    tenant: str
-    registration: str
-    workload: str
-    uid: str
+class HandOutsWait(Message, frozen=True):
+    """The worker's log of hand-outs is half full: read it now. No answer."""
 
 
 ENCRYPTED, DECRYPTED, NOT_COUNTED = 0, 1, -1  # places in a count of uses
@@ -207,7 +202,7 @@ class Stop(Message, frozen=True):
     """Close the listener and the sessions, then exit."""
 
 
-FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandedOut | Used
+FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used
 FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Retire | Stop
 _ENCODER: Final = msgspec.msgpack.Encoder()
 

@@ -26,6 +26,7 @@ from openkcm.execution.board import BOARD_PULSE, Board
 from openkcm.execution.cells import Scratch
 from openkcm.execution.configuration import KmipListener
 from openkcm.execution.drain import drain
+from openkcm.execution.handoutlog import HandOutLog, path_of, paths
 
 __all__ = ["Crew", "Handler"]
 
@@ -68,6 +69,7 @@ class Crew:
         self._count, self._arena, self._listener, self._limits = count, arena, listener, limits
         self._database, self._require_secretmem = database, require_secretmem
         self._workers: dict[int, _Worker] = {}
+        self._handed = {path: HandOutLog.open(path) for path in paths(database)}  # what earlier workers have left
         self._serving = self._stopping = False
         self._failures = [0] * MAX_WORKERS
         self.handler: Handler | None = None
@@ -87,7 +89,11 @@ class Crew:
         scratch = Scratch(require_secretmem=self._require_secretmem)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
-        fds = [self._arena.fd, scratch.fd, self.board.fd, theirs.fileno()]
+        handed = path_of(self._database, index)
+        if handed not in self._handed:
+            self._handed[handed] = HandOutLog.open(handed)
+        _, handed_fd = self._handed[handed]
+        fds = [self._arena.fd, scratch.fd, self.board.fd, theirs.fileno(), handed_fd]
         configuration = {
             "index": index,
             "arena_fd": self._arena.fd,
@@ -98,6 +104,7 @@ class Crew:
             "board_fd": self.board.fd,
             "board_workers": self.board.workers,
             "control_fd": theirs.fileno(),
+            "handed_fd": handed_fd,
             "parent_pid": os.getpid(),
             "database": self._database,
             "listener": msgspec.to_builtins(self._listener),
@@ -196,6 +203,10 @@ class Crew:
         worker.scratch.close()
         for task in worker.tasks:
             task.cancel()
+
+    def hand_out_logs(self) -> list[HandOutLog]:
+        """The logs of the workers that are and were."""
+        return [log for log, _ in self._handed.values()]
 
     @property
     def pids(self) -> list[int]:

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from openkcm.bus.errors import BusError
-from openkcm.contract import reports
 from openkcm.execution import control
 from openkcm.execution.catalogue import Catalogue, PutRefused
 from openkcm.execution.custodian import Custodian
@@ -35,11 +34,11 @@ class Desk:
         gates: Gates,
         keychain: Keychain,
         catalogue: Catalogue,
-        handed_out: Callable[[str, reports.HandedOut], Awaitable[None]],
+        hand_outs_wait: Callable[[], None],
         count: Callable[[control.Used], None],
     ) -> None:
         self._custodian, self._gates, self._keychain = custodian, gates, keychain
-        self._catalogue, self._handed_out, self._count = catalogue, handed_out, count
+        self._catalogue, self._hand_outs_wait, self._count = catalogue, hand_outs_wait, count
         self._indexed: dict[str, Residence] | None = None
         self._index: dict[str, list[tuple[str, Workload]]] = {}
 
@@ -136,12 +135,8 @@ class Desk:
             return control.Refused(q.n, "unavailable", str(away))
         return control.Stored(q.n, sequence)
 
-    async def _handed(self, q: control.HandedOut) -> None:
-        report = reports.HandedOut(tenant=q.tenant, registration=q.registration, workload=q.workload, object_id=q.uid)
-        try:
-            await self._handed_out(q.tenant, report)
-        except BusError as away:
-            _log.error("a hand-out of %s to %s is not reported: %s", q.uid, q.workload, away)
+    async def _handed(self, _: control.HandOutsWait) -> None:
+        self._hand_outs_wait()
 
     async def _used(self, q: control.Used) -> None:
         residence = self._custodian.state.residences.get(q.tenant)
@@ -153,6 +148,6 @@ class Desk:
         control.KeysOf: _keys_of,
         control.Fetch: _fetch,
         control.Put: _put,
-        control.HandedOut: _handed,
+        control.HandOutsWait: _handed,
         control.Used: _used,
     }

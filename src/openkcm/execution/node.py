@@ -42,8 +42,10 @@ from openkcm.execution.desk import Desk
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
+from openkcm.execution.handouts import HandOuts
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.mirrored import Kept
+from openkcm.execution.outbox import Outbox
 from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import RootSettings
@@ -140,8 +142,16 @@ class Node:
         reporter.custodian = custodian
         reporter.memory = (arena.mode, False)
         catalogue = Catalogue(safe, lambda: custodian.state, database.apply, arena.bump_epoch, disk)
+        outbox = Outbox(database, disk, lambda tenant, r: voice.report(tenant, r, epoch=custodian.state.epoch), send)
+
+        def knows(tenant: str, registration: str) -> bool:
+            residence = custodian.state.residences.get(tenant)
+            return residence is not None and registration in residence.systems
+
+        handouts = HandOuts(database, outbox, crew.hand_out_logs, knows, custodian.raise_alarm)
+        reporter.before_ack = handouts.flush
         counting = Counting(reporter.report)
-        desk = Desk(custodian, gates, keychain, catalogue, reporter.handed_out, counting.add)
+        desk = Desk(custodian, gates, keychain, catalogue, handouts.wake, counting.add)
         crew.handler = desk.answer
 
         def announce_keys(tenant: str) -> None:
@@ -207,6 +217,7 @@ class Node:
             crew.watch(),
             self._look_after_vault(safe, custodian),
             counting.run(),
+            handouts.run(),
             open_at_head(),
         )
         await tree.close()
@@ -214,6 +225,7 @@ class Node:
             gates.close(tenant, "expired")
         await crew.stop()
         await counting.flush()
+        await handouts.flush()
         server.close()
         admin.close()
         prober.close()

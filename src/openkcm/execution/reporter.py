@@ -48,6 +48,7 @@ class Reporter:
         self._told: dict[str, Residence] = {}  # each residence as it was when a HealthCheck last told of it
         self._turn = 0
         self.workers: Callable[[], int] = lambda: 0
+        self.before_ack: Callable[[str], Awaitable[None]] | None = None  # hand-outs so far: an ack says that it is over
         self.memory: tuple[str, bool] = ("mlock", False)
 
     async def acknowledge(self, tenant: str, lane: Lane, state: State) -> None:
@@ -57,6 +58,8 @@ class Reporter:
         waiting = sorted(marks.keys() | {state.epoch})
         while waiting:
             try:
+                if lane == "critical" and self.before_ack is not None:
+                    await self.before_ack(tenant)
                 ack = self.sync_ack(tenant, lane, state, waiting[0])
                 await self._send(self._voice.report(tenant, ack, epoch=state.epoch))
             except BusError as away:
@@ -112,10 +115,6 @@ class Reporter:
     async def root_state(self, tenant: str, observed: reports.RootStateObserved) -> None:
         """Report what the customer's root answers."""
         await self._send(self._voice.report(tenant, observed, epoch=self._state.epoch))
-
-    async def handed_out(self, tenant: str, what: reports.HandedOut) -> None:
-        """Report that a key left the node by KMIP Get."""
-        await self._send(self._voice.report(tenant, what, epoch=self._state.epoch))
 
     async def health(self) -> None:
         """Every 2 s (more often while unheard), for ever: a nonce and what an operator needs to know."""

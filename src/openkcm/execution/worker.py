@@ -28,6 +28,7 @@ from openkcm.execution import cage, control, secretmem
 from openkcm.execution.arena import Board, Scratch, WorkerArena
 from openkcm.execution.bench import Bench
 from openkcm.execution.board import BOARD_PULSE
+from openkcm.execution.handoutlog import HandOutLog
 from openkcm.execution.link import Link
 from openkcm.execution.objects import Objects
 from openkcm.execution.session import READ_BYTES, Session
@@ -65,6 +66,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     board_fd: int
     board_workers: int
     control_fd: int
+    handed_fd: int
     parent_pid: int
     database: str
     listener: Listener
@@ -85,6 +87,8 @@ class Worker:
         self._scratch = Scratch.attach(given.scratch_fd, given.scratch_mode)
         self._board = Board(given.board_workers, fd=given.board_fd)
         self._board_start = self._board.start(given.index)
+        self._handed = HandOutLog(given.handed_fd)
+        os.close(given.handed_fd)
         self._path = given.database
         self._database = open_reader(Path(given.database))
         self._control = socket.socket(fileno=given.control_fd)
@@ -107,7 +111,9 @@ class Worker:
         self.loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         link = Link(self._control, self._news)
         objects = Objects(self._database, self._arena)
-        self.bench = Bench(self._arena, self._board.words, self._board_start, self._scratch.view, objects, link)
+        self.bench = Bench(
+            self._arena, self._board.words, self._board_start, self._scratch.view, objects, link, self._handed
+        )
         self.bench.rng_seed_bytes = self.limits.rng_seed_bytes
         files = [Path(f"{self._path}{end}") for end in ("", "-wal", "-shm")]
         caged = cage.enter(files, self._listener.port)  # from here on nothing new can be reached

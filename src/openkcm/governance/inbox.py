@@ -16,13 +16,17 @@ __all__ = ["Heard", "UnknownNode", "hear", "rows_of"]
 
 #: Reports that are only counted, and what each count is about.
 NOTES: Final[dict[type[reports.Report], Callable[[reports.Report], str]]] = {
-    reports.HandedOut: lambda r: f"{r.registration}/{r.workload}",  # type: ignore[attr-defined]  # each its own report
     reports.WorkloadDenied: lambda r: f"{r.workload}/{r.reason}",  # type: ignore[attr-defined]
     reports.KeyUsage: lambda r: f"{r.registration}/{r.workload}/{r.object_id}",  # type: ignore[attr-defined]
 }
 
 #: Reports that have a table of their own.
 KEPT: Final = frozenset({"SyncAck", "RootStateObserved", "RotationComplete", "CheckpointCosigned"})
+
+
+FORMS: Final = {None: "unknown", False: "plain", True: "wrapped"}
+Value = str | int | bytes | None
+Row = tuple[str, Mapping[str, Value]]
 
 
 class UnknownNode(Exception):
@@ -64,9 +68,9 @@ def hear(message: Stored, keys: Mapping[str, tuple[str, str, bytes]]) -> Heard:
     return Heard(node, region, tenant, report, e, message.body)
 
 
-def rows_of(heard: Heard) -> list[tuple[str, Mapping[str, str | int | bytes | None]]]:
+def rows_of(heard: Heard) -> list[Row]:
     """Return what the report changes in the read model."""
-    parameters: dict[str, str | int | bytes | None] = {
+    parameters: dict[str, Value] = {
         "node": heard.node,
         "region": heard.region,
         "tenant": heard.tenant,
@@ -75,8 +79,29 @@ def rows_of(heard: Heard) -> list[tuple[str, Mapping[str, str | int | bytes | No
         "body": heard.body,
         "tag": heard.envelope.tag,
     }
+    if isinstance(heard.report, reports.HandedOut):
+        return _handed_out(heard.report, parameters)
     about = NOTES.get(type(heard.report))
     if about is not None:
         return [("note", {**parameters, "about": about(heard.report)})]
     name = type(heard.report).__name__
     return [(name, parameters)] if name in KEPT else []
+
+
+def _handed_out(report: reports.HandedOut, parameters: Mapping[str, Value]) -> list[Row]:
+    """Return a row a workload and form, then the one that says that the report is counted."""
+    counted = {**parameters, "kind": "HandedOut", "series": report.series, "number": report.number}
+    sums: dict[tuple[str, str, str], list[reports.Handed]] = {}
+    for one in report.handed:
+        sums.setdefault((one.registration, one.workload, FORMS[one.wrapped]), []).append(one)
+    at_ms = int(parameters["at_ms"])  # type: ignore[arg-type]
+    rows: list[Row] = [
+        ("handed_out", {
+            **counted, "registration": registration, "workload": workload, "form": form,
+            "times": sum(one.times for one in of),
+            "first_ms": min(at_ms if one.first_ms is None else one.first_ms for one in of),
+            "last_ms": max(at_ms if one.last_ms is None else one.last_ms for one in of),
+        })
+        for (registration, workload, form), of in sums.items()
+    ]  # fmt: skip
+    return [*rows, ("counted_series", counted)]

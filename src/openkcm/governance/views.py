@@ -169,7 +169,7 @@ class Views:
     def blast_radius(self, tenant: str, region: str) -> dict[str, Any]:
         """Return what a revocation would cut, and what it cannot: keys that were handed out."""
         both = (tenant, region)
-        handed = "SELECT coalesce(sum(times), 0) FROM node_note WHERE tenant = ? AND region = ? AND tag = 'HandedOut.1'"
+        handed = "SELECT coalesce(sum(times), 0) FROM handed_out WHERE tenant = ? AND region = ?"
         return {
             "region": region,
             "state": (self.state(*both) or {}).get("state"),

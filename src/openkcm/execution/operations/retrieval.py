@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from openkcm.execution import control
+from openkcm.execution import control, handoutlog
 from openkcm.execution.arena import STATE_MASK, Gate
 from openkcm.execution.objects import Entry
 from openkcm.execution.operations import material, wrapping
@@ -42,7 +42,7 @@ def get(call: Call, asked: GetRequest) -> Handing:
     entry = call.object(asked.unique_identifier)
     shown = _hand_out(call, entry, asked)
     yield from _no_longer_fresh(call, entry)
-    _report(call, entry)
+    _report(call, entry, wrapped=asked.key_wrapping_specification is not None)
     return GetResponse(object_type=ObjectType(entry.record.object_type), unique_identifier=entry.uid, **shown)
 
 
@@ -54,18 +54,31 @@ def export(call: Call, asked: ExportRequest) -> Handing:
     shown = _hand_out(call, entry, asked)
     attributes = attributes_at(entry, call.now_s)
     yield from _no_longer_fresh(call, entry)
-    _report(call, entry)
+    _report(call, entry, wrapped=asked.key_wrapping_specification is not None)
     return ExportResponse(
         object_type=ObjectType(entry.record.object_type), unique_identifier=entry.uid, attribute=attributes, **shown
     )
 
 
-def _report(call: Call, entry: Entry) -> None:
+def _report(call: Call, entry: Entry, *, wrapped: bool) -> None:
+    """Record the hand-out before it happens: nothing leaves that is not recorded.
+
+    Raises:
+        OperationFailed: It cannot be.
+    """
     call.placeholder = entry.uid
-    if entry.record.object_type not in PUBLIC:
-        who = call.caller
-        call.bench.link.tell(control.HandedOut(who.tenant, who.registration, who.workload, entry.uid))
-        call.bench.count("handed_out")
+    if entry.record.object_type in PUBLIC:
+        return
+    bench, who = call.bench, call.caller
+    at_ms = int(bench.wall_s() * 1000)
+    one = handoutlog.Entry(who.tenant, who.registration, who.workload, entry.uid, wrapped, at_ms)
+    try:
+        half_full = bench.handed.write(one)
+    except handoutlog.LogFull:
+        raise OperationFailed(ResultReason.GENERAL_FAILURE, "hand-outs cannot be recorded now; ask again") from None
+    if half_full:
+        bench.link.tell(control.HandOutsWait())
+    bench.count("handed_out")
 
 
 def _no_longer_fresh(call: Call, entry: Entry) -> Handing:

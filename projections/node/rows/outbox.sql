@@ -1,0 +1,1 @@
+INSERT INTO outbox (id, place, tenant, body) VALUES (:id, :place, :tenant, :body);

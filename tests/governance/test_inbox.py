@@ -1,0 +1,71 @@
+"""Reports that count something are counted once, however often they come; one that is missing shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from openkcm.bus.connection import Stored
+from openkcm.contract import reports, resources
+from openkcm.contract.envelope import encode
+from openkcm.contract.seal import Signer
+from openkcm.execution.voice import Voice
+from openkcm.governance import inbox
+from openkcm.projector import open_writer
+
+OWN = Signer(bytes(32))
+KEYS = {OWN.key_id: ("eu-frankfurt-1", "eu-frankfurt", OWN.public_key)}
+SERIES = "0a0b0c0d-0e0f-4a0b-8c0d-0e0f0a0b0c0d"
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = open_writer(tmp_path / "cmk.sqlite", resources.ROOT / "projections" / "cmk")
+    yield writer
+    writer.close()
+
+
+def handed(number, *of, series=SERIES):
+    one = tuple(
+        reports.Handed(registration="reg-1", workload=workload, object_id=f"key-{i}", wrapped=wrapped, times=times,
+                       first_ms=first, last_ms=last)
+        for i, (workload, wrapped, times, first, last) in enumerate(of)
+    )  # fmt: skip
+    return reports.HandedOut(tenant="acme", series=series, number=number, handed=one)
+
+
+class Inbox:
+    """A node's voice into the read model's tables."""
+
+    def __init__(self, writer):
+        self.writer, self.voice = writer, Voice("eu-frankfurt-1", "eu-frankfurt", OWN)
+
+    def hear(self, report, *, times=1):
+        e = self.voice.report("acme", report, epoch=1)
+        for sequence in range(times):
+            self.writer.apply(inbox.rows_of(inbox.hear(Stored(sequence, e.subject, encode(e), e.id), KEYS)))
+
+    def sums(self):
+        return self.writer.rows("SELECT workload, form, times, first_ms, last_ms FROM handed_out ORDER BY 1, 2")
+
+    def missing(self):
+        return sum(n for (n,) in self.writer.rows("SELECT missing FROM counted_series"))
+
+
+def test_a_replayed_report_adds_nothing(writer):
+    mouth = Inbox(writer)
+    first = handed(1, ("app", False, 3, 10, 20), ("app", False, 4, 5, 15), ("app", True, 1, 30, 30))
+    second = handed(2, ("app", False, 2, 40, 50), ("other", False, 1, 41, 41))
+    for report in (first, second, first, second, first):
+        mouth.hear(report, times=2)
+    assert mouth.sums() == [("app", "plain", 9, 5, 50), ("app", "wrapped", 1, 30, 30), ("other", "plain", 1, 41, 41)]
+    assert mouth.missing() == 0
+
+
+def test_a_missing_report_shows_and_a_new_series_counts_from_its_beginning(writer):
+    mouth = Inbox(writer)
+    mouth.hear(handed(1, ("app", False, 1, 1, 1)))
+    mouth.hear(handed(4, ("app", False, 1, 1, 1)))
+    assert mouth.missing() == 2
+    mouth.hear(handed(1, ("app", False, 5, 1, 1), series="another"))  # the node lost its disk
+    assert mouth.sums() == [("app", "plain", 7, 1, 1)]
+    assert mouth.missing() == 2
