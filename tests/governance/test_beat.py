@@ -17,7 +17,7 @@ class Ledger:
 
     last = 0
 
-    async def leader_last(self, _filters):
+    async def leader_last(self, _filters, *, since_s):
         return Stored(self.last, "s", b"", "i") if self.last else None
 
 

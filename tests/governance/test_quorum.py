@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster import OTHERS, ClusteredOrbital, running_cluster
+from cluster import HUBS, OTHERS, ClusteredOrbital, running_cluster
 from governance_ledger import TRUST
 from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
 from openkcm.audit.examine import examine
+from openkcm.bus.connection import connect
+from openkcm.bus.errors import Unavailable
+from openkcm.bus.ledger import Ledger, last_at_leader
 from openkcm.bus.spool import Spool
+from openkcm.cli import orbital as servers
 from orbital_fixture import EU, US
 
 
@@ -59,6 +66,33 @@ async def revoked_in_the_ledger(stack: Stack, tenant: str) -> None:
 
     await stack.until(arrived, 30)
     await stack.until(forgotten, 30)
+
+
+async def test_a_leader_whom_nobody_follows_any_more_names_no_head_though_it_goes_on_answering(
+    cluster: ClusteredOrbital,
+) -> None:
+    leader, clock, all_ = await cluster.led(), asyncio.get_running_loop().time, ["kcm.decree.>"]
+    connection = await connect(servers.access(cluster.state_dir, "cmk", cluster.ports[leader]), name="cmk")
+    ledger, others = Ledger(connection), [cluster.servers[name].process for name in HUBS if name != leader]
+    await ledger.leader_last(all_, since_s=clock())
+    for follower in others:
+        follower.send_signal(signal.SIGSTOP)
+    try:
+        await last_at_leader(connection, "LEDGER", "kcm.decree.>")  # it does not know it yet, and may be behind
+        with pytest.raises(Unavailable):
+            await ledger.leader_last(all_, since_s=clock())
+    finally:
+        for follower in others:
+            follower.send_signal(signal.SIGCONT)
+    deadline = clock() + 30
+    while clock() < deadline:
+        with contextlib.suppress(Unavailable):
+            await ledger.leader_last(all_, since_s=clock())
+            break
+        await asyncio.sleep(0.2)
+    else:
+        raise AssertionError("nobody leads the ledger any more")
+    await connection.close()
 
 
 async def test_without_a_quorum_writers_get_503_and_a_revocation_waits_over_a_restart_of_the_cmk(

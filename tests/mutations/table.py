@@ -78,7 +78,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("the head named is ours", E + "desired", 'if state.recent_heads.get(sequence, b"").hex() != head:', "if False:", DESIRED + "test_a_beat_of_another_history_renews_nothing_when_its_head_comes_later"),
     M("the head is applied", E + "desired", "if state.waiting_beat is None or state.waiting_beat[0] > state.cursor_critical:", "if state.waiting_beat is None:", DESIRED + "test_a_beat_whose_head_is_not_applied_yet_waits_for_it"),
     M("own nonces only", E + "desired", "sent = max((state.nonces[n] for n in beat.nonces if n in state.nonces), default=None)", "sent = max((state.nonces.get(n, 10**15) for n in beat.nonces), default=None)", DESIRED + "test_a_beat_that_echoes_a_foreign_nonce_renews_nothing"),
-    M("head read after the nonce", G + "beat", "last = await self._ledger.leader_last(filters_of(region))  # (2)", "last = None", "sim::4"),
+    M("head read after the nonce", G + "beat", "last = await self._ledger.leader_last(filters_of(region), since_s=since_s)  # (2)", "last = None", "sim::4"),
     M("no older head than known", G + "beat", "if known > (0 if last is None else last.sequence):  # (5)", "if False:", "test:tests/governance/test_beat.py::test_a_leader_that_names_an_older_head_than_was_read_or_written_gets_no_beat"),
     M("T counts the lease", G + "pending", "return lease_s * (1 + DRIFT_RATIO) + DRIFT_S", "return DRIFT_S", "sim:partitions:20"),
     M("T counts the lease not yet replaced", G + "pending", "longest = max([longest, *still, *in_force, ack.lease_s if ack else 0])", "longest = max([longest, ordered[-1][2] if ordered else 0])", PENDING + "test_the_longest_lease_is_the_longest_not_yet_replaced_in_every_node"),

@@ -133,7 +133,7 @@ class Ledger:
         await self._there()
         return [m for m in self.hub.ledger if m.subject == subject and m.sequence > after][:limit]
 
-    async def leader_last(self, filters: Sequence[str]) -> Stored | None:
+    async def leader_last(self, filters: Sequence[str], *, since_s: float) -> Stored | None:
         await self._there()
         found = [m for m in self.hub.ledger if any(matches(m.subject, f) for f in filters)]
         if self.hub.lying and found and self.hub.rng.random() < 0.3:

@@ -18,6 +18,8 @@ __all__ = ["Appended", "Ledger", "Stored", "StreamState"]
 
 GET: Final = "$JS.API.DIRECT.GET.LEDGER"
 NO_MESSAGE: Final = 10037
+FOLLOWED_S: Final = 3.0  # followers answer every second, however idle the ledger is
+FOLLOWED_LOOK_S: Final = 0.1
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -27,6 +29,20 @@ class StreamState(msgspec.Struct, frozen=True):
     last: int
     messages: int
     deleted: int
+
+
+class _Peer(msgspec.Struct, frozen=True):
+    """A follower, and how many nanoseconds ago the leader last heard from it."""
+
+    active: int = 1 << 62
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    """Who leads the stream, since when, and who follows; no followers where there is one server only."""
+
+    leader: str = ""
+    leader_since: str = ""
+    replicas: tuple[_Peer, ...] = ()
 
 
 class Ledger:
@@ -115,14 +131,50 @@ class Ledger:
         async for stored in feed.follow(self._connection, source, after=after, filters=filters):
             yield stored
 
-    async def leader_last(self, filters: Sequence[str]) -> Stored | None:
+    async def leader_last(self, filters: Sequence[str], *, since_s: float) -> Stored | None:
         """Return the newest message over the filters, read from the stream's leader and never from a replica.
 
+        A leader that was cut off answers until it notices, some ten seconds long, while the others have elected another
+        one. So, in a cluster:
+        (1) a majority has followed this leader after `since_s`: nothing that was acknowledged by then is missing here;
+        (2) the heads are read;
+        (3) it leads still, and did all the time.
+
+        Args:
+            since_s: The running loop's time from which on the answer must hold.
+
         Raises:
-            Unavailable, Refused: As they say.
+            Unavailable: No answer, or no leader that a majority follows, within `FOLLOWED_S`.
+            Refused: Not permitted.
         """
-        found = await asyncio.gather(*(last_at_leader(self._connection, "LEDGER", f) for f in filters))
+        before = await self._followed(since_s)  # (1)
+        found = await asyncio.gather(*(last_at_leader(self._connection, "LEDGER", f) for f in filters))  # (2)
+        if before is not None:  # (3)
+            after = await self._cluster()
+            if (after.leader, after.leader_since) != (before.leader, before.leader_since):
+                raise Unavailable("the ledger's leader changed while its head was read")
         return max((stored for stored in found if stored is not None), key=lambda stored: stored.sequence, default=None)
+
+    async def _followed(self, since_s: float) -> _Cluster | None:
+        """Return the cluster once a majority has followed its leader after `since_s`, or None where there is none."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + FOLLOWED_S
+        while True:
+            passed_ns = (clock() - since_s) * 1e9  # measured before we ask: what is said then is later
+            cluster = await self._cluster()
+            if not cluster.replicas:
+                return None
+            if sum(peer.active < passed_ns for peer in cluster.replicas) >= (len(cluster.replicas) + 1) // 2:
+                return cluster
+            if clock() > until:
+                raise Unavailable("no majority follows the ledger's leader")
+            await asyncio.sleep(FOLLOWED_LOOK_S)
+
+    async def _cluster(self) -> _Cluster:
+        told = await api(self._connection, "$JS.API.STREAM.INFO.LEDGER")
+        if "error" in told:
+            raise Unavailable(f"LEDGER: {told['error'].get('description')}")
+        return msgspec.convert(told.get("cluster") or {}, _Cluster)
 
     async def info(self) -> StreamState:
         """Return the ledger's extent, from its leader.

@@ -4,7 +4,8 @@
 2. only then head and enrolment are read, the head from the stream's leader: never from the projection;
 3. the rolling hash over the region's critical decrees has reached that head;
 4. one beat in flight per region; nonces that come meanwhile go into the next;
-5. a leader that names an older head than we have read or written (cut off from its followers, or lying) gets no beat.
+5. a leader that names an older head than we have read or written (it lies, or lost its disk) gets no beat, and
+   neither does one that no majority has followed since the nonces came: it may be cut off and not know it.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ class Beats:
                 log.info("no beat for %s: %s", region, away or "the chain has not come so far")
 
     async def _answer(self, region: str, nonces: tuple[str, ...]) -> None:
-        last = await self._ledger.leader_last(filters_of(region))  # (2)
+        since_s = asyncio.get_running_loop().time()
+        last = await self._ledger.leader_last(filters_of(region), since_s=since_s)  # (2)
         known = max(self.chains[region].sequence, self._recorded.get(region, 0))
         if known > (0 if last is None else last.sequence):  # (5)
             raise BusError(f"the ledger's leader names an older head than {known}, which we know")
