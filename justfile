@@ -91,7 +91,11 @@ replay *args: prepare
 soak-kmip *args: prepare
     {{bin}}/python scripts/bench/soak_kmip.py {{args}}
 
-# Random rounds on a real stack under load: something dies or stands still while the kill switch is pulled
+# Random rounds on a real stack under load: kill -9, SIGSTOP, cut links, bad disks around the kill switch (root: all of it)
 soak-faults rounds="200" seed="1": prepare
-    OPENKCM_FAULT_ROUNDS={{rounds}} OPENKCM_FAULT_SEED={{seed}} OPENKCM_HISTORY=history.ndjson {{bin}}/python -m pytest -q tests/scenarios/test_fault_rounds.py
-    {{bin}}/python tests/history_checker.py --no-leases history.ndjson
+    OPENKCM_FAULT_ROUNDS={{rounds}} OPENKCM_FAULT_SEED={{seed}} OPENKCM_HISTORY=history.ndjson {{bin}}/python -m pytest -q -s tests/scenarios/test_fault_rounds.py
+    {{bin}}/python tests/history_checker.py history.ndjson
+
+# The hub is down for ten minutes while KMIP load runs and L1 rotates; then every copy is compared, event for event
+soak-hub-down minutes="10": prepare
+    cd tests && ../{{bin}}/python -m faults.hub_down {{minutes}}

@@ -6,6 +6,7 @@
 - S9: once the portal says Revoked, or `certain_by` is past, no node of the region serves, unless the ledger itself lost
   the revocation and an operator accepted that loss. What a node acknowledged holds even then (S1).
 - S12: what lifts is a restore that two different people of the tenant signed; anything else lifts nothing.
+- Lost: what the API answered for is in the ledger, once the history is `complete`, unless that loss was accepted.
 - Key: what is served was made with a key, never with the zeros of a wiped one; what is closed keeps none.
 """
 
@@ -47,12 +48,8 @@ def covers(ack: Line, decree: Line) -> bool:
     return decree["counter"] <= ack["floor"] or decree["counter"] in ack["above"]
 
 
-def check(lines: Iterable[Line], *, leases: bool = True) -> list[str]:
-    """Return what was broken, a sentence each; an empty list when nothing was.
-
-    Args:
-        leases: Judge S6, too; a history of real servers may lack the nonces and beats that this takes.
-    """
+def check(lines: Iterable[Line]) -> list[str]:
+    """Return what was broken, a sentence each; an empty list when nothing was."""
     lines = sorted(lines, key=lambda line: line["t"])
     residences: dict[tuple[str, str], Residence] = defaultdict(Residence)
     removals: list[Line] = []
@@ -90,11 +87,15 @@ def check(lines: Iterable[Line], *, leases: bool = True) -> list[str]:
         elif kind == "op" and line["result"] == "served":
             served.append(line)
     broken = [f"Key: {x['node']} keeps a key of {x['tenant']} at {x['t']}" for x in lines if x["kind"] == "residue"]
+    if any(line["kind"] == "complete" for line in lines):
+        there = {line["event"] for line in lines if line["kind"] == "decree"} | lost.keys()
+        answered = {line["event"] for line in lines if line["kind"] == "answer"}
+        broken += [f"Lost: the answered {event} is nowhere in the ledger" for event in sorted(answered - there)]
     for home in residences.values():
         home.lost = lost
     for op in served:
         broken += _judge(op, residences[op["tenant"], op["region"]], removals, echoed[op["node"]])
-    return broken if leases else [sentence for sentence in broken if not sentence.startswith("S6")]
+    return broken
 
 
 def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[float, float]]) -> list[str]:
@@ -159,10 +160,9 @@ def _longest_lease(home: Residence, acks: list[Line], sent: float, at: float) ->
 def main() -> None:
     """Check histories given as files; the exit status says whether all are clean."""
     bad = 0
-    leases = "--no-leases" not in sys.argv
-    for path in (argument for argument in sys.argv[1:] if argument != "--no-leases"):
+    for path in sys.argv[1:]:
         with Path(path).open(encoding="utf-8") as opened:
-            broken = check((json.loads(line) for line in opened), leases=leases)
+            broken = check(json.loads(line) for line in opened)
         print(f"{path}: {'clean' if not broken else f'{len(broken)} broken'}")
         for sentence in broken[:20]:
             print(f"  {sentence}")

@@ -48,9 +48,10 @@ class Stack:
 
     def __init__(self, state: Path, *options: str) -> None:
         self.state, self.base, self.options = state, free_base(), options
+        self.python = sys.executable
 
     def openkcm(self, *arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "openkcm.cli.main", *arguments]
+        command = [self.python, "-m", "openkcm.cli.main", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def up(self) -> None:

@@ -1,0 +1,138 @@
+"""The faults that are played on a running stack, as one table. Each is begun, and ended by whoever began it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from faults.apart import Apart
+from faults.disk import Disk
+from openkcm.cli import endpoints
+from running_stack import Stack, until
+
+FLAP_S = 0.25
+BACK_S = 30.0
+
+
+class Ground(NamedTuple):
+    """What faults are played on. `link` and `disk` are None where the machine does not permit them."""
+
+    stack: Stack
+    region: str
+    rng: random.Random
+    link: Apart | None
+    disk: Disk | None
+
+
+End = Callable[[], None]
+
+
+def _pids(e: endpoints.Endpoints, region: str, rng: random.Random | None = None) -> dict[str, int]:
+    node = next(n for n in e.nodes if n.name == f"{region}-1")
+    worker = (rng.choice(node.worker_pids) if rng else node.worker_pids[0]) if node.worker_pids else 0
+    return {"custodian": node.custodian_pid, "worker": worker, "leaf": e.nats[region].pid, "hub": e.nats["hub"].pid,
+            "cmk": e.cmk.pid}  # fmt: skip
+
+
+def _kill(who: str) -> Callable[[Ground], End]:
+    def begin(g: Ground) -> End:
+        pid = _pids(g.stack.endpoints, g.region, g.rng)[who]
+        g.stack.kill(pid)
+        return lambda: until(lambda: _back(g, who, pid), BACK_S, f"{who} is back") and None
+
+    return begin
+
+
+def _back(g: Ground, who: str, pid: int) -> bool:
+    e = g.stack.endpoints
+    if who == "worker":
+        return pid not in next(n for n in e.nodes if n.name == f"{g.region}-1").worker_pids
+    return _pids(e, g.region)[who] not in (pid, 0)
+
+
+def _stop(who: str) -> Callable[[Ground], End]:
+    def begin(g: Ground) -> End:
+        pid = _pids(g.stack.endpoints, g.region, g.rng)[who]
+        g.stack.kill(pid, signal.SIGSTOP)
+
+        def go_on() -> None:
+            try:
+                g.stack.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:  # whoever stood still too long was replaced
+                return
+
+        return go_on
+
+    return begin
+
+
+def _link(how: str) -> Callable[[Ground], End]:
+    def begin(g: Ground) -> End:
+        assert g.link is not None
+        g.link.cut(how)
+        return g.link.heal
+
+    return begin
+
+
+def _flapping(g: Ground) -> End:
+    assert g.link is not None
+    link, ended = g.link, threading.Event()
+
+    def flap() -> None:
+        while not ended.wait(FLAP_S):
+            link.cut("cut")
+            ended.wait(FLAP_S)
+            link.heal()
+
+    flapping = threading.Thread(target=flap, daemon=True)
+    flapping.start()
+
+    def end() -> None:
+        ended.set()
+        flapping.join(10)
+        link.heal()
+
+    return end
+
+
+def _far(g: Ground) -> End:
+    assert g.link is not None
+    g.link.delay(on=True)
+    g.link.cut("lossy")
+    return g.link.heal
+
+
+def _full(g: Ground) -> End:
+    assert g.disk is not None
+    g.disk.fill()
+    return g.disk.heal
+
+
+def _slow(g: Ground) -> End:
+    assert g.disk is not None
+    g.disk.slow()
+    return g.disk.heal
+
+
+WHO = ("custodian", "worker", "leaf", "hub", "cmk")
+PROCESSES: dict[str, Callable[[Ground], End]] = {
+    **{f"kill -9 {who}": _kill(who) for who in WHO},
+    **{f"SIGSTOP {who}": _stop(who) for who in WHO},
+}
+LINK: dict[str, Callable[[Ground], End]] = {
+    "region cut off": _link("cut"),
+    "region hears nothing": _link("cut towards the region"),
+    "region is not heard": _link("cut towards the hub"),
+    "link flaps": _flapping,
+    "200 ms and loss": _far,
+}
+DISK: dict[str, Callable[[Ground], End]] = {"node's disk full": _full, "node's disk slow": _slow}
+
+
+def table(g: Ground) -> dict[str, Callable[[Ground], End]]:
+    """The faults that this ground permits."""
+    return PROCESSES | (LINK if g.link else {}) | (DISK if g.disk else {})
