@@ -362,3 +362,42 @@ def test_no_repr_of_a_request_shows_its_payload():
     request = decode_request(encode_request(ENCRYPT))
     assert "plaintext" not in repr(request)
     assert write_contents(ENCRYPT, 4)[:8].hex() not in repr(request.items[0])
+
+
+def _read(raw: bytes) -> object:
+    """What a message comes to, or how it is refused."""
+    try:
+        request = decode_request(raw)
+        return request.header, [(one.operation, one.payload, one.fault) for one in request.items]
+    except KmipError as bad:
+        return type(bad), str(bad)
+
+
+def test_a_message_whose_surroundings_are_remembered_is_read_as_if_they_were_not():
+    raw = encode_request(ENCRYPT)
+    near = [raw + bytes(8), raw[:-8]]
+    for at in range(len(raw)):
+        near += [raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :] for bit in (0, 3, 7)]
+    for one in near:
+        kmip_requests._FRAMES.clear()
+        fresh = _read(one)
+        assert _read(raw) == _read(raw)
+        assert _read(one) == _read(one) == fresh
+
+
+def test_only_so_many_surroundings_are_remembered():
+    kmip_requests._FRAMES.clear()
+    for size in range(8, 8 * 600, 8):
+        decode_request(encode_request(EncryptRequest(data=bytes(size))))
+    assert 0 < len(kmip_requests._FRAMES) <= kmip_requests.MAX_MEMO_ENTRIES
+
+
+@pytest.mark.parametrize("plain", [None, b"", b"1234567", b"12345678", bytes(1000)])
+@pytest.mark.parametrize("tag", [None, bytes(16), bytes(13)])
+def test_what_stands_around_strings_depends_on_all_their_lengths(plain, tag):
+    answer = EncryptResponse(unique_identifier="k", data=plain, authenticated_encryption_tag=tag)
+    for _ in range(2):
+        raw = encode_response(
+            [encode_item(0x1F, None, ResultStatus.SUCCESS, None, None, answer, KMIP_1_4)], KMIP_1_4, 0
+        )
+        assert decode_response(raw).items[0].payload == answer

@@ -70,16 +70,37 @@ def unexpected(structure: type[Structure], minor: int, header: int) -> NoReturn:
     raise FieldNotValid(f"{structure.__name__} has no field {header >> 8:06X} in KMIP 1.{minor}")
 
 
+_put_head = struct.Struct(">II").pack
+_PAD: Final = tuple(bytes(-size % 8) for size in range(8))
+_STRINGS: Final = frozenset({ItemType.TEXT_STRING, ItemType.BYTE_STRING})
+
+
+Shapes = dict[tuple[int, ...], tuple[bytes, ...]]
+
+
+def _shape(shapes: Shapes, heads: tuple[int, ...], *lengths: int) -> tuple[bytes, ...]:
+    """Return what stands before, between and after strings of these lengths (-1: left out), and remember it."""
+    found, padding = [], b""
+    for header, n in zip(heads, lengths, strict=True):
+        found.append(padding + (b"" if n < 0 else _put_head(header, n)))
+        padding = b"" if n < 0 else _PAD[n & 7]
+    if len(shapes) >= MAX_MEMO_ENTRIES:
+        shapes.clear()
+    shapes[lengths] = (*found, padding)
+    return shapes[lengths]
+
+
 _RUNTIME: Final[dict[str, object]] = {
     "head": struct.Struct(">II").unpack_from,
     "s32": struct.Struct(">i").unpack_from,
     "u32": struct.Struct(">I").unpack_from,
     "s64": struct.Struct(">q").unpack_from,
-    "put_head": struct.Struct(">II").pack,
+    "put_head": _put_head,
     "put_s32": struct.Struct(">IIiI").pack,
     "put_u32": struct.Struct(">IIII").pack,
     "put_s64": struct.Struct(">IIq").pack,
-    "PAD": tuple(bytes(-size % 8) for size in range(8)),
+    "PAD": _PAD,
+    "make_shape": _shape,
     "BOOLEANS": {bytes(8): False, bytes(7) + b"\1": True},
     "read_items": read_items,
     "read_leaf": read_leaf,
@@ -230,10 +251,29 @@ def _write_value(kind: Kind, header: int, names: dict[str, object], minor: int, 
     return _WRITE_VALUE[kind.wire].format(h=header)
 
 
+def _strings_source(fields: list[Field], names: dict[str, object]) -> str:
+    """Return the source of a writer whose fields are all strings: what stands around them is remembered by lengths."""
+    names["SHAPES"], names["HEADS"] = {}, tuple(field.tag << 8 | field.kinds[0].wire for field in fields)
+    body: list[str] = []
+    for at, field in enumerate(fields):
+        take = f"y{at} = y{at}.encode(); " if field.kinds[0].wire == ItemType.TEXT_STRING else ""
+        body += [f"y{at} = x.{field.name}"]
+        body += [f"if y{at} is None: y{at} = b''; n{at} = -1", "else: "] if field.optional else [""]
+        body[-1] += f"{take}n{at} = len(y{at})"
+    lengths = ", ".join(f"n{at}" for at in range(len(fields)))
+    strings = ", ".join(f"y{at}, s[{at + 1}]" for at in range(len(fields)))
+    body += [f"s = SHAPES.get(({lengths},))", f"if s is None: s = make_shape(SHAPES, HEADS, {lengths})"]
+    body += [f"return b''.join((s[0], {strings}))"]
+    return "\n".join(["def write(x):", *_indent(body, 1)])
+
+
 def writer_source(structure: type[Structure], minor: int, names: dict[str, object]) -> str:
     """Return the source of one structure's writer; fields newer than `minor` are left out."""
+    fields = _fields(structure, minor)
+    if fields and not any(f.repeated or f.attribute_name or not {k.wire for k in f.kinds} <= _STRINGS for f in fields):
+        return _strings_source(fields, names)
     body = ["p = []"]
-    for field in _fields(structure, minor):
+    for field in fields:
         needed = "" if field.optional or field.repeated else f"{structure.__name__}.{field.name}"
         writes = [_write_value(kind, field.tag << 8 | kind.wire, names, minor, needed) for kind in field.kinds]
         if len(writes) == 1:

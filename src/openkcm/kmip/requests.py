@@ -1,9 +1,10 @@
 """Requests as a server sees them: bytes -> items, then payloads one by one. Pure; no clock, no socket.
 
 A request is opened in two steps. `decode_request` reads the header and cuts the batch into items, each with its
-operation and the raw bytes of its payload; whatever is wrong there makes the whole message invalid. `decode_payload`
-then reads one item by its own operation, so that an unknown operation, an unknown field or a critical extension fails
-that item alone.
+operation and where its payload lies; whatever is wrong there makes the whole message invalid. `decode_payload` then
+reads one item by its own operation, so that an unknown operation, an unknown field or a critical extension fails that
+item alone. What stands around the payload of a message with one item is remembered by its bytes: the same bytes again,
+lengths included, are the same message around another payload of the same size.
 
 Source: KMIP 1.4 specification, sections 6 and 7.
 """
@@ -45,18 +46,25 @@ class RequestItem(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         operation: The wire's number, maybe of no `Operation`.
         unique_batch_item_id: To be repeated in the answer.
-        payload: The contents of the Request Payload, raw.
+        message, start, end: Where the contents of its Request Payload lie.
         fault: What fails this item whatever its payload; `decode_payload` raises it.
     """
 
     operation: int
     unique_batch_item_id: bytes | None
-    payload: bytes
+    message: bytes
+    start: int
+    end: int
     fault: KmipError | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The contents of the Request Payload, raw."""
+        return self.message[self.start : self.end]
 
     def __repr__(self) -> str:
         """Show the operation and sizes, never the payload."""
-        return f"<RequestItem operation {self.operation:#x}, {len(self.payload)} bytes>"
+        return f"<RequestItem operation {self.operation:#x}, {self.end - self.start} bytes>"
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -81,6 +89,7 @@ _BATCH_ID: Final = Tag.UNIQUE_BATCH_ITEM_ID << 8 | ItemType.BYTE_STRING
 _PAYLOAD: Final = Tag.REQUEST_PAYLOAD << 8 | ItemType.STRUCTURE
 _EXTENSION: Final = Tag.MESSAGE_EXTENSION << 8 | ItemType.STRUCTURE
 
+_one = struct.Struct(">I").unpack_from
 _two = struct.Struct(">II").unpack_from
 _four = struct.Struct(">IIII").unpack_from
 _six = struct.Struct(">IIIIII").unpack_from
@@ -94,6 +103,9 @@ _READERS: Final[dict[tuple[int, int], Reader]] = {
 }
 
 _HEADERS: Final[dict[bytes, RequestHeader]] = {}
+_BEFORE_PAYLOAD: Final = 48  # message and header, batch item and operation, payload: what is announced of them
+_FRAMES: Final[dict[bytes, tuple[int, RequestHeader, int]]] = {}
+"""Everything before the payload of a message with one item -> (length of the message, header, operation)."""
 
 
 def _malformed(what: str) -> NoReturn:
@@ -160,6 +172,12 @@ def decode_request(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Request:
         raise MessageTooLarge(f"a message of {size} bytes; the most is {limits.max_message_bytes}")
     if size < 16 or size & 7:
         _malformed(f"a message of {size} bytes")
+    head_length = _one(data, 12)[0]
+    if head_length <= MAX_MEMO_BYTES:
+        payload = _BEFORE_PAYLOAD + head_length
+        frame = _FRAMES.get(data[:payload])
+        if frame is not None and frame[0] == size:
+            return Request(frame[1], [RequestItem(frame[2], None, data, payload, size)])
     message, length, head, head_length = _four(data, 0)
     offset = 16 + head_length
     if message != REQUEST or length + 8 != size or head != _HEADER or offset > size or head_length & 7:
@@ -193,10 +211,14 @@ def decode_request(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Request:
         if head != _PAYLOAD or at > end or length & 7:
             _malformed("a batch item without a payload, or one longer than the item")
         fault = None if at == end else _read_extensions(data, at, end, header.protocol_version.protocol_version_minor)
-        items.append(RequestItem(operation, batch_id, data[start:at], fault))
+        items.append(RequestItem(operation, batch_id, data, start, at, fault))
         offset = end
     if len(items) != header.batch_count:
         _malformed("fewer batch items than the header counts")
+    if len(items) == 1 and batch_id is None and at == size and raw in _HEADERS:
+        if len(_FRAMES) >= MAX_MEMO_ENTRIES:
+            _FRAMES.clear()
+        _FRAMES[data[:start]] = (size, header, operation)
     return Request(header, items)
 
 
@@ -212,11 +234,10 @@ def decode_payload(item: RequestItem, version: ProtocolVersion) -> Any:
     """
     if item.fault is not None:
         raise item.fault
-    data = item.payload
     read = _READERS.get((item.operation, version.protocol_version_minor))
     if read is None:
         raise OperationNotSupported(f"operation 0x{item.operation:08X} in KMIP 1.{version.protocol_version_minor}")
     try:
-        return read(data, 0, len(data))
+        return read(item.message, item.start, item.end)
     except UnicodeDecodeError:
         raise MalformedMessage("a Text String that is not UTF-8") from None

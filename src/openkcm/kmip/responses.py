@@ -136,5 +136,7 @@ def encode_response(
             _LastHeader.raw, _LastHeader.key = raw, key
     else:
         raw = _LastHeader.raw
-    body = raw + items[0] if len(items) == 1 else b"".join((raw, *items))
+    if len(items) == 1:
+        return b"".join((_put_two(RESPONSE, len(raw) + len(items[0])), raw, items[0]))
+    body = b"".join((raw, *items))
     return _put_two(RESPONSE, len(body)) + body
