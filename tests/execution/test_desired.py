@@ -453,6 +453,21 @@ def test_a_head_that_is_not_ours_has_the_critical_lane_read_again_until_it_is(wo
     assert world.state.residences["acme"].critical == marks
 
 
+def test_beats_by_a_key_whose_announcement_was_kept_from_us_have_the_critical_lane_read_again(world):
+    new = seed("cmk-2")
+    announced = world.press.ledger(d.SigningKeyRotated(key=new.key_id, public_key=new.public_key))
+    at = world.press.sequence
+    world.arrive(revoke(world, signer=world.press.cmk), sequence=at + 2)  # the mirror kept the announcement back
+    beat(world, signer=new)
+    assert (world.state.beat, world.state.forked) == (None, True)
+    world.give(ReadAgain("critical"))
+    world.arrive(announced, "critical", sequence=at + 1)
+    assert new.key_id in world.state.keys
+    beat(world, signer=new)
+    assert world.state.beat is not None
+    assert not world.state.forked
+
+
 def test_the_rolling_hash_begins_anew_with_a_restored_ledger(world):
     e = revoke(world, epoch=2, counter=1)
     world.arrive(e, sequence=(2 << 40) + 5)

@@ -99,6 +99,9 @@ def _beat(state: State, b: BeatArrived) -> Outcome:
         return state, []
     try:
         e = env.decode(b.body)
+        if e.key not in book and e.key not in state.retired:  # was its announcement kept from us? read the lane again
+            state, alarms = dropped(state, "beat-of-unknown-key")
+            return replace(state, forked=True), alarms
         env.verify(e, b.subject, book)
         beat = reports.read_beat(e.data) if e.tag == reports.BEAT_TAG else None
     except ContractError:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,7 @@ _log: Final = logging.getLogger("openkcm.node")
 ALIVE_S: Final = 2.0
 ALIVE_EVERY_S: Final = 0.5
 FIRST_UNSEALS_S: Final = 5.0
+SWITCH_S: Final = 0.0005  # the disk's thread gives the loop its turn so soon; Python's own 5 ms were the kill switch's
 VAULT_CHECK_S: Final = float(os.environ.get("OPENKCM_VAULT_CHECK_S", "60"))
 
 
@@ -80,6 +82,7 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
     secretmem.harden_process()
     node, region, trust_root = configuration.load(config_path)
     logs.start(node.node)
+    sys.setswitchinterval(SWITCH_S)
     import uvloop
 
     uvloop.run(Node(node, region, trust_root, ready_path).run())

@@ -155,7 +155,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         beat: The newest honoured nonce: (boot_id, sent ns), or None: then nothing is served.
         waiting_beat: A beat whose head is not applied yet.
         fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
-        forked: A beat named a head at a sequence where we have another one.
+        forked: A beat named a head at a sequence where we have another one, or came under a key we were not told of.
         dropped: Messages that were not what they claimed, by reason.
     """
 

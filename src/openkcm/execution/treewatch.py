@@ -30,6 +30,7 @@ __all__ = ["STREAM", "TreeWatch", "turn"]
 _log: Final = logging.getLogger("openkcm.tree")
 STREAM: Final = "LEDGER"
 BATCH: Final = 256
+TURN: Final = 16  # leaves at one go
 WAIT_S: Final = 5.0
 RETRY_S: Final = 0.2
 #: How often the place in the mirror is written down; what came after it is read again at a restart.
@@ -94,9 +95,11 @@ class TreeWatch:
                 await self._reader.reset(self.tree.kept.sequence)
                 while True:
                     batch = await self._reader.fetch(BATCH, WAIT_S)
-                    for stored in batch:
+                    for count, stored in enumerate(batch, 1):
                         for outcome in self.tree.leaf(stored.sequence, stored.subject, stored.body):
                             self._obey(outcome)
+                        if count % TURN == 0:
+                            await asyncio.sleep(0)  # whatever lane0 brought meanwhile goes first
                     now = asyncio.get_running_loop().time()
                     if batch and now - kept_at >= KEEP_EVERY_S:
                         await self._write_down()
