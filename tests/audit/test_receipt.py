@@ -12,7 +12,7 @@ from openkcm.audit.page import page_of
 from openkcm.audit.receipt import BadReceipt
 from openkcm.audit.verify import AuditError
 
-HANDED = [{"system": "payments", "workload": "<app>", "times": 3, "wrapped": 1, "last_at": MADE}]
+HANDED = [{"system": "payments", "workload": "<app>", "times": 3, "wrapped": 1, "last_at": MADE, "policy": "allowed"}]
 
 
 def made(ledger, event, handed_out=None):

@@ -49,6 +49,7 @@ class CustodianDouble:
         self.words: dict[str, int] = {}
         self.people: dict[str, control.Identity] = {}
         self.states: dict[str, str] = {}
+        self.hand_outs: dict[tuple[str, str], str] = {}
         self.asked: list[control.Message] = []
         self.before_put = None  # async callable: happens between a worker's Put and the vault
         self.hide_keys = False
@@ -89,7 +90,8 @@ class CustodianDouble:
         self.words[enrolment] = self.arena.allocate_workload()
         self.arena.set_workload(self.words[enrolment], Gate.OPEN)
         found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert.read_text())).hexdigest()
-        given = {"hand_out": "allowed", "max_objects": 1000, **more}
+        self.hand_outs[tenant, registration] = more.pop("hand_out", "allowed")
+        given = {"max_objects": 1000, **more}
         self.people[found] = control.Identity(
             n=0, tenant=tenant, region=REGION, registration=registration, system=registration, workload=workload,
             enrolment=enrolment, workload_word=self.words[enrolment], **given,
@@ -133,7 +135,8 @@ class CustodianDouble:
         state = self.states.get(tenant, "active")
         of = {} if state in ("revoked", "locked") or self.hide_keys else self.slots.get((tenant, registration), {})
         slots = {v: (s, self.arena.generation(s)) for v, s in of.items()}
-        return control.Keys(n, tenant, registration, max(slots, default=0), slots, state)
+        policy = self.hand_outs.get((tenant, registration), "allowed")
+        return control.Keys(n, tenant, registration, max(slots, default=0), slots, state, policy)
 
     async def _answer(self, q):
         self.asked.append(q)

@@ -49,7 +49,8 @@ class InProcess:
         self.sequence = 0
         self.state = "active"
         self.rotate(1)
-        given = {"hand_out": "allowed", "max_objects": 9, **identity}
+        self.hand_out = identity.pop("hand_out", "allowed")
+        given = {"max_objects": 9, **identity}
         who = control.Identity(0, "acme", "eu", "pay", "pay", "p", "e", self.word, *given.values())
         self.caller = Caller(who, self.bench.system("acme", "pay"), worker)
 
@@ -77,7 +78,7 @@ class InProcess:
             case control.KeysOf():
                 slots = {} if self.state == "revoked" else self.versions
                 found = {v: (s, self.arena.generation(s)) for v, s in slots.items()}
-                then(control.Keys(1, "acme", "pay", max(found, default=0), found, self.state))
+                then(control.Keys(1, "acme", "pay", max(found, default=0), found, self.state, self.hand_out))
             case control.Put() as put:
                 self.puts.append(put)
                 if self.refuse:

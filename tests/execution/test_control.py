@@ -22,7 +22,7 @@ FROM_WORKER = [
     control.HandOutsWait(),
 ]
 FROM_CUSTODIAN = [
-    control.Identity(1, "acme", "eu", "pay", "pay", "p", "e", 3, "allowed", 10),
+    control.Identity(1, "acme", "eu", "pay", "pay", "p", "e", 3, 10),
     control.Denied(1, "who"),
     control.Keys(0, "acme", "pay", 2, {1: (4, 9), 2: (5, 1)}, "active"),
     control.Record(3, 8, RECORD),

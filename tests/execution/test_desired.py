@@ -174,6 +174,27 @@ def test_a_gap_in_the_routine_lane_freezes_configuration_and_says_so(world):
     assert "reg-acme-archive" in world.state.residences["acme"].systems
 
 
+def test_the_stricter_of_the_systems_and_the_residences_hand_out_policy_counts(world):
+    def policy(name):
+        return world.state.residences["acme"].hand_out_of(name)
+
+    own, other = "reg-acme-archive", "reg-acme-payments"
+    world.arrive(
+        world.press.residence("acme", d.SystemRegistered(system="archive", registration=own, hand_out="wrapped-only"))
+    )
+    assert (policy(own), policy(other)) == ("wrapped-only", "allowed")
+    effects = world.arrive(world.press.residence("acme", d.SystemConfigured(registration=own, hand_out="never")))
+    assert "provision" in world.kinds(effects)  # from where workers are told
+    assert (policy(own), policy(other)) == ("never", "allowed")
+    world.arrive(world.press.residence("acme", d.SystemConfigured(registration=own, hand_out="allowed")))
+    world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=60, hand_out="wrapped-only")))
+    assert (policy(own), policy(other)) == ("wrapped-only", "wrapped-only")  # the residence is the ceiling
+    world.arrive(world.press.residence("acme", d.SystemConfigured(registration=own)))
+    assert policy(own) == "wrapped-only"
+    world.arrive(world.press.residence("acme", d.SystemConfigured(registration="reg-nobodys", hand_out="never")))
+    assert world.state.residences["acme"].refusal == "UnknownSystem"
+
+
 def test_two_peoples_restore_that_names_the_revocation_lifts_it(world):
     e = revoke(world)
     world.arrive(e)

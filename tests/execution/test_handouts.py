@@ -10,6 +10,7 @@ import pytest
 
 from custody.residence_bench import onboard, settled
 from execution.in_process import InProcess
+from execution.kmip_client import Failed
 from node_bench import Governor, RunningNode, opening
 from openkcm.bus.errors import Unavailable
 from openkcm.contract import decrees as d
@@ -297,6 +298,12 @@ async def test_a_node_killed_right_after_gets_reports_them_when_it_is_back_and_b
             await governor.until(lambda: handed() == 20)
             client = await acme.client(node)
             for _ in range(7):
+                await client.call(GetRequest(unique_identifier=uid))
+            # another policy holds for connections that are there, once it is acknowledged
+            never = d.SystemConfigured(registration=acme.registration, hand_out="never")
+            await governor.append(press.residence("acme", never, counter=6))
+            await governor.until(lambda: governor.acked("acme", "routine", 6))
+            with pytest.raises(Failed, match="hand-out policy"):
                 await client.call(GetRequest(unique_identifier=uid))
             await governor.append(press.residence("acme", d.AccessRevoked(reason="ordered"), counter=1))
             await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))

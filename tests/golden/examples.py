@@ -88,7 +88,8 @@ DECREES: Final[tuple[d.Decree, ...]] = (
         approval="approval-0001",
         signatures=BOTH,
     ),
-    d.SystemRegistered(system="payments", registration="reg-00000001"),
+    d.SystemRegistered(system="payments", registration="reg-00000001", hand_out="wrapped-only"),
+    d.SystemConfigured(registration="reg-00000001", hand_out="never"),
     d.WorkloadEnrolled(
         workload="payments",
         system="payments",

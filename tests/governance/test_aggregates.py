@@ -123,6 +123,17 @@ def test_a_command_is_legal_in_its_states_only(command: str, state: str) -> None
             history.do(method, *arguments)
 
 
+def test_a_system_is_registered_with_its_hand_out_policy_and_may_have_another_later() -> None:
+    h = residence("Active")
+    (registered,) = h.do("register_system", "archive", "wrapped-only")
+    assert (registered.system, registered.hand_out) == ("archive", "wrapped-only")
+    for policy in ("never", None):
+        (configured,) = h.do("configure_system", registered.registration, policy)
+        assert configured == d.SystemConfigured(registration=registered.registration, hand_out=policy)
+    with pytest.raises(NotFound):
+        h.do("configure_system", "reg-nobodys", "never")
+
+
 def test_a_restore_names_the_highest_revocation_of_every_epoch_by_id() -> None:
     h = residence("Active")
     for epoch, counter, event in ((1, 1, "a"), (1, 2, "b"), (2, 1, "c")):

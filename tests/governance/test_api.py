@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, OctKey
 from governance_ledger import ANNA, BERT, ROGUE
 from governance_stack import CERTIFICATE, OPERATOR, Idp, Stack, b64, issuer, running_cmk, sign
 from openkcm.contract import envelope as env
+from openkcm.contract import reports
 from openkcm.execution.voice import Voice
 from orbital_fixture import EU, EU_NODE, US, US_NODE, Orbital
 
@@ -60,6 +61,45 @@ async def test_a_tenant_comes_aboard_and_each_change_is_pending_until_the_nodes_
 
         await stack.until(in_sync)
     assert [t["id"] for t in (await stack.must(admin, "GET", "/tenants"))["value"]] == [tenant]
+
+
+async def test_a_system_has_a_hand_out_policy_with_the_regions_as_its_ceiling_and_the_dry_run_shows_it(
+    stack: Stack,
+) -> None:
+    tenant = await stack.tenant()
+    admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}"
+    made = await stack.must(admin, "POST", f"{path}/systems", {"system": "vault", "hand_out": "wrapped-only"})
+    registration = made["registration"]
+
+    async def policies() -> dict[str, tuple[str | None, str]]:
+        found = await stack.must(admin, "GET", f"{path}/systems")
+        return {s["system"]: (s["hand_out"], s["hand_out_in_force"]) for s in found["value"]}
+
+    assert await policies() == {"payments": (None, "allowed"), "vault": ("wrapped-only", "wrapped-only")}
+    await stack.must(admin, "PUT", f"{path}/systems/{registration}/hand-out", {"hand_out": "allowed"})
+    await stack.must(admin, "PATCH", f"{path}/configuration", {"hand_out": "never"})
+    assert await policies() == {"payments": (None, "never"), "vault": ("allowed", "never")}
+    await stack.must(admin, "PATCH", f"{path}/configuration", {"hand_out": None})
+    await stack.must(admin, "PUT", f"{path}/systems/{registration}/hand-out", {})
+    assert await policies() == {"payments": (None, "allowed"), "vault": (None, "allowed")}
+    for body, status in (({"hand_out": "sometimes"}, 422), ({"hand_out": "never", "more": 1}, 422)):
+        answer = await stack.ask(admin, "PUT", f"{path}/systems/{registration}/hand-out", body)
+        problem(answer, status, "invalid-request")
+    gone = await stack.ask(admin, "PUT", f"{path}/systems/reg-nobodys/hand-out", {"hand_out": "never"})
+    assert gone.status_code == 404
+    async with stack.node() as node:
+        one = reports.Handed(registration=registration, workload="app", object_id="key-1", wrapped=True, times=3)
+        report = reports.HandedOut(
+            tenant=tenant, series="0a0b0c0d-0e0f-4a0b-8c0d-0e0f0a0b0c0d", number=1, handed=(one,)
+        )
+        await node.say(tenant, report)
+
+        async def counted() -> bool:
+            pulled = await stack.must(admin, "POST", f"/tenants/{tenant}/revocations", {"reason": "x"}, dryRun="true")
+            handed = {h["system"]: (h["hand_out"], h["times"]) for h in pulled["regions"][0]["handed_out"]}
+            return handed == {"payments": ("allowed", 0), "vault": ("allowed", 3)}
+
+        await stack.until(counted)
 
 
 async def test_a_revocation_is_revoked_when_every_node_acked_and_confirmed_with_the_sealed_acks(stack: Stack) -> None:
@@ -447,7 +487,7 @@ async def test_every_event_a_cmk_writes_is_sealed_counted_and_named(stack: Stack
     tenant = await stack.tenant()
     events = (await stack.must(f"{tenant}-auditor", "GET", "/ledger", tenant=tenant))["value"]
     assert [e["tag"] for e in events if ".residence." in e["subject"]] == [
-        "ApproversSet.1", "TenantConfigurationUpdated.1", "RootKeyLinked.1", "SystemRegistered.1",
+        "ApproversSet.1", "TenantConfigurationUpdated.1", "RootKeyLinked.1", "SystemRegistered.2",
     ]  # fmt: skip
     for event in events:
         e = env.decode(base64.b64decode(event["body"]))

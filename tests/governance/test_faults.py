@@ -330,7 +330,7 @@ async def test_nothing_is_ordered_that_a_node_cannot_read_but_a_revocation_is(
         tenant = await stack.tenant()
         check = reports.HealthCheck(
             node=EU_NODE, region=EU, nonce="0" * 32, boot_id="b", sent_boottime_ns=1, ledger_epoch=1, cursor=(0, 0),
-            known_tags=("SystemRegistered.1",), workers=1, memory="mlock", sealed_mappings=False, dropped=0,
+            known_tags=("SystemRegistered.2",), workers=1, memory="mlock", sealed_mappings=False, dropped=0,
         )  # fmt: skip
         stack.cmk.watch.heard(check, 0)
         admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}"

@@ -25,6 +25,7 @@ from openkcm.cli.show import progress, wide_console
 from openkcm.cli.sources import Source
 from openkcm.client import Portal, Problem
 from openkcm.contract import checkpoint as cp
+from openkcm.contract.decrees import stricter
 from openkcm.contract.errors import ContractError
 from openkcm.projector import Reader, open_reader
 from openkcm.projector.trees import TreeHead, heads
@@ -193,10 +194,15 @@ def _handed_out(source: Source, replay: Reader, revocation: str) -> list[dict[st
     reader = open_reader(source.registry)
     try:
         return [
-            {**row, "last_at": utc(row.pop("last_ms"))} for row in reader.records(
+            {
+                **row, "last_at": utc(row.pop("last_ms")),
+                "policy": stricter(row.pop("ceiling") or "allowed", row["policy"]),
+            }
+            for row in reader.records(
                 "SELECT coalesce(s.system, '') AS system, h.workload, sum(h.times) AS times, "
-                "sum(h.times) FILTER (WHERE h.form = 'wrapped') AS wrapped, max(h.last_ms) AS last_ms "
-                "FROM handed_out AS h LEFT JOIN registered_system AS s "
+                "sum(h.times) FILTER (WHERE h.form = 'wrapped') AS wrapped, max(h.last_ms) AS last_ms, "
+                "max(s.hand_out) AS policy, (SELECT c.hand_out FROM configuration AS c WHERE c.tenant = h.tenant "
+                "AND c.region = h.region) AS ceiling FROM handed_out AS h LEFT JOIN registered_system AS s "
                 "ON s.tenant = h.tenant AND s.region = h.region AND s.registration = h.registration "
                 "WHERE h.tenant = ? AND h.region = ? GROUP BY 1, 2 ORDER BY 1, 2", (tenant, region),
             )

@@ -99,9 +99,9 @@ class Client(Portal):
         """Link a root key where none is linked."""
         return self.order("PUT", f"{_region(tenant, region)}/root-key", {"provider": provider, "ref": ref})
 
-    def register_system(self, tenant: str, region: str, system: str) -> api.Accepted:
-        """Register a system."""
-        return self.order("POST", f"{_region(tenant, region)}/systems", {"system": system})
+    def register_system(self, tenant: str, region: str, system: str, hand_out: str | None = None) -> api.Accepted:
+        """Register a system; `hand_out`: allowed, wrapped-only, never, or None for the tenant region's policy."""
+        return self.order("POST", f"{_region(tenant, region)}/systems", {"system": system, "hand_out": hand_out})
 
     def enrol_workload(self, tenant: str, region: str, body: bodies.WorkloadBody) -> api.Accepted:
         """Enrol a client certificate."""

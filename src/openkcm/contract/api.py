@@ -139,10 +139,17 @@ class Configuration(Shape, frozen=True, kw_only=True):
 
 
 class System(Shape, frozen=True, kw_only=True):
-    """A system: its keys are apart from others'."""
+    """A system: its keys are apart from others'.
+
+    Attributes:
+        hand_out: Whether KMIP Get gives its keys away, as asked for the system; None: as the tenant region.
+        hand_out_in_force: The stricter of that and the tenant region's.
+    """
 
     system: str
     registration: str
+    hand_out: d.HandOut | None
+    hand_out_in_force: d.HandOut
 
 
 class Workload(Shape, frozen=True, kw_only=True):
@@ -281,6 +288,14 @@ class Sync(Shape, frozen=True, kw_only=True):
 # --- the switch -----------------------------------------------------------------------------------------------------
 
 
+class HandedOut(Shape, frozen=True, kw_only=True):
+    """How far a system's keys are with its workloads: the policy in force, and what nodes reported so far."""
+
+    system: str
+    hand_out: d.HandOut
+    times: int
+
+
 class BlastRadius(Shape, frozen=True, kw_only=True):
     """What a revocation would cut in one region, and what it cannot: keys that were handed out."""
 
@@ -290,6 +305,7 @@ class BlastRadius(Shape, frozen=True, kw_only=True):
     workloads: int
     nodes: list[str]
     keys_handed_out: int
+    handed_out: list[HandedOut]
     lease_s: int | None = None
 
 

@@ -58,9 +58,16 @@ class ConfigurationPatch(Body, frozen=True, kw_only=True):
 
 
 class SystemBody(Body, frozen=True, kw_only=True):
-    """POST systems."""
+    """POST systems. `hand_out`: whether KMIP Get gives its keys away; none: as the tenant region."""
 
     system: SystemName
+    hand_out: d.HandOut | None = None
+
+
+class HandOutBody(Body, frozen=True, kw_only=True):
+    """PUT hand-out of a system; none: as the tenant region. The stricter of the two counts."""
+
+    hand_out: d.HandOut | None = None
 
 
 class WorkloadBody(Body, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ Role = Literal["tenant-admin", "key-admin", "kill-switch", "approver", "auditor"
 ROLES: Final[tuple[str, ...]] = Role.__args__  # type: ignore[attr-defined]
 Provider = Literal["aws", "azure", "gcp", "pkcs11", "kmip", "file"]
 HandOut = Literal["allowed", "wrapped-only", "never"]
+HAND_OUTS: Final[tuple[HandOut, ...]] = ("allowed", "wrapped-only", "never")  # the strictest last
 Level = Literal["L1", "L2", "L3"]
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{7,62}$")]  # a random id: registration, enrolment, approval
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -258,10 +259,22 @@ class RootKeyLinked(Decree, frozen=True, kw_only=True):
 
 
 class SystemRegistered(Decree, frozen=True, kw_only=True):
-    """A system of the tenant gets an L3 of its own here. `registration` is never used again."""
+    """A system of the tenant gets an L3 of its own here. `registration` is never used again.
+
+    Attributes:
+        hand_out: Whether KMIP Get gives keys of it away; None: as the residence. The stricter of the two counts.
+    """
 
     system: SystemName
     registration: Id
+    hand_out: HandOut | None = None
+
+
+class SystemConfigured(Decree, frozen=True, kw_only=True):
+    """Another hand-out policy of a system. None: as the residence; the stricter of the two counts."""
+
+    registration: Id
+    hand_out: HandOut | None = None
 
 
 class WorkloadEnrolled(Decree, frozen=True, kw_only=True):
@@ -380,7 +393,8 @@ DECREES: Final[dict[str, Kind]] = {
     "TenantConfigurationUpdated.1": Kind(TenantConfigurationUpdated, "residence", "routine"),
     "ApproversSet.1":               Kind(ApproversSet, "residence", "routine"),
     "RootKeyLinked.1":              Kind(RootKeyLinked, "residence", "routine"),
-    "SystemRegistered.1":           Kind(SystemRegistered, "residence", "routine"),
+    "SystemRegistered.2":           Kind(SystemRegistered, "residence", "routine"),
+    "SystemConfigured.1":           Kind(SystemConfigured, "residence", "routine"),
     "WorkloadEnrolled.1":           Kind(WorkloadEnrolled, "residence", "routine"),
     "RotationOrdered.1":            Kind(RotationOrdered, "residence", "routine"),
     "AccessSuspended.1":            Kind(AccessSuspended, "residence", "routine"),
@@ -411,6 +425,11 @@ TRUST_ROOT_DECREES: Final = frozenset({LedgerOpened, NodeEnrolled, NodeRemoved, 
 def tag_of(decree: Decree) -> str:
     """Return the tag under which this decree is stored."""
     return _TAGS[type(decree)]
+
+
+def stricter(one: HandOut, other: HandOut | None) -> HandOut:
+    """Return the policy that holds where two are said; None says nothing."""
+    return one if other is None else max(one, other, key=HAND_OUTS.index)
 
 
 def kind_of(tag: str) -> Kind | None:

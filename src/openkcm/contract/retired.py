@@ -23,6 +23,13 @@ class _AccessDenied1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 
 
+class _SystemRegistered1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Had no policy of its own: keys were handed out as the residence said."""
+
+    system: Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    registration: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{7,62}$")]
+
+
 class _HandedOut1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A report for each Get: did not say whether the key left wrapped, and was not numbered."""
 
@@ -47,6 +54,7 @@ class Retired(NamedTuple):
 
 RETIRED: Final[dict[str, Retired]] = {
     "AccessDenied.1": Retired(_AccessDenied1, "AccessDenied.2", msgspec.structs.asdict),
+    "SystemRegistered.1": Retired(_SystemRegistered1, "SystemRegistered.2", msgspec.structs.asdict),
 }
 
 RETIRED_REPORTS: Final[dict[str, Retired]] = {

@@ -58,12 +58,12 @@ class Slot:
 class Ring:
     """A system's key versions, as the custodian last said."""
 
-    __slots__ = ("current", "slots", "state", "until_ns")
+    __slots__ = ("current", "hand_out", "slots", "state", "until_ns")
 
     def __init__(self, arena: WorkerArena, keys: control.Keys) -> None:
         self.slots = {v: Slot(arena, v, slot, generation) for v, (slot, generation) in keys.slots.items()}
         self.current = self.slots.get(keys.current)
-        self.state = keys.state
+        self.state, self.hand_out = keys.state, keys.hand_out
         self.until_ns = boottime_ns() + CLOSED_RING_NS
 
 
@@ -93,13 +93,13 @@ class Caller:
             was closed already.
     """
 
-    __slots__ = ("enrolment", "hand_out", "max_objects", "open_word", "region", "registration", "system", "tenant",
+    __slots__ = ("enrolment", "max_objects", "open_word", "region", "registration", "system", "tenant",
                  "used", "word", "workload")  # fmt: skip
 
     def __init__(self, identity: control.Identity, system: System, arena: WorkerArena) -> None:
         self.tenant, self.region, self.registration = identity.tenant, identity.region, identity.registration
         self.workload, self.enrolment = identity.workload, identity.enrolment
-        self.hand_out, self.max_objects = identity.hand_out, identity.max_objects
+        self.max_objects = identity.max_objects
         self.system = system
         self.used = system.used.setdefault(identity.workload, {})
         self.word = arena.workload_index(identity.workload_word)

@@ -136,7 +136,6 @@ class Identity(Message, frozen=True):
     workload: str
     enrolment: str
     workload_word: int
-    hand_out: str
     max_objects: int
 
 
@@ -150,7 +149,7 @@ class Denied(Message, frozen=True):
 class Keys(Message, frozen=True):
     """Where a registration's keys are: version -> (slot, generation). `current` is 0 while there are none.
 
-    `state` is the verdict on the residence, for the reason of a refusal.
+    `state` is the verdict on the residence, for the reason of a refusal; `hand_out` the system's policy for Get.
     """
 
     n: N
@@ -159,6 +158,7 @@ class Keys(Message, frozen=True):
     current: int
     slots: dict[int, tuple[int, int]]
     state: str
+    hand_out: str = "never"
 
 
 class Record(Message, frozen=True):

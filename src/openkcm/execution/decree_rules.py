@@ -88,7 +88,15 @@ def _link(r: Residence, x: d.RootKeyLinked, _e: Envelope, region: str, _now: int
 def _system(r: Residence, x: d.SystemRegistered, _e: Envelope, _region: str, _now: int) -> Residence:
     if x.registration in r.systems:
         raise Refused("RegistrationReused", f"registration {x.registration} exists")
-    return replace(r, systems={**r.systems, x.registration: x.system})
+    hand_outs = r.hand_outs if x.hand_out is None else {**r.hand_outs, x.registration: x.hand_out}
+    return replace(r, systems={**r.systems, x.registration: x.system}, hand_outs=hand_outs)
+
+
+def _system_configured(r: Residence, x: d.SystemConfigured, _e: Envelope, _region: str, _now: int) -> Residence:
+    if x.registration not in r.systems:
+        raise Refused("UnknownSystem", f"no system under registration {x.registration}")
+    others = {known: said for known, said in r.hand_outs.items() if known != x.registration}
+    return replace(r, hand_outs=others if x.hand_out is None else {**others, x.registration: x.hand_out})
 
 
 def _workload(r: Residence, x: d.WorkloadEnrolled, _e: Envelope, _region: str, _now: int) -> Residence:
@@ -161,6 +169,7 @@ RULES: Final[dict[type[d.Decree], Rule]] = {
     d.ApproversSet: _approvers,  # type: ignore[dict-item]
     d.RootKeyLinked: _link,  # type: ignore[dict-item]
     d.SystemRegistered: _system,  # type: ignore[dict-item]
+    d.SystemConfigured: _system_configured,  # type: ignore[dict-item]
     d.WorkloadEnrolled: _workload,  # type: ignore[dict-item]
     d.RotationOrdered: _rotation,  # type: ignore[dict-item]
     d.AccessSuspended: _suspended,  # type: ignore[dict-item]

@@ -62,7 +62,6 @@ class Desk:
             workload=workload.workload,
             enrolment=workload.enrolment,
             workload_word=self._gates.word(workload.enrolment),
-            hand_out=residence.hand_out,
             max_objects=residence.max_objects,
         )
 
@@ -99,6 +98,7 @@ class Desk:
             current=max(slots, default=0),
             slots=slots,
             state="unlinked" if residence is None else verdict(residence),
+            hand_out="never" if residence is None else residence.hand_out_of(registration),
         )
 
     def _slots(self, tenant: str, registration: str) -> dict[int, tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from openkcm.contract.decrees import DEFAULT_LEASE_S, HandOut, RootReference
+from openkcm.contract.decrees import DEFAULT_LEASE_S, HandOut, RootReference, stricter
 from openkcm.contract.reports import Verdict
 
 __all__ = [
@@ -72,6 +72,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         routine, critical: Marks by epoch.
         head_routine, head_critical: Id of the newest event applied in that lane.
         leases: Leases in force over time: (CLOCK_BOOTTIME ns since when, seconds), newest last, at most eight.
+        hand_outs: Registrations with a policy of their own; the residence's is the ceiling.
         lifted: Ids of revocations that two of the tenant's people lifted.
         unreadable: Well-sealed critical decrees this version cannot read: each locks the residence by its id.
         frozen_at: Stream sequence from which routine decrees must be read again (one unreadable, or a gap), or None.
@@ -89,6 +90,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     leases: tuple[tuple[int, int], ...] = ((0, DEFAULT_LEASE_S),)
     configured: bool = False
     hand_out: HandOut = "allowed"
+    hand_outs: dict[str, HandOut] = {}
     max_objects: int = 1_000_000
     approvers: dict[str, bytes] = {}
     approvers_version: int = 0
@@ -125,6 +127,10 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     def floor(self, level: Literal["L2", "L3"], registration: str = "") -> int:
         """The lowest version that an emergency rotation left in use; 0 where there was none."""
         return self.floors.get(f"{level}/{registration}", 0)
+
+    def hand_out_of(self, registration: str) -> HandOut:
+        """Return whether KMIP Get gives a system's keys away: the stricter of its own policy and the residence's."""
+        return stricter(self.hand_out, self.hand_outs.get(registration))
 
     def serving_systems(self) -> dict[str, str]:
         """Registrations that still count: id -> system."""

@@ -229,9 +229,20 @@ async def link_root(cmk: Cmk, asked: Asked, tenant: str, region: str, root: d.Ro
     return await _residence(cmk, asked, tenant, region, "LinkRootKey", lambda r: r.link_root(root, rules))
 
 
-async def register_system(cmk: Cmk, asked: Asked, tenant: str, region: str, system: str) -> list[Recorded]:
+async def register_system(
+    cmk: Cmk, asked: Asked, tenant: str, region: str, system: str, hand_out: d.HandOut | None = None
+) -> list[Recorded]:
     """Register a system."""
-    return await _residence(cmk, asked, tenant, region, "RegisterSystem", lambda r: r.register_system(system))
+    return await _residence(cmk, asked, tenant, region, "RegisterSystem", lambda r: r.register_system(system, hand_out))
+
+
+async def configure_system(
+    cmk: Cmk, asked: Asked, tenant: str, region: str, registration: str, hand_out: d.HandOut | None
+) -> list[Recorded]:
+    """Give a system another hand-out policy."""
+    return await _residence(
+        cmk, asked, tenant, region, "ConfigureResidence", lambda r: r.configure_system(registration, hand_out)
+    )
 
 
 async def enrol_workload(

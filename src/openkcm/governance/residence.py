@@ -121,7 +121,7 @@ class Residence(LedgerAggregate):
             raise NeedsApproval("another root key is linked: replacing it takes two people, approve LinkRootKey")
         self._take(d.RootKeyLinked(root=root, approval=approved.approval, signatures=approved.signatures))
 
-    def register_system(self, system: str) -> str:
+    def register_system(self, system: str, hand_out: d.HandOut | None = None) -> str:
         """Register a system; return its registration.
 
         Raises:
@@ -131,8 +131,20 @@ class Residence(LedgerAggregate):
         if self.facts.registration_of(system) is not None:
             raise IllegalNow(f"system {system} is registered already")
         registration = self.fresh("registration")
-        self.decree(d.SystemRegistered(system=system, registration=registration))
+        self.decree(d.SystemRegistered(system=system, registration=registration, hand_out=hand_out))
         return registration
+
+    def configure_system(self, registration: str, hand_out: d.HandOut | None) -> None:
+        """Give a system another hand-out policy; None: the residence's.
+
+        Raises:
+            NotFound: No such system.
+            IllegalNow: Destroyed.
+        """
+        self._legal("configure")
+        if registration not in self.facts.systems or registration in self.facts.removed:
+            raise NotFound(f"no system under registration {registration}")
+        self.decree(d.SystemConfigured(registration=registration, hand_out=hand_out))
 
     def enrol_workload(self, workload: str, system: str, *, fingerprint: str | None, spiffe: str | None) -> str:
         """Let a client certificate speak for a system; return the enrolment.

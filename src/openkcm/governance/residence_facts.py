@@ -126,6 +126,10 @@ def _system(r: ResidenceFacts, x: d.SystemRegistered, _: Decreed) -> ResidenceFa
     return replace(r, systems={x.registration: x.system, **r.systems})
 
 
+def _same(r: ResidenceFacts, _x: d.Decree, _: Decreed) -> ResidenceFacts:
+    return r  # decides about nothing
+
+
 def _workload(r: ResidenceFacts, x: d.WorkloadEnrolled, _: Decreed) -> ResidenceFacts:
     return replace(r, workloads={x.enrolment: x, **r.workloads})
 
@@ -175,6 +179,7 @@ RULES: Final[dict[type[d.Decree], Rule]] = {
     d.ApproversSet: _approvers,
     d.RootKeyLinked: _linked,
     d.SystemRegistered: _system,
+    d.SystemConfigured: _same,
     d.WorkloadEnrolled: _workload,
     d.AccessSuspended: _suspended,
     d.AccessResumed: _resumed,

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from openkcm.contract import passkey
+from openkcm.contract.decrees import stricter
 from openkcm.contract.envelope import PRIORITY_CRITICAL, PRIORITY_ROUTINE
 from openkcm.contract.errors import SealError
 from openkcm.contract.statements import REQUIRED_SIGNATURES
@@ -120,9 +121,7 @@ class Views:
             if row["ref"] is None
             else {"provider": row["provider"], "ref": row["ref"], "credential": row["credential"]},
             "suspended_for": row["suspended_for"],
-            "systems": self.reader.records(
-                "SELECT system, registration FROM system WHERE tenant = ? AND region = ? ORDER BY generation", both
-            ),
+            "systems": self._systems(tenant, region),
             "workloads": self.reader.records(
                 "SELECT workload, system, enrolment, fingerprint, spiffe FROM workload "
                 "WHERE tenant = ? AND region = ? ORDER BY generation",
@@ -148,6 +147,15 @@ class Views:
             ),
         }
 
+    def _systems(self, tenant: str, region: str) -> list[dict[str, Any]]:
+        query = (
+            "SELECT s.system, s.registration, s.hand_out, c.hand_out AS ceiling FROM system AS s LEFT JOIN "
+            "configuration AS c ON c.tenant = s.tenant AND c.region = s.region "
+            "WHERE s.tenant = ? AND s.region = ? ORDER BY s.generation"
+        )
+        found = self.reader.records(query, (tenant, region))
+        return [{**s, "hand_out_in_force": stricter(s.pop("ceiling") or "allowed", s["hand_out"])} for s in found]
+
     def state(self, tenant: str, region: str) -> dict[str, Any] | None:
         """Return state and counters of one tenant region."""
         query = (
@@ -169,14 +177,23 @@ class Views:
     def blast_radius(self, tenant: str, region: str) -> dict[str, Any]:
         """Return what a revocation would cut, and what it cannot: keys that were handed out."""
         both = (tenant, region)
-        handed = "SELECT coalesce(sum(times), 0) FROM handed_out WHERE tenant = ? AND region = ?"
+        times = dict(self.reader.rows(
+            "SELECT registration, sum(times) FROM handed_out WHERE tenant = ? AND region = ? GROUP BY 1", both
+        ))  # fmt: skip
+        handed = [
+            {"system": s["system"], "hand_out": s["hand_out_in_force"], "times": times.pop(s["registration"], 0)}
+            for s in self._systems(tenant, region)
+        ]
+        if times:  # what went out cannot be taken back by decommissioning its system
+            handed.append({"system": "", "hand_out": "never", "times": sum(times.values())})
         return {
             "region": region,
             "state": (self.state(*both) or {}).get("state"),
             "systems": self.reader.rows("SELECT count(*) FROM system WHERE tenant = ? AND region = ?", both)[0][0],
             "workloads": self.reader.rows("SELECT count(*) FROM workload WHERE tenant = ? AND region = ?", both)[0][0],
             "nodes": sorted({n for n, _, removed in self.nodes(region) if removed is None}),
-            "keys_handed_out": self.reader.rows(handed, both)[0][0],
+            "keys_handed_out": sum(one["times"] for one in handed),
+            "handed_out": handed,
             "lease_s": (self.state(*both) or {}).get("lease_s"),
         }
 

@@ -93,13 +93,24 @@ async def systems(call: Call) -> Response[bytes]:
 
 
 @operation("POST", f"{PATH}/systems", "RegisterSystem", name="registerSystem", body=bodies.SystemBody,
-           answer=api.Accepted, example={"system": "payments"})  # fmt: skip
+           answer=api.Accepted, example={"system": "payments", "hand_out": "never"})  # fmt: skip
 async def register_system(call: Call) -> Response[bytes]:
-    """Register a system: it gets keys of its own."""
-    cmk, name = call.desk.cmk, call.body.system
+    """Register a system: it gets keys of its own, and may have a stricter hand-out policy than the tenant region."""
+    cmk, name, hand_out = call.desk.cmk, call.body.system, call.body.hand_out
     return await _order(
-        call, lambda asked: commands.register_system(cmk, asked, call.tenant, call.region, name),
+        call, lambda asked: commands.register_system(cmk, asked, call.tenant, call.region, name, hand_out),
         ("RegisterSystem", "registration"), system=name,
+    )  # fmt: skip
+
+
+@operation("PUT", f"{PATH}/systems/{{registration}}/hand-out", "ConfigureResidence", name="setHandOut",
+           body=bodies.HandOutBody, answer=api.Accepted, example={"hand_out": "wrapped-only"})  # fmt: skip
+async def hand_out(call: Call) -> Response[bytes]:
+    """Say whether KMIP Get gives a system's keys away; the stricter of it and the tenant region's policy counts."""
+    cmk, registration, policy = call.desk.cmk, call.part("registration"), call.body.hand_out
+    return await _order(
+        call, lambda asked: commands.configure_system(cmk, asked, call.tenant, call.region, registration, policy),
+        registration=registration,
     )  # fmt: skip
 
 
