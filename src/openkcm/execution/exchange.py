@@ -7,34 +7,25 @@ For each item, in this order (DESIGN section 5):
 3. read both words again, then the lease and the alive deadline: an answer exists only when nothing has changed;
 4. whatever went wrong in between is "revoked" when a word has changed.
 
-While an exchange waits, the worker's drain counter is even, nothing of a key is in the scratch page, and on resumption
-(1) is done anew for the item and every answer already there is compared with its gate.
+When an exchange that has waited (`waiting`) goes on, (1) is done anew for the item, and every answer already there is
+compared with its gate. `advance` and what it calls, in the order in which it stands here, is the worker's hot path.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from types import GeneratorType
 from typing import Any, Final
 
-from openkcm.execution import control, keygen
 from openkcm.execution.arena import ALIVE_WORD, STATE_MASK, Gate
 from openkcm.execution.bench import HISTOGRAM_LAST, HISTOGRAM_SHIFT, Bench, Caller, Slot
 from openkcm.execution.clock import boottime_ns
-from openkcm.execution.operations.call import READS, Call, Operation, Put, Spawn, Work
-from openkcm.execution.operations.outcome import (
-    VERDICTS,
-    AccessRefused,
-    KeysWanted,
-    ObjectWanted,
-    OperationFailed,
-    Wanted,
-    refusal,
-)
-from openkcm.kmip import KmipError, Request, RequestItem, Structure, decode_payload, encode_item, encode_response
+from openkcm.execution.operations.call import READS, Operation
+from openkcm.execution.operations.outcome import VERDICTS, AccessRefused, KeysWanted, OperationFailed, Wanted, refusal
+from openkcm.execution.waiting import Waiting
+from openkcm.kmip import KmipError, Request, RequestItem, decode_payload, encode_item, encode_response
 from openkcm.kmip.enums import BatchErrorContinuationOption, ResultReason, ResultStatus
 
 __all__ = ["Exchange"]
@@ -44,25 +35,14 @@ Guard = tuple[Slot | None, int, tuple[tuple[int, int], ...]]
 
 _log: Final = logging.getLogger("openkcm.worker")
 _SUCCESS: Final = ResultStatus.SUCCESS
+_CONTINUE: Final = BatchErrorContinuationOption.CONTINUE
 _FAILED: Final = ResultStatus.OPERATION_FAILED
 CHANGE_ANSWER_BYTES: Final = 512  # more than any answer to an operation that changes something takes
 AROUND_BYTES: Final = 96  # the message and its header; a client's correlation value comes on top
 
-#: What the custodian's refusal of a record comes to.
-PUT_REFUSALS: Final[dict[str, tuple[ResultReason, str]]] = {
-    "conflict": (ResultReason.GENERAL_FAILURE, "the object is being changed by somebody else; ask again"),
-    "unavailable": (ResultReason.GENERAL_FAILURE, "the region's vault does not answer; ask again"),
-    "revoked": (ResultReason.PERMISSION_DENIED, "access revoked"),
-    "full": (ResultReason.PERMISSION_DENIED, "the system has as many objects as it may have"),
-    "invalid": (ResultReason.GENERAL_FAILURE, "the record was refused"),
-}
 
-
-class Exchange(Call):
+class Exchange(Waiting):
     """A request and the answers to it so far."""
-
-    _work: Work | None = None  # the current item's handler, when it is a generator that waits
-    _given: Any = None  # what it waited for
 
     def __init__(
         self,
@@ -77,81 +57,38 @@ class Exchange(Call):
         Args:
             ready: Called when a waiting exchange can go on: call `advance` again.
         """
-        self.bench, self.caller, self.version = bench, caller, request.header.protocol_version
+        self.bench, self.caller, self.operations = bench, caller, operations
+        self._request, self.version, self._ready = request, request.header.protocol_version, ready
         self.now_s = int(bench.wall_s())
-        self.operations, self._request, self._ready = operations, request, ready
         self._outputs: list[bytes] = []
         self._guards: list[Guard] = []
-        # What every item looks at is the object's own: read in a third of the time that a default of the class takes.
-        self.extra = ()
-        self._failure: OperationFailed | None = None  # what the current item waited for failed
-        self._asked_keys = self._retried = False
-        self._stored = False  # a record of the item: it is not started anew, what fails is thrown into its handler
-        self._size = 0
-        option = request.header.batch_error_continuation_option
-        # Absent means Stop (section 6.14). Undo stops as well: Query's capabilities say that nothing is undone, each
-        # item that was done says so, and the profiles' vectors send Undo with batches that succeed.
-        self._stop = option is None or option != BatchErrorContinuationOption.CONTINUE
-
-    # --- the batch --------------------------------------------------------------------------------------------------
+        self._size = 0  # of the outputs; kept only for a client with a limit
+        self.placeholder, self.absent = None, _NONE
+        self._next()
 
     def advance(self) -> bytes | None:
         """Go on until the response is complete, and return it; None while the exchange waits."""
-        outputs, items, header = self._outputs, self._request.items, self._request.header
+        outputs, request, header = self._outputs, self._request, self._request.header
         if outputs:
             self._compare_answers()
-        most = header.maximum_response_size
-        while len(outputs) < len(items):
-            item = items[len(outputs)]
+        self._began = clock_gettime_ns(CLOCK_BOOTTIME)
+        for item in request.items[len(outputs) :]:
             output = self._attempt(item)
             if output is None:
                 return None
-            if most is not None and self._size + len(output) + AROUND_BYTES > most:
-                output = self._too_large(item, self._size + len(output) + AROUND_BYTES)
+            if header.maximum_response_size is not None:
+                output = self._fitting(item, output, header.maximum_response_size)
             outputs.append(output)
-            self._size += len(output)
-            if self._stop and self._guards[-1] is _FAULT:
+            # Absent means Stop (section 6.14). Undo stops as well: Query's capabilities say that nothing is undone,
+            # each item that was done says so, and the profiles' vectors send Undo with batches that succeed.
+            if self._guards[-1] is _FAULT and header.batch_error_continuation_option is not _CONTINUE:
                 break
         again = header.client_correlation_value
         return encode_response(outputs, self.version, self.now_s, client_correlation_value=again)
 
-    def still_open(self) -> bool:
-        """Whether every gate, lease and deadline that the answers depend on is as it was when they were given."""
-        words, caller = self.bench.words, self.caller
-        answered = [g for g in self._guards if g is not _FAULT]
-        if not answered:
-            return True
-        now = boottime_ns()
-        return (
-            words[caller.word] == caller.open_word
-            and words[ALIVE_WORD] > now
-            and all(self._unchanged(guard, now) for guard in answered)
-        )
-
-    def _unchanged(self, guard: Guard, now: int) -> bool:
-        slot, word, extra = guard
-        words = self.bench.words
-        if slot is None:
-            return True
-        return bool(words[slot.lease] > now) and all(
-            words[i] == read or (words[i] >> 8 == read >> 8 and words[i] & STATE_MASK in READS)
-            for i, read in ((slot.gate, word), *extra)
-        )
-
-    def _compare_answers(self) -> None:
-        """After a wait: an answer whose gate has changed is taken back."""
-        now, items = boottime_ns(), self._request.items
-        cut = self.bench.words[self.caller.word] != self.caller.open_word
-        for i, guard in enumerate(self._guards):
-            if guard is not _FAULT and (cut or not self._unchanged(guard, now)):
-                self._outputs[i] = self._fault(items[i], ResultReason.PERMISSION_DENIED, "access revoked")
-                self._guards[i] = _FAULT
-
-    # --- one item ---------------------------------------------------------------------------------------------------
-
     def _attempt(self, item: RequestItem) -> bytes | None:
         """Do one item; None when it must wait."""
-        began = clock_gettime_ns(CLOCK_BOOTTIME)
+        began = self._began
         self.slot = None
         try:
             row = self.operations.get(item.operation)
@@ -174,7 +111,7 @@ class Exchange(Call):
                     result = self._step()
             if result is None:
                 return None
-            ended = clock_gettime_ns(CLOCK_BOOTTIME)
+            ended = self._began = clock_gettime_ns(CLOCK_BOOTTIME)  # and the next item begins
             self._compare(ended)  # (3)
             output = encode_item(item.operation, item.unique_batch_item_id, _SUCCESS, None, None, result, self.version)
         except Wanted as wanted:
@@ -198,10 +135,6 @@ class Exchange(Call):
         if self.extra or self._asked_keys or self._retried or self._stored:
             self._next()
         return output
-
-    def _next(self) -> None:
-        self._asked_keys = self._retried = self._stored = False
-        self._failure, self._work, self._given, self.extra = None, None, None, ()
 
     def _admit(self, row: Operation, now: int) -> None:
         """Step (1). Sets `slot` and `word`."""
@@ -259,11 +192,14 @@ class Exchange(Call):
         if (words[slot.lease] <= now or words[ALIVE_WORD] <= now) and Gate.COLD not in self.row.gates:
             raise refusal(Gate.COLD)
 
+    # --- failing ----------------------------------------------------------------------------------------------------
+
     def _failed(self, item: RequestItem, bad: Exception) -> bytes:
         """Answer a failure: step (4), then the error's own reason."""
         self._drop_work()
+        self._began = boottime_ns()
         try:
-            self._compare(boottime_ns())
+            self._compare(self._began)
         except AccessRefused as refused:
             bad = refused
         if isinstance(bad, OperationFailed):
@@ -278,15 +214,14 @@ class Exchange(Call):
         self._next()
         return self._fault(item, reason, message)
 
-    def _too_large(self, item: RequestItem, size: int) -> bytes:
+    def _fitting(self, item: RequestItem, output: bytes, most: int) -> bytes:
         """Answer an item whose result does not fit the client's limit; what changes something was asked before."""
-        self._guards[-1] = _FAULT
-        return self._fault(item, ResultReason.RESPONSE_TOO_LARGE, f"the response would have {size} bytes or more")
-
-    def _fault(self, item: RequestItem, reason: ResultReason, message: str) -> bytes:
-        return encode_item(item.operation, item.unique_batch_item_id, _FAILED, reason, message, None, self.version)
-
-    # --- waiting ----------------------------------------------------------------------------------------------------
+        size = self._size + len(output) + AROUND_BYTES
+        if size > most:
+            self._guards[-1] = _FAULT
+            output = self._fault(item, ResultReason.RESPONSE_TOO_LARGE, f"the response would have {size} bytes or more")
+        self._size += len(output)
+        return output
 
     def reserve(self, answer_bytes: int) -> None:
         """Refuse what changes something when its answer would not fit the client's limit: before it happens.
@@ -298,96 +233,45 @@ class Exchange(Call):
         if most is not None and answer_bytes and self._size + answer_bytes > most:
             raise OperationFailed(ResultReason.RESPONSE_TOO_LARGE, f"the answer may not fit {most} bytes")
 
-    def _step(self) -> Structure | None:
-        """Run the handler to its next wish, or to its end."""
-        assert self._work is not None
-        given, self._given = self._given, None
-        try:
-            wish = self._work.throw(given) if isinstance(given, OperationFailed) else self._work.send(given)
-        except StopIteration as end:
-            self._work = None
-            result: Structure = end.value
-            return result
-        if isinstance(wish, Put):
-            self._store(wish)
-        elif isinstance(wish, Spawn):
-            self._compare(boottime_ns())
-            keygen.spawn(wish.bits, self.bench, self._may_go_on, self._spawned)
-        else:
-            self._compare(boottime_ns())
-            asyncio.get_running_loop().call_soon(self._ready)
-        return None
+    def _fault(self, item: RequestItem, reason: ResultReason, message: str) -> bytes:
+        return encode_item(item.operation, item.unique_batch_item_id, _FAILED, reason, message, None, self.version)
 
-    def _store(self, wish: Put) -> None:
-        try:
-            self._compare(boottime_ns(), storing=wish.record.wrapped is not None)
-        except KeysWanted:  # what was wrapped while the key went must never be stored
-            if not self._stored:
-                raise
-            self._given = OperationFailed(*PUT_REFUSALS["conflict"])
-            asyncio.get_running_loop().call_soon(self._ready)
-            return
-        tenant = self.caller.tenant
-        self.bench.link.ask(lambda n: control.Put(n, tenant, wish.record, wish.expect, wish.named), self._put_answered)
+    # --- after a wait -----------------------------------------------------------------------------------------------
 
-    def _may_go_on(self) -> bool:
-        """Whether an answer could still be given: asked while a child works for this item."""
-        try:
-            self._compare(boottime_ns())
-        except AccessRefused:
-            return False
-        return True
+    def still_open(self) -> bool:
+        """Whether every gate, lease and deadline that the answers depend on is as it was when they were given."""
+        words, caller = self.bench.words, self.caller
+        answered = [g for g in self._guards if g is not _FAULT]
+        if not answered:
+            return True
+        now = boottime_ns()
+        return (
+            words[caller.word] == caller.open_word
+            and words[ALIVE_WORD] > now
+            and all(self._unchanged(guard, now) for guard in answered)
+        )
 
-    def _spawned(self, made: keygen.Made | None) -> None:
-        """The child is done: the private key lies in the scratch page, or nothing came of it."""
-        self._given = made
-        if made is None:
-            self._given = OperationFailed(ResultReason.GENERAL_FAILURE, "the key pair could not be made")
-        self._ready()
+    def _unchanged(self, guard: Guard, now: int) -> bool:
+        slot, word, extra = guard
+        words = self.bench.words
+        if slot is None:
+            return True
+        return bool(words[slot.lease] > now) and all(
+            words[i] == read or (words[i] >> 8 == read >> 8 and words[i] & STATE_MASK in READS)
+            for i, read in ((slot.gate, word), *extra)
+        )
 
-    def _put_answered(self, answer: control.Message) -> None:
-        if isinstance(answer, control.Stored):
-            self._given, self._stored = answer.sequence, True
-        else:
-            code = answer.code if isinstance(answer, control.Refused) else "invalid"
-            if self._stored:
-                self._given = OperationFailed(*PUT_REFUSALS.get(code, PUT_REFUSALS["invalid"]))
-                self._ready()
-                return
-            self._drop_work()
-            if code == "conflict" and not self._retried:
-                self._retried = True  # somebody was first, or the wrapping key is a newer one: look again, once
-                self.caller.system.entries.clear()
-                self.caller.system.ring = None
-                self._asked_keys = False
-            else:
-                self._failure = OperationFailed(*PUT_REFUSALS.get(code, PUT_REFUSALS["invalid"]))
-        self._ready()
-
-    def _ask(self, wanted: Wanted) -> None:
-        who = self.caller
-        if isinstance(wanted, ObjectWanted):
-            uid = wanted.uid
-
-            def answered(answer: control.Message) -> None:
-                if isinstance(answer, control.Record):
-                    self.absent |= {uid}  # what exists is in SQLite by now
-                else:
-                    self._failure = OperationFailed(*PUT_REFUSALS["unavailable"])
-                self._ready()
-
-            self.bench.link.ask(lambda n: control.Fetch(n, who.tenant, uid), answered)
-        else:
-            self._asked_keys = True
-            version = wanted.version if isinstance(wanted, KeysWanted) else 0
-            self.bench.ask_keys(who.tenant, who.registration, self._ready, version)
-
-    def _drop_work(self) -> None:
-        if self._work is not None:
-            self._work.close()
-            self._work = None
+    def _compare_answers(self) -> None:
+        """After a wait: an answer whose gate has changed is taken back."""
+        now, items = boottime_ns(), self._request.items
+        cut = self.bench.words[self.caller.word] != self.caller.open_word
+        for i, guard in enumerate(self._guards):
+            if guard is not _FAULT and (cut or not self._unchanged(guard, now)):
+                self._outputs[i] = self._fault(items[i], ResultReason.PERMISSION_DENIED, "access revoked")
+                self._guards[i] = _FAULT
 
 
+_NONE: Final[frozenset[str]] = frozenset()
 _FAULT: Final[Guard] = (None, -1, ())
 _UNSETTLED: Final = frozenset({Gate.COLD, Gate.EMPTY})
 _CHANGING: Final = frozenset({Gate.OPEN})

@@ -36,6 +36,10 @@ _PAYLOAD: Final = Tag.RESPONSE_PAYLOAD << 8 | ItemType.STRUCTURE
 _put_two = struct.Struct(">II").pack
 _put_enum = struct.Struct(">IIII").pack
 _put_plain_item = struct.Struct(">IIIIIIIIIIII").pack
+MAX_MEMO_ENTRIES: Final = 256
+_PLAIN: Final[dict[tuple[int, int], bytes]] = {}
+"""Operation and length of the payload -> what stands before it in a plain item that succeeded."""
+_SUCCESS: Final = ResultStatus.SUCCESS
 _PAD: Final = tuple(bytes(-size % 8) for size in range(8))
 
 # Compiled at import: a bad table is found there, and no first request pays for it.
@@ -43,6 +47,15 @@ _WRITERS: Final[tuple[dict[type[Structure], Writer], ...]] = tuple(
     {payloads.response: writer(payloads.response, minor) for payloads in PAYLOADS.values()}
     for minor in range(NEWEST_MINOR + 1)
 )
+
+
+def _plain(operation: int, status: ResultStatus, n: int) -> bytes:
+    before = _put_plain_item(_ITEM, n + 40, _OPERATION, 4, operation, 0, _STATUS, 4, status, 0, _PAYLOAD, n)
+    if status is _SUCCESS:
+        if len(_PLAIN) >= MAX_MEMO_ENTRIES:
+            _PLAIN.clear()
+        _PLAIN[operation, n] = before
+    return before
 
 
 def encode_item(
@@ -78,11 +91,10 @@ def encode_item(
         except (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError) as bad:
             raise NotEncodable(f"{type(payload).__name__}: {bad}") from bad
         if operation is not None and unique_batch_item_id is None and reason is None and message is None:
-            n = len(contents)  # the common case in one pack
-            return (
-                _put_plain_item(_ITEM, n + 40, _OPERATION, 4, operation, 0, _STATUS, 4, status, 0, _PAYLOAD, n)
-                + contents
-            )
+            before = _PLAIN.get((operation, len(contents)))
+            if before is None or status is not _SUCCESS:
+                before = _plain(operation, status, len(contents))
+            return before + contents
     parts: list[bytes] = []
     if operation is not None:
         parts.append(_put_enum(_OPERATION, 4, operation, 0))

@@ -105,13 +105,12 @@ class Call:
     row: Operation
     now_s: int
     operations: Mapping[int, Operation]
-    # what follows begins alike for every message: defaults of the class cost nothing
-    placeholder: str | None = None
-    absent: frozenset[str] = frozenset()
-    slot: Slot | None = None
-    word: int = 0
-    extra: tuple[tuple[int, int], ...] = ()
-    _asked_keys = False
+    placeholder: str | None
+    absent: frozenset[str]
+    slot: Slot | None
+    word: int
+    extra: tuple[tuple[int, int], ...]
+    _asked_keys: bool
 
     def reserve(self, answer_bytes: int) -> None:
         """Refuse to go on when an answer this long would not fit the client's limit; nothing has happened yet."""
