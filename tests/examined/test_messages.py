@@ -1,6 +1,7 @@
 """A message that is late, doubled, reordered, forged, replayed, re-appended or of another epoch changes nothing: every tag.
 
-What may change is only the place (cursors, rolling hash, what was seen) and the count of what was dropped.
+What may change is only the place (cursors, rolling hash, what was seen), the count of what was dropped, and from where the
+lane is read again should the key be announced that it came under.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _spec.loader.exec_module(examples)
 NODE = ("eu-frankfurt-1", "eu-frankfurt")
 EVIL = seed("stranger")
 BY_TAG = {d.tag_of(x): x for x in examples.DECREES}
-PLACE = ("cursor_routine", "cursor_critical", "seen_routine", "seen_critical", "chain", "recent_heads", "dropped")
+PLACE = ("cursor_routine", "cursor_critical", "seen_routine", "seen_critical", "chain", "recent_heads", "dropped",
+         "unjudged")  # fmt: skip
 
 
 def known(state: State) -> State:

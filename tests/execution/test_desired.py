@@ -364,6 +364,23 @@ def test_a_routine_decree_under_a_key_not_yet_announced_waits_instead_of_being_l
     assert world.verdict() == "suspended"
 
 
+def test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is(world):
+    new = seed("cmk-2")
+    early = world.press.residence("acme", d.AccessSuspended(reason="test"), signer=new)
+    announced = world.press.ledger(d.SigningKeyRotated(key=new.key_id, public_key=new.public_key))
+    world.arrive(early, sequence=200, final=True)
+    assert world.state.again_from is None
+    kept = rows.node_row(world.state)[1]["body"]
+    world.state = rows.load(world.state, (world.state.cursor_routine, world.state.cursor_critical, kept),
+                            [rows.residence_row(r)[1]["body"] for r in world.state.residences.values()])  # fmt: skip
+    world.arrive(announced, "critical", sequence=199)
+    assert world.state.again_from == 200
+    world.give(ReadAgain("routine"))
+    assert (world.state.cursor_routine, world.state.again_from) == (199, None)
+    world.arrive(early, sequence=200)
+    assert world.verdict() == "suspended"
+
+
 def test_a_routine_tag_on_the_critical_lane_is_dropped(world):
     world.arrive(world.press.residence("acme", d.AccessResumed(), lane="critical"))
     assert world.state.dropped == {"wrong-lane": 1}

@@ -57,7 +57,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("mark grows by what was applied", E + "residence_state", "while floor + 1 in above:", "while above and floor < max(above):", "world:CriticalGap"),
     M("critical gap behind lane0", E + "judge", "if missing and not r.missing_critical:", "if False:", "world:CriticalGap"),
     M("frozen until readable", E + "residence_state", '(bool(r.unreadable) or r.missing_critical, "frozen")', '(r.missing_critical, "frozen")', DESIRED + "test_an_unreadable_critical_decree_locks_the_residence"),
-    M("what is skipped is read again", E + "desired", "cursor_routine=min(state.cursor_routine, first - 1)", "cursor_routine=state.cursor_routine", "sim:lying:40"),
+    M("what is skipped is read again", E + "desired", "cursor = min(state.cursor_routine, min(starts) - 1)", "cursor = state.cursor_routine", "sim:lying:40"),
     M("smaller than mark", E + "desired", "behind = m.last_routine < state.seen_routine or m.last_critical < state.seen_critical", "behind = False", DESIRED + "test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing"),
     M("own cursor at start", E + "feeds", 'await self._readers["critical"].reset(self._custodian.state.cursor_critical)', 'await self._readers["critical"].reset(1 << 60)', "sim:kills:20"),
     M("the lease of a node without memory", E + "feeds", "if not self._without_memory or await", "if not self._without_memory or True or await", "test:tests/execution/test_feeds.py::test_a_node_without_memory_opens_only_behind_the_routine_lane_too"),

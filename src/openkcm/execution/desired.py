@@ -182,13 +182,13 @@ def _again(state: State, a: ReadAgain) -> Outcome:
         after = replace(state, cursor_critical=0, chain=fresh, recent_heads={0: fresh}, waiting_beat=None, forked=False)
         return after, [Effect("commit", rows=(rows.node_row(after),))]
     frozen = {t: r for t, r in state.residences.items() if r.frozen_at is not None}
-    if not frozen:
+    starts = [r.frozen_at for r in frozen.values() if r.frozen_at is not None]
+    starts += [state.again_from] if state.again_from is not None else []
+    if not starts:
         return state, []
-    first = min(r.frozen_at for r in frozen.values() if r.frozen_at is not None)
     thawed = {t: replace(r, frozen_at=None) for t, r in frozen.items()}
-    after = replace(
-        state, residences={**state.residences, **thawed}, cursor_routine=min(state.cursor_routine, first - 1)
-    )
+    cursor = min(state.cursor_routine, min(starts) - 1)
+    after = replace(state, residences={**state.residences, **thawed}, cursor_routine=cursor, again_from=None)
     return after, rows.committed(state, after, [])
 
 

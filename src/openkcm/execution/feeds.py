@@ -63,7 +63,7 @@ class Feeds:
         state = self._custodian.state
         if lane == "critical":
             return state.forked
-        return any(r.frozen_at is not None for r in state.residences.values())
+        return state.again_from is not None or any(r.frozen_at is not None for r in state.residences.values())
 
     async def measure(self) -> None:
         """Compare the mirrors with our cursors (S8)."""

@@ -47,6 +47,8 @@ def judged(state: State, m: Arrived) -> Outcome:
     try:  # (2) sealed by governance (by the trust root, where that is asked), for this very subject
         env.verify(e, str(where), book)
     except ContractError:
+        if e.key not in book and m.source == "routine":  # once its key is announced it is read again
+            state = replace(state, unjudged=min(m.sequence, state.unjudged or m.sequence))
         return dropped(state, "bad-seal")
     if kind is not None and (kind.aggregate, kind.lane) != (where.kind, where.lane):  # (3) a class decides its lane
         return dropped(state, "wrong-lane")
@@ -215,6 +217,9 @@ def _rotated(state: State, x: d.SigningKeyRotated, sequence: int) -> State:
         retired[x.key] = (x.public_key, retired[x.key][1])
     else:
         keys[x.key] = (x.public_key, "cmk")
+    if x.key not in retired and x.key not in state.keys and state.unjudged is not None:
+        first = min(state.unjudged, state.again_from or state.unjudged)
+        state = replace(state, unjudged=None, again_from=first)
     return replace(state, keys=keys, retired=retired)
 
 

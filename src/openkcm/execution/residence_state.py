@@ -160,6 +160,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         nonces: HealthCheck nonces sent: nonce -> CLOCK_BOOTTIME ns.
         beat: The newest honoured nonce: (boot_id, sent ns), or None: then nothing is served.
         waiting_beat: A beat whose head is not applied yet.
+        unjudged: Sequence of the first routine message that came under a key nobody had announced to us, or None.
+        again_from: Sequence from which the routine lane is read again, since such a key is announced now, or None.
         fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
         forked: A beat named a head at a sequence where we have another one, or came under a key we were not told of.
         dropped: Messages that were not what they claimed, by reason.
@@ -188,6 +190,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     beat: tuple[str, int] | None = None
     waiting_beat: tuple[int, str, int] | None = None
     behind_mark: bool = False
+    unjudged: int | None = None
+    again_from: int | None = None
     fork: str | None = None
     forked: bool = False
     dropped: dict[str, int] = {}

@@ -31,6 +31,8 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
     chain: bytes
     beat: tuple[str, int] | None
     dropped: dict[str, int]
+    unjudged: int | None = None
+    again_from: int | None = None
     fork: str | None = None
 
 
