@@ -63,9 +63,9 @@ mutations rounds="50": prepare
 soak-rotation *args: prepare
     {{bin}}/python tests/custody/soak_rotation.py {{args}}
 
-# Two CMKs under load, kill -9 of either and of the hub, N rounds: no acknowledged event lost or doubled
+# Two CMKs under load, kill -9 of either and of the hub, N rounds, and N with the leader of a clustered hub: nothing lost
 two-cmks rounds="20": prepare
-    OPENKCM_ROUNDS={{rounds}} {{bin}}/python -m pytest -q -s tests/scenarios/test_two_cmks.py
+    OPENKCM_ROUNDS={{rounds}} OPENKCM_LEADER_ROUNDS={{rounds}} {{bin}}/python -m pytest -q -s tests/scenarios/test_two_cmks.py
 
 # Fuzz a decoder (ttlv, json, xml, http) with real messages to begin with; ten million executions unless told otherwise
 fuzz target="ttlv" runs="10000000" *args: prepare
