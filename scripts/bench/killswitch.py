@@ -1,18 +1,22 @@
 """How fast the kill switch is: from the API's answer to the closed gate and to the SyncAck, per node, open loop.
 
-Starts a stack of its own on real servers, pulls the switch N times at a fixed rate whatever the answers do, reads every
-sealed SyncAck from the hub, and then does it again with a backlog of routine events before the nodes. A gate's
-closing is taken from the first ack that covers the revocation: with several in flight that is a later closing, never an
-earlier one.
-Writes a JSON and an SVG. All times are CLOCK_BOOTTIME of this one machine.
+Starts a stack of its own on real servers with tenants of its own, whose keys are unsealed on every node. Orders come at
+a fixed rate whatever the answers do, from many people (one person gets two a second). First the lanes are idle, then a
+backlog of routine events lies before the nodes; what was ordered after a node had worked it off is left out there.
 
-    just bench killswitch --revocations 10000 --rate 2 --backlog 100000 --nodes 10
+The time of a gate's closing is the node's own record (CLOCK_BOOTTIME, in its sealed SyncAck), taken from the first ack
+that covers the revocation: with several in flight that is a later closing, never an earlier one. An order's first
+closing of a residence zeroizes its keys; the later ones find it closed and go through all the same steps.
+Writes a JSON with histograms and an SVG.
+
+    just bench killswitch --revocations 2000 --rate 20 --backlog 5000 100000 --nodes 1
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import platform
@@ -20,23 +24,37 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import killswitch_plot
+import msgspec
 
 from openkcm.bus.connection import connect
 from openkcm.bus.reports import Reports
-from openkcm.cli import endpoints, orbital, rogue
+from openkcm.cli import endpoints, idp, orbital, rogue
+from openkcm.cli.customer import customer_of
 from openkcm.cli.layout import Layout
+from openkcm.cli.onboarding import portal_of
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
+from openkcm.contract.seal import Signer
 
 ROOT = Path(__file__).parents[2]
-TENANT = "acme"
+SWITCHES = 6  # people of a tenant who may pull it, beside its admin
+PERSON_RATE = 2.0  # orders a second that one person gets
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
-SETTLE_S = 30.0
+SETTLE_S = 60.0
+CHUNK = 50_000  # of a backlog; the nodes' routine lanes are held anew after each
+GATE, ACK, ORDINARY = (
+    "answer to gate closed (ms)",
+    "answer to SyncAck at the hub (ms)",
+    "ordinary: answer to SyncAck (ms)",
+)
 
 
 def boottime_ms() -> float:
@@ -45,10 +63,11 @@ def boottime_ms() -> float:
 
 
 class Acks:
-    """Every SyncAck that the hub has, with when it came."""
+    """Every SyncAck that the hub has, with when it came: floors never fall within a node's lane."""
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[str, str, str], list[tuple[int, float, float]]] = defaultdict(list)
+        self._floors: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        self._seen: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
 
     async def follow(self, connection: Any) -> None:
         """Read them as they come, for ever."""
@@ -57,33 +76,201 @@ class Acks:
             if e.tag == "SyncAck.1":
                 ack = reports.read(e.tag, e.data)
                 assert isinstance(ack, reports.SyncAck)
-                closed = (ack.closed_boottime_ns or 0) / 1e6
-                self.seen[ack.tenant, e.actor.subject, ack.lane].append((ack.floor, boottime_ms(), closed))
+                key = ack.tenant, e.actor.subject, ack.lane
+                if ack.floor > (self._floors[key] or [-1])[-1]:
+                    self._floors[key].append(ack.floor)
+                    self._seen[key].append((boottime_ms(), (ack.closed_boottime_ns or 0) / 1e6))
 
-    def first(self, node: str, lane: str, counter: int) -> tuple[float, float] | None:
+    def first(self, tenant: str, node: str, lane: str, counter: int) -> tuple[float, float] | None:
         """(came, closed) of the first ack of a node that covers a counter."""
-        return next(((came, closed) for f, came, closed in self.seen[TENANT, node, lane] if f >= counter), None)
+        at = bisect_left(self._floors[tenant, node, lane], counter)
+        seen = self._seen[tenant, node, lane]
+        return seen[at] if at < len(seen) else None
 
 
-async def pull(client: httpx.AsyncClient, count: int, rate: float, path: str, lane: str) -> list[dict[str, Any]]:
-    """Order `count` times at `rate` a second, whatever the answers do."""
-    begun = time.monotonic()
+class Fleet:
+    """The stack, the tenants that the bench brings aboard, and the people who pull."""
 
-    async def one(n: int) -> dict[str, Any]:
-        await asyncio.sleep(max(0.0, begun + n / rate - time.monotonic()))
-        headers = {"Idempotency-Key": f"bench-{lane}-{begun}-{n}"}
-        asked = boottime_ms()
+    def __init__(self, layout: Layout, e: endpoints.Endpoints, tenants: int) -> None:
+        self.layout, self.nodes, self.url, self.ca = layout, e.nodes, e.cmk.url, e.cmk.ca
+        self.regions = sorted({n.region for n in e.nodes})
+        self.tenants = [f"bench-{n}" for n in range(tenants)]
+        self.tokens: list[tuple[str, str]] = []
+        self.admins: dict[str, str] = {}
+        self._accounts = self._provider()
+        for tenant in self.tenants:
+            self._bring_aboard(e, tenant)
+
+    def _provider(self) -> Path:
+        """An identity provider's configuration that knows the bench's people: same issuer, same key."""
+        known = json.loads(self.layout.configuration("idp").read_text())
+        known["accounts"] += [
+            {"name": f"{t}/{n}", "subject": f"{t}-person-{n}"} for t in self.tenants for n in range(SWITCHES + 2)
+        ]
+        path = self.layout.state / "bench-idp.json"
+        path.write_text(json.dumps(known))
+        return path
+
+    def _bring_aboard(self, e: endpoints.Endpoints, tenant: str) -> None:
+        roles = [["tenant-admin", "key-admin", "kill-switch"], ["approver"], *[["kill-switch"]] * SWITCHES]
+        people: list[dict[str, Any]] = [{"person": f"{tenant}-person-{n}", "roles": r} for n, r in enumerate(roles)]
+        for person in people[:2]:
+            own = Signer(os.urandom(32)).public_key
+            person["approval_key"] = base64.b64encode(own).decode()
+        tokens = [idp.mint(self._accounts, f"{tenant}/{n}") for n in range(len(roles))]
+        with portal_of(e, "provider/operator") as operator:
+            operator.post("/tenants", {"id": tenant, "regions": self.regions, "people": people})
+        with httpx.Client(**self._http(tokens[0])) as admin:
+            for region in self.regions:
+                path = f"/tenants/{tenant}/regions/{region}"
+                root = customer_of(self.layout, tenant, region).make()
+                _done(admin, "PUT", f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
+                _done(admin, "POST", f"{path}/systems", {"system": "payments"})
+                _until(lambda at=f"{path}/sync": admin.get(at).json()["routine"]["status"] == "InSync")
+        self.admins[tenant] = tokens[0]
+        self.tokens += [(tenant, token) for n, token in enumerate(tokens) if n != 1]
+
+    def _http(self, token: str) -> dict[str, Any]:
+        return {"base_url": f"{self.url}/cmk/v1", "headers": {"Authorization": f"Bearer {token}"},
+                "verify": self.ca or False, "timeout": 60, "trust_env": False}  # fmt: skip
+
+    def wait_until_governance_knows(self, last: dict[tuple[str, str], int]) -> None:
+        """Return when governance has read these counters."""
+        for (tenant, region), counter in last.items():
+            with httpx.Client(**self._http(self.admins[tenant])) as admin:
+                path = f"/tenants/{tenant}/regions/{region}/sync"
+                _until(lambda at=path, to=counter, by=admin: by.get(at).json()["routine"]["counter"] >= to, 900)
+
+    def client(self) -> httpx.AsyncClient:
+        """Return a client whose requests bring their own token."""
+        return httpx.AsyncClient(**self._http(""), limits=httpx.Limits(max_connections=64))
+
+
+def _done(client: httpx.Client, method: str, path: str, body: Any) -> None:
+    """Order, again while the read model has not seen what it needs."""
+    _until(lambda: client.request(method, path, json=body).status_code == httpx.codes.ACCEPTED)
+
+
+def _until(what: Any, within_s: float = SETTLE_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not what():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not within {within_s} s")
+        time.sleep(0.05)
+
+
+async def pull(fleet: Fleet, count: int, rate: float, lane: str, stop: Any = lambda: False) -> list[dict[str, Any]]:
+    """Order `count` times at `rate` a second, whatever the answers do, or until `stop()`."""
+    begun, work = time.monotonic(), []
+
+    async def one(client: httpx.AsyncClient, n: int) -> dict[str, Any]:
         if lane == "critical":
-            answer = await client.post(path, json={"reason": "bench"}, headers=headers)
+            tenant, token = fleet.tokens[n % len(fleet.tokens)]
+            how = {"method": "POST", "url": f"/tenants/{tenant}/revocations", "json": {"reason": "drill"}}
         else:
-            answer = await client.patch(path, json={"labels": {"n": str(n)}}, headers=headers)
-        answered = boottime_ms()
-        body = answer.json()
-        if answer.status_code != 202:
+            tenant = fleet.tenants[n % len(fleet.tenants)]
+            token, path = fleet.admins[tenant], f"/tenants/{tenant}/regions/{fleet.regions[0]}/configuration"
+            how = {"method": "PATCH", "url": path, "json": {"labels": {"n": str(n)}}}
+        headers = {"Idempotency-Key": f"{lane}-{begun}-{n}", "Authorization": f"Bearer {token}"}
+        asked = boottime_ms()
+        answer = await client.request(headers=headers, **how)
+        answered, body = boottime_ms(), answer.json()
+        if answer.status_code != httpx.codes.ACCEPTED:
             raise SystemExit(f"the API answered {answer.status_code}: {body}")
-        return {"asked": asked, "answered": answered, "body": body}
+        return {"tenant": tenant, "asked": asked, "answered": answered, "body": body}
 
-    return list(await asyncio.gather(*(one(n) for n in range(count))))
+    async with fleet.client() as client:
+        for n in range(count):
+            await asyncio.sleep(max(0.0, begun + n / rate - time.monotonic()))
+            if stop():
+                break
+            work.append(asyncio.ensure_future(one(client, n)))
+        return list(await asyncio.gather(*work))
+
+
+async def measure(fleet: Fleet, args: argparse.Namespace, backlog: int) -> dict[str, Any]:
+    """Pull the switch behind so many routine events; return the spread of each figure."""
+    connection = await connect(orbital.access(fleet.layout.state, "cmk", fleet.layout.ports.hub), name="bench")
+    acks = Acks()
+    following = asyncio.ensure_future(acks.follow(connection))
+    last: dict[tuple[str, str], int] = {}
+    if backlog:
+        where = [(tenant, region) for tenant in fleet.tenants for region in fleet.regions]
+        for done in range(0, backlog, CHUNK):
+            await asyncio.to_thread(rogue.pause_routine, fleet.layout)
+            last = await asyncio.to_thread(rogue.queue_backlog, fleet.layout, where, min(CHUNK, backlog - done))
+        await asyncio.to_thread(fleet.wait_until_governance_knows, last)  # it had them before the nodes, as ever
+        await asyncio.to_thread(rogue.resume_routine, fleet.layout)
+
+    def free_at(node: endpoints.Node) -> float:
+        """When a node had worked the backlog off."""
+        got = [acks.first(t, node.name, "routine", c) for (t, r), c in last.items() if r == node.region]
+        return max((g[0] if g is not None else float("inf") for g in got), default=float("inf"))
+
+    begun = boottime_ms()
+    pulled = await pull(fleet, args.revocations, args.rate, "critical",
+                        lambda: bool(backlog) and all(free_at(n) < boottime_ms() for n in fleet.nodes))  # fmt: skip
+    ordinary = [] if backlog else await pull(fleet, args.revocations // 4, args.rate / 4, "routine")
+    until = time.monotonic() + SETTLE_S
+    while True:
+        found, missing = collect(fleet, acks, pulled, ordinary, free_at)
+        if not missing or time.monotonic() > until:
+            break
+        await asyncio.sleep(0.5)
+    following.cancel()
+    await connection.close()
+    if missing:
+        raise SystemExit(f"{missing} acknowledgements did not come within {SETTLE_S} s")
+    told: dict[str, Any] = {"backlog": backlog, "custodians": len(fleet.nodes), "pulled": len(pulled)}
+    if backlog:
+        worked = [(free_at(n) - begun) / 1e3 for n in fleet.nodes]
+        told["backlog worked off after (s)"] = None if max(worked) == float("inf") else round(max(worked), 1)
+    told["worst node"] = max(
+        ({"node": node, **spread(v)} for (name, node), v in found.items() if name == GATE and node),
+        key=lambda of: of["p99"], default=None,
+    )  # fmt: skip
+    told["load average"] = round(os.getloadavg()[0], 1)
+    told |= {name: spread(v) for (name, node), v in sorted(found.items()) if not node}
+    told["histogram"] = {name: killswitch_plot.histogram(v) for (name, node), v in sorted(found.items()) if not node}
+    return told
+
+
+def collect(
+    fleet: Fleet, acks: Acks, pulled: list[Any], ordinary: list[Any], free_at: Any
+) -> tuple[dict[tuple[str, str], list[float]], int]:
+    """Return the figures in ms, by (name, "" or a node), and how many acknowledgements have not come yet."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    missing = 0
+    until = {node.name: free_at(node) for node in fleet.nodes}
+    first: set[tuple[str, str]] = set()
+    for order in sorted(pulled, key=lambda o: o["asked"]):
+        fences = {r["region"]: r["fence"] for r in order["body"]["revocations"]}
+        found["order sent to answer (ms)", ""].append(order["answered"] - order["asked"])
+        for node in fleet.nodes:
+            got = acks.first(order["tenant"], node.name, "critical", fences[node.region] or sys.maxsize)
+            missing += got is None
+            if got is None or order["asked"] > until[node.name]:
+                continue
+            came, closed = got
+            for name, value in _figures(order, came, closed):
+                found[name, ""].append(value)
+            found[GATE, node.name].append(closed - order["answered"])
+            if (order["tenant"], node.name) not in first:
+                first.add((order["tenant"], node.name))
+                found[f"first closing: {GATE}", ""].append(closed - order["answered"])
+    for order in ordinary:
+        for node in (n for n in fleet.nodes if n.region == fleet.regions[0]):
+            got = acks.first(order["tenant"], node.name, "routine", order["body"]["generation"])
+            missing += got is None
+            if got is not None:
+                found[ORDINARY, ""].append(got[0] - order["answered"])
+    return found, missing
+
+
+def _figures(order: dict[str, Any], came: float, closed: float) -> Iterator[tuple[str, float]]:
+    yield GATE, closed - order["answered"]
+    yield "order sent to gate closed (ms)", closed - order["asked"]
+    yield ACK, came - order["answered"]
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -93,120 +280,39 @@ def spread(values: list[float]) -> dict[str, float]:
     return {k: round(v, 2) for k, v in at.items()} | {"n": len(ordered)}
 
 
-async def measure(layout: Layout, e: endpoints.Endpoints, args: argparse.Namespace, backlog: int) -> dict[str, Any]:
-    """Pull the switch behind so many routine events; return the spread of each figure."""
-    connection = await connect(orbital.access(layout.state, "cmk", layout.ports.hub), name="bench")
-    acks = Acks()
-    following = asyncio.ensure_future(acks.follow(connection))
-    regions = sorted({n.region for n in e.nodes})
-    token = e.people["acme/admin"].token
-    verify: Any = e.cmk.ca or False
-    async with httpx.AsyncClient(
-        base_url=f"{e.cmk.url}/cmk/v1", headers={"Authorization": f"Bearer {token}"}, verify=verify, timeout=60,
-        limits=httpx.Limits(max_connections=64), trust_env=False,
-    ) as client:  # fmt: skip
-        if backlog:
-            await asyncio.to_thread(rogue.pause_routine, layout)
-            await asyncio.to_thread(rogue.queue_backlog, layout, [(TENANT, r) for r in regions], backlog)
-            await asyncio.to_thread(rogue.resume_routine, layout)
-        pulled = await pull(client, args.revocations, args.rate, f"/tenants/{TENANT}/revocations", "critical")
-        routine = []
-        if not backlog:
-            path = f"/tenants/{TENANT}/regions/{regions[0]}/configuration"
-            routine = await pull(client, args.revocations // 4, args.rate / 4, path, "routine")
-        until = time.monotonic() + SETTLE_S
-        found: dict[str, list[float]] = defaultdict(list)
-        while time.monotonic() < until:
-            await asyncio.sleep(0.5)
-            found, missing = collect(acks, e, pulled, routine, regions[0])
-            if not missing:
-                break
-    following.cancel()
-    await connection.close()
-    if missing:
-        raise SystemExit(f"{missing} acknowledgements did not come within {SETTLE_S} s")
-    return {"backlog": backlog, "nodes": len(e.nodes), **{name: spread(v) for name, v in sorted(found.items())}}
-
-
-def collect(
-    acks: Acks, e: endpoints.Endpoints, pulled: list[Any], routine: list[Any], region: str
-) -> tuple[dict[str, list[float]], int]:
-    """Return the figures in milliseconds, and how many acknowledgements have not come yet."""
-    found: dict[str, list[float]] = defaultdict(list)
-    missing = 0
-    for order in pulled:
-        fences = {r["region"]: r["fence"] for r in order["body"]["revocations"]}
-        for node in e.nodes:
-            got = acks.first(node.name, "critical", fences[node.region])
-            if got is None:
-                missing += 1
-                continue
-            came, closed = got
-            found["answer to gate closed (ms)"].append(closed - order["answered"])
-            found["order sent to gate closed (ms)"].append(closed - order["asked"])
-            found["answer to SyncAck at the hub (ms)"].append(came - order["answered"])
-        found["order sent to answer (ms)"].append(order["answered"] - order["asked"])
-    for order in routine:
-        for node in (n for n in e.nodes if n.region == region):
-            got = acks.first(node.name, "routine", order["body"]["generation"])
-            missing += got is None
-            if got is not None:
-                found["ordinary decree: answer to SyncAck (ms)"].append(got[0] - order["answered"])
-    return found, missing
-
-
-def draw(runs: list[dict[str, Any]]) -> str:
-    """Bars: p50 and p99 of each figure, each run."""
-    rows = [
-        (f"{name.removesuffix(' (ms)')}, backlog {run['backlog']:,}", what, figures[what])
-        for run in runs for name, figures in run.items() if isinstance(figures, dict) for what in ("p50", "p99")
-    ]  # fmt: skip
-    most = max(1.0, *(value for *_, value in rows))
-    out = []
-    for i, (name, what, value) in enumerate(rows):
-        y = 30 + i * 20
-        width = max(1.0, value / most * 380)
-        colour = "#2f6fab" if what == "p50" else "#b5cfe8"
-        out.append(f'<text x="410" y="{y + 11}" text-anchor="end">{name} {what}</text>')
-        out.append(f'<rect x="416" y="{y}" width="{width:.0f}" height="14" fill="{colour}"/>')
-        out.append(f'<text x="{420 + width:.0f}" y="{y + 11}">{value:.1f} ms</text>')
-    height = 40 + len(rows) * 20
-    size = f'width="880" height="{height}" font-family="sans-serif" font-size="11"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *out, "</svg>"]) + "\n"
-
-
 def main() -> None:
     """Start, measure, stop, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--revocations", type=int, default=100)
-    parser.add_argument(
-        "--rate", type=float, default=4.0, help="orders a second; one person may give 60 at once, then 2 a second"
-    )
-    parser.add_argument("--backlog", type=int, default=10_000, help="routine events before the nodes in the second run")
+    parser.add_argument("--revocations", type=int, default=400)
+    parser.add_argument("--rate", type=float, default=10.0, help="orders a second")
+    parser.add_argument("--backlog", type=int, nargs="*", default=[10_000], help="routine events before the nodes")
+    parser.add_argument("--no-idle", action="store_true", help="leave out the run without a backlog")
     parser.add_argument("--nodes", type=int, default=1, help="custodians per region (two regions)")
+    parser.add_argument("--tenants", type=int, default=4)
     parser.add_argument("--port-base", type=int, default=27400)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench" / "killswitch.json")
     args = parser.parse_args()
+    if args.rate > args.tenants * (SWITCHES + 1) * PERSON_RATE:
+        raise SystemExit(f"{args.rate} a second are more than {args.tenants} tenants' people get: more --tenants")
     with tempfile.TemporaryDirectory(prefix="openkcm-bench-") as folder:
         state = Path(folder) / "state"
         command = [sys.executable, "-m", "openkcm.cli.main", "up", "--state", str(state)]
         options = ["--port-base", str(args.port_base), "--nodes-per-region", str(args.nodes), "--workers", "1"]
         subprocess.run([*command, *options, "--detach"], check=True, stdout=subprocess.DEVNULL)
         try:
-            e = endpoints.load(state)
             layout = Layout(state=state, port_base=args.port_base, nodes_per_region=args.nodes)
-            runs = [asyncio.run(measure(layout, e, args, backlog)) for backlog in sorted({0, args.backlog})]
+            fleet = Fleet(layout, endpoints.load(state), args.tenants)
+            runs = []
+            for backlog in sorted({*([] if args.no_idle else [0]), *args.backlog}):
+                runs.append(asyncio.run(measure(fleet, args, backlog)))
+                print(msgspec.json.format(json.dumps({k: v for k, v in runs[-1].items() if k != "histogram"})))
         finally:
             subprocess.run([*command, "--stop"], check=False, stdout=subprocess.DEVNULL)
-    found = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "revocations": args.revocations, "rate": args.rate, "load_average": os.getloadavg()[0], "runs": runs,
-    }  # fmt: skip
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    found = {"machine": machine, "rate": args.rate, "tenants": args.tenants, "runs": runs}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(found, indent=1) + "\n")
-    args.out.with_suffix(".svg").write_text(draw(runs))
-    print(json.dumps(found, indent=1))
+    args.out.with_suffix(".svg").write_text(killswitch_plot.draw(runs))
 
 
 if __name__ == "__main__":

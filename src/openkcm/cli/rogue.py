@@ -1,7 +1,7 @@
 """The provider's own hand in its own ledger, past every rule of governance: for the demo to show what it cannot do.
 
 Uses governance's sealing key and credential from the stack's directory. Also queues the backlog of routine events that
-the kill switch has to overtake: the API could, one request each; this is the same events sooner.
+the kill switch has to overtake: the API could, one request each; this is the same events sooner, in atomic batches.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import msgspec
 from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.publish import expecting
 from openkcm.cli import orbital
 from openkcm.cli.layout import Layout
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract.envelope import PRIORITY_CRITICAL, PRIORITY_ROUTINE, Actor, Envelope
+from openkcm.contract.seal import Signer
 from openkcm.contract.subjects import DecreeSubject, residence_aggregate
 
 __all__ = ["Appended", "append", "pause_routine", "queue_backlog", "resume_routine"]
@@ -30,6 +32,7 @@ __all__ = ["Appended", "append", "pause_routine", "queue_backlog", "resume_routi
 _T = TypeVar("_T")
 ACTOR: Final = Actor(issuer="urn:openkcm:demo", subject="nobody-of-the-tenant")
 LONGEST_PAUSE: Final = dt.timedelta(minutes=10)
+BATCH: Final = 500  # events of one atomic append; the server takes a thousand
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -66,11 +69,11 @@ def queue_backlog(layout: Layout, residences: Sequence[tuple[str, str]], count: 
     async def all_of_them(connection: Connection) -> dict[tuple[str, str], int]:
         shares = [count // len(residences) + (i < count % len(residences)) for i in range(len(residences))]
         work = [
-            _append(layout, connection, region, tenant, [_label(n) for n in range(share)])
+            _append_batches(layout, connection, region, tenant, [_label(n) for n in range(share)])
             for (tenant, region), share in zip(residences, shares, strict=True)
         ]
         done = await asyncio.gather(*work)
-        return {where: appended[-1].counter for where, appended in zip(residences, done, strict=True) if appended}
+        return {where: counter for where, counter in zip(residences, done, strict=True) if counter}
 
     return asyncio.run(_as_governance(layout, all_of_them))
 
@@ -116,34 +119,73 @@ async def _append(
         lane = d.lane_of(decree)
         subject = residence_aggregate(region, tenant, lane)
         if subject not in marks:
-            last = await ledger.last(str(subject))
-            known = None if last is None else env.decode(last.body)
-            marks[subject] = (known.epoch, known.counter, last.sequence) if known and last else (1, 0, 0)
+            marks[subject] = await _mark(ledger, subject)
         epoch, counter, sequence = marks[subject]
-        event = str(uuid.uuid4())
-        sealed = env.seal_envelope(
-            Envelope(
-                id=event,
-                tag=d.tag_of(decree),
-                subject=str(subject),
-                counter=counter + 1,
-                epoch=epoch,
-                actor=ACTOR,
-                correlation=event,
-                priority=PRIORITY_CRITICAL if lane == "critical" else PRIORITY_ROUTINE,
-                at_ms=time.time_ns() // 1_000_000,
-                time_source="demo",
-                key=signer.key_id,
-                data=msgspec.Raw(msgspec.json.encode(decree)),
-            ),
-            signer,
-        )
+        sealed = _sealed(subject, decree, epoch, counter + 1, signer)
         appended = await ledger.append(
-            str(subject), env.encode(sealed), id=event, tag=sealed.tag, expected_last=sequence, timeout_s=10
+            str(subject), env.encode(sealed), id=sealed.id, tag=sealed.tag, expected_last=sequence, timeout_s=10
         )
         marks[subject] = (epoch, counter + 1, appended.sequence)
-        done.append(Appended(event, counter + 1, appended.sequence))
+        done.append(Appended(sealed.id, counter + 1, appended.sequence))
     return done
+
+
+async def _append_batches(
+    layout: Layout, connection: Connection, region: str, tenant: str, decrees: Sequence[d.Decree]
+) -> int:
+    """Append routine decrees of one residence, `BATCH` at a time; return the last one's counter (0: there was none)."""
+    signer, subject = layout.governance_signer, residence_aggregate(region, tenant)
+    epoch, counter, sequence = await _mark(Ledger(connection), subject)
+    for begin in range(0, len(decrees), BATCH):
+        share = decrees[begin : begin + BATCH]
+        batch = uuid.uuid4().hex
+        for number, decree in enumerate(share, 1):
+            sealed = _sealed(subject, decree, epoch, counter + number, signer)
+            headers = {"Nats-Msg-Id": sealed.id, "Kcm-Tag": sealed.tag, "Nats-Batch-Id": batch,
+                       "Nats-Batch-Sequence": str(number)}  # fmt: skip
+            if number == 1:
+                headers |= expecting(sequence)
+            if number < len(share):
+                await connection.publish(str(subject), env.encode(sealed), headers=headers)
+                continue
+            headers |= {"Nats-Batch-Commit": "1"}
+            answer = await connection.request(str(subject), env.encode(sealed), headers=headers, timeout_s=30)
+            told = msgspec.json.decode(answer.body)
+            if "error" in told:
+                raise BusError(f"{subject}: the ledger did not take a batch: {told['error'].get('description')}")
+            sequence = int(told["seq"])
+        counter += len(share)
+    return counter if decrees else 0
+
+
+async def _mark(ledger: Ledger, subject: DecreeSubject) -> tuple[int, int, int]:
+    """Return (epoch, counter, sequence) of the subject's last event."""
+    last = await ledger.last(str(subject))
+    if last is None:
+        return 1, 0, 0
+    known = env.decode(last.body)
+    return known.epoch, known.counter, last.sequence
+
+
+def _sealed(subject: DecreeSubject, decree: d.Decree, epoch: int, counter: int, signer: Signer) -> Envelope:
+    event = str(uuid.uuid4())
+    return env.seal_envelope(
+        Envelope(
+            id=event,
+            tag=d.tag_of(decree),
+            subject=str(subject),
+            counter=counter,
+            epoch=epoch,
+            actor=ACTOR,
+            correlation=event,
+            priority=PRIORITY_CRITICAL if subject.lane == "critical" else PRIORITY_ROUTINE,
+            at_ms=time.time_ns() // 1_000_000,
+            time_source="demo",
+            key=signer.key_id,
+            data=msgspec.Raw(msgspec.json.encode(decree)),
+        ),
+        signer,
+    )
 
 
 async def _pause(layout: Layout, until: str | None) -> None:
