@@ -16,6 +16,7 @@ from openkcm.execution.objects import Objects
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
 from openkcm.execution.safe import Safe
+from openkcm.execution.terms import name_term
 from openkcm.execution.voice import Voice
 from openkcm.projector import open_writer
 from openkcm.projector.database import StorageFailed
@@ -65,8 +66,10 @@ class Here:
         expect = None if own else (str(self.catalogue._safe.subject(TENANT, "l3", "k")), 0)
         return await self.catalogue.put(TENANT, record(*args), expect=expect, own=own)
 
-    def names(self) -> list[tuple[str, str]]:
-        return self.database.rows("SELECT uid, name FROM object_names ORDER BY uid, name")
+    def found(self, *names: str) -> list[tuple[str, str]]:
+        """Which objects the index finds by these names."""
+        sql = "SELECT uid FROM object_terms WHERE term = ? AND tenant = ? ORDER BY uid"
+        return [(u, n) for n in names for (u,) in self.database.rows(sql, (name_term(TENANT, REG, n), TENANT))]
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ async def test_those_who_wait_for_the_disk_share_its_next_sync(here):
     done = await asyncio.gather(*(here.put(f"o-{n}", f"name-{n}") for n in range(100)))
     assert len(set(done)) == 100
     assert len(here.commits) < 10
-    assert len(here.names()) == 100
+    assert len(here.found(*(f"name-{n}" for n in range(100)))) == 100
     assert sorted(here.bumped) == sorted(f"o-{n}" for n in range(100))
 
 
@@ -98,7 +101,7 @@ async def test_an_older_record_that_arrives_late_changes_neither_object_nor_name
     older = here.vault.records[str(here.catalogue._safe.subject(TENANT, "object", "o"))]
     second = await here.put("o", "new", own=first)
     await here.catalogue.take([Stored(first, older.subject, older.body, older.id)])
-    assert here.names() == [("o", "new")]
+    assert here.found("old", "new") == [("o", "new")]
     assert here.database.rows("SELECT sequence FROM objects") == [(second,)]
 
 
@@ -115,11 +118,14 @@ async def test_by_name_comes_page_after_page_and_no_statement_reads_a_whole_syst
     await here.put("other", "else")
     arena = RegionArena(slots=8, workloads=8)
     objects = Objects(here.database, WorkerArena(arena.fd, arena.size, arena.mode))
-    pages = list(objects.pages(TENANT, REG, object_type=None, uid=None, name="same"))
+    pages = list(
+        objects.pages(TENANT, REG, object_type=None, uid=None, term=name_term(TENANT, REG, "same"), state=None)
+    )
     assert [r.uid for page in pages for r in page] == [f"o-{n:03}" for n in range(150)]
     assert max(map(len, pages)) < 150
-    given = dict.fromkeys(("tenant", "uid", "registration", "sequence", "name", "state", "object_type", "record"), 1)
-    for name in ("object", "object_name"):
+    columns = ("tenant", "uid", "registration", "sequence", "term", "state", "found_as", "object_type", "record")
+    given = dict.fromkeys(columns, 1)
+    for name in ("object", "object_term"):
         for sql in here.database._named[name]:
             for *_, step in here.database.rows(f"EXPLAIN QUERY PLAN {sql}", given):
                 assert "uid=?" in step or not step.startswith(("SCAN obj", "SEARCH ")), (name, step)

@@ -34,6 +34,7 @@ from openkcm.kmip.objects import (
     TemplateAttribute,
     TransparentKey,
 )
+from openkcm.kmip.payloads.attributes import ModifyAttributeRequest
 from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
 from openkcm.kmip.payloads.lifecycle import ActivateRequest, DestroyRequest, RevokeRequest
 from openkcm.kmip.payloads.objects import CreateRequest, RegisterRequest
@@ -368,6 +369,53 @@ def test_locate_finds_by_any_attribute_and_only_whole_matches(inside):
         ((attribute("Initial Date", 1), attribute("Initial Date", 1 << 40), name), {first}),
     ):
         assert set(ok(inside.item(LocateRequest(attribute=wanted))).unique_identifier) == found, wanted
+
+
+def test_locate_by_group_custom_attribute_and_state_finds_what_reading_all_would(inside):
+    """The index narrows, and hides nothing: what changes is found by its new value and not by its old one."""
+    soon = inside.bench.wall_s() + 1000
+    ages = {"young": (), "due": (attribute("Activation Date", int(soon)),)}
+    uids = {
+        (group, owner, age): ok(
+            inside.item(
+                create_request(
+                    more=(
+                        attribute("Object Group", group), custom_attribute("x-owner", ItemType.TEXT_STRING, owner),
+                        custom_attribute("x-size", ItemType.INTEGER, 7), *dates,
+                    )
+                )
+            )
+        ).unique_identifier
+        for group in ("red", "blue") for owner in ("me", "you") for age, dates in ages.items()
+    }  # fmt: skip
+    gone = uids["blue", "you", "young"]
+    ok(inside.item(DestroyRequest(unique_identifier=gone)))
+
+    def located(*asked):
+        found = ok(inside.item(LocateRequest(attribute=asked))).unique_identifier
+        inside.bench.objects.pages, narrow = (lambda *who, **_: narrow(*who, **NO_INDEX)), inside.bench.objects.pages
+        assert set(ok(inside.item(LocateRequest(attribute=asked))).unique_identifier) == set(found)
+        inside.bench.objects.pages = narrow
+        return {key for key, uid in uids.items() if uid in found}
+
+    red = attribute("Object Group", "red")
+    assert located(red) == {k for k in uids if k[0] == "red"}
+    assert located(custom_attribute("x-owner", ItemType.TEXT_STRING, "me"), red) == {
+        k for k in uids if k[:2] == ("red", "me")
+    }
+    assert len(located(custom_attribute("x-size", ItemType.INTEGER, 7))) == 7
+    assert located(attribute("State", State.DESTROYED)) == {("blue", "you", "young")}
+    assert located(attribute("State", State.ACTIVE)) == set()
+    inside.bench.wall_s = lambda: soon + 1
+    assert located(attribute("State", State.ACTIVE)) == {k for k in uids if k[2] == "due"}  # no record has changed
+    changed = uids["red", "me", "young"]
+    green = attribute("Object Group", "green")
+    ok(inside.item(ModifyAttributeRequest(unique_identifier=changed, attribute=green)))
+    assert located(green) == {("red", "me", "young")}
+    assert ("red", "me", "young") not in located(red)
+
+
+NO_INDEX = {"object_type": None, "uid": None, "term": None, "state": None}
 
 
 def test_locate_counts_all_and_shows_a_page(inside):

@@ -18,6 +18,7 @@ from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError, Conflict
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError
+from openkcm.execution import terms
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import Row, Rows, State
 from openkcm.execution.safe import Planted, Safe
@@ -174,6 +175,9 @@ class _Commit:
 
 
 def _rows(tenant: str, sequence: int, record: ObjectRecord, data: bytes) -> Rows:
-    key: Row = {"tenant": tenant, "registration": record.registration, "uid": record.uid}
-    row: Row = {**key, "sequence": sequence, "state": record.state, "object_type": record.object_type, "record": data}
-    return [("object", row), *(("object_name", {**key, "sequence": sequence, "name": name}) for name in record.names)]
+    found, found_as = terms.index_of(tenant, record)
+    row: Row = {
+        "tenant": tenant, "registration": record.registration, "uid": record.uid, "sequence": sequence,
+        "state": record.state, "found_as": found_as, "object_type": record.object_type, "record": data,
+    }  # fmt: skip
+    return [("object", row), *(("object_term", {**row, "term": term}) for term in found)]

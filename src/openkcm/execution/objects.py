@@ -16,15 +16,14 @@ from openkcm.contract.seal import canonical
 from openkcm.execution.arena import WorkerArena
 from openkcm.execution.keyring import NONCE_BYTES, TAG_BYTES, l4_context
 from openkcm.execution.records import ObjectRecord
+from openkcm.execution.terms import SHIFTS, may_shift
 from openkcm.kmip import Attribute, decode_attributes
 from openkcm.kmip.enums import CryptographicUsageMask, ObjectType, State
 
-__all__ = ["BLOCK_HEADS", "DATED", "Entry", "Objects", "Rows", "context_of"]
+__all__ = ["BLOCK_HEADS", "Entry", "Objects", "Rows", "context_of"]
 
 MAX_ENTRIES: Final = 8192  # per system; a record is about 1 KiB
 PAGE_ROWS: Final = 64  # about 1 ms of decoding, then others are served
-#: Attributes that change what an object may be used for as time goes by.
-DATED: Final = frozenset({"Activation Date", "Deactivation Date", "Process Start Date", "Protect Stop Date"})
 _Use = CryptographicUsageMask
 PROTECTS: Final = int(_Use.ENCRYPT | _Use.SIGN | _Use.MAC_GENERATE | _Use.WRAP_KEY)
 PROCESSES: Final = int(_Use.DECRYPT | _Use.VERIFY | _Use.MAC_VERIFY | _Use.UNWRAP_KEY)
@@ -89,12 +88,7 @@ class Entry:
         self.plan: Any = None
         names = {a.attribute_name for a in self.attributes}
         self.limited = "Usage Limits" in names
-        self.dated = self._may_change(names)
-
-    def _may_change(self, names: set[str]) -> bool:
-        """Whether a date can still make a difference; one that only says when the object became active cannot."""
-        dates = names & DATED
-        return bool(dates - {"Activation Date"}) or (bool(dates) and self.state == State.PRE_ACTIVE)
+        self.dated = may_shift(self.state, names)
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -159,24 +153,33 @@ class Objects:
         return bool(self._database.rows(sql, (tenant, uid)))
 
     def pages(
-        self, tenant: str, registration: str, *, object_type: int | None, uid: str | None, name: str | None
-    ) -> Iterator[list[ObjectRecord]]:
-        """Yield a system's records, a page at a time, narrowed by what SQLite has indexed."""
+        self, tenant: str, registration: str, *, object_type: int | None, uid: str | None, term: bytes | None,
+        state: int | None,
+    ) -> Iterator[list[ObjectRecord]]:  # fmt: skip
+        """Yield a system's records, a page at a time, narrowed by what SQLite has indexed (`execution.terms`).
+
+        By state come those that have it and those that may have it by now: the caller looks at their dates.
+        """
+        given = {"tenant": tenant, "registration": registration, "object_type": object_type, "uid": uid, "term": term}
         where = "o.tenant = :tenant AND o.registration = :registration"
-        source, key = "objects o", "o.rowid"
-        after: int | str = -1
-        if name is not None:  # CROSS JOIN: from the name to its few objects, whatever SQLite thinks of their number
-            source, key, after = "object_names n CROSS JOIN objects o", "n.uid", ""
-            where += " AND n.tenant = :tenant AND n.registration = :registration AND n.name = :name AND o.uid = n.uid"
-        if object_type is not None:
-            where += " AND o.object_type = :object_type"
-        if uid is not None:
-            where += " AND o.uid = :uid"
+        where += "" if object_type is None else " AND o.object_type = :object_type"
+        where += "" if uid is None else " AND o.uid = :uid"
+        if term is not None:  # CROSS JOIN: from the term to its objects, whatever SQLite thinks of their number
+            where += " AND t.term = :term AND t.tenant = :tenant AND o.uid = t.uid"
+            yield from self._pages("object_terms t CROSS JOIN objects o", where, "t.uid", given, "")
+        elif state is not None and uid is None:
+            where += " AND o.found_as = :found_as"
+            for found_as in (state, SHIFTS):
+                yield from self._pages("objects o", where, "o.rowid", {**given, "found_as": found_as}, -1)
+        else:
+            yield from self._pages("objects o", where, "o.rowid", given, -1)
+
+    def _pages(
+        self, source: str, where: str, key: str, given: dict[str, Any], after: int | str
+    ) -> Iterator[list[ObjectRecord]]:
         sql = f"SELECT {key}, o.record FROM {source} WHERE {where} AND {key} > :after ORDER BY {key} LIMIT :page"
         while True:
-            given = {"tenant": tenant, "registration": registration, "object_type": object_type, "uid": uid,
-                     "name": name, "after": after, "page": PAGE_ROWS}  # fmt: skip
-            found = self._database.rows(sql, given)
+            found = self._database.rows(sql, {**given, "after": after, "page": PAGE_ROWS})
             yield [_DECODER.decode(raw) for _, raw in found]
             if len(found) < PAGE_ROWS:
                 return

@@ -33,7 +33,7 @@ _log: Final = logging.getLogger("openkcm.shredder")
 SWEEP_S: Final = 1.0
 #: Tombstones that must outlive the residence: a vault restored from a backup finds them.
 KEPT: Final = frozenset({"ring", "fence"})
-TABLES: Final = ("objects", "object_names")
+TABLES: Final = ("objects", "object_terms")
 LOG_TRIES: Final = 20
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
-from openkcm.execution.objects import DATED, Entry
+from openkcm.execution import terms
+from openkcm.execution.objects import PAGE_ROWS, Entry
 from openkcm.execution.operations.attributing import attributes_at
 from openkcm.execution.operations.call import GONE, PAUSE, Call, Step
-from openkcm.kmip import Attribute
+from openkcm.kmip import Attribute, KmipError
 from openkcm.kmip.enums import ObjectGroupMember, StorageStatusMask
 from openkcm.kmip.payloads.retrieval import LocateRequest, LocateResponse
-from openkcm.kmip.structures import Name
 
 __all__ = ["locate"]
 
 #: Two values of one of these are a range, from and to.
-DATES: Final = DATED | {
+DATES: Final = terms.DATED | {
     "Initial Date", "Destroy Date", "Compromise Occurrence Date", "Compromise Date", "Archive Date",
     "Last Change Date", "Original Creation Date",
 }  # fmt: skip
@@ -36,20 +36,20 @@ def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]
     for attribute in asked.attribute:
         wanted.setdefault(attribute.attribute_name, []).append(attribute.attribute_value)
     who = call.caller
-    name = next((v.name_value for v in wanted.get("Name", ()) if isinstance(v, Name)), None)
+    try:
+        term = terms.best_term(who.tenant, who.registration, asked.attribute)
+    except KmipError:  # a value that no object can have
+        return LocateResponse(located_items=0)
     pages = call.bench.objects.pages(
         who.tenant,
         who.registration,
         object_type=_only(wanted, "Object Type"),
         uid=_only(wanted, "Unique Identifier"),
-        name=name,
+        term=term,
+        state=_only(wanted, "State"),
     )
     found: list[tuple[int, str]] = []
-    first = True
     for page in pages:
-        if not first:
-            yield PAUSE
-        first = False
         for record in page:
             entry = Entry(0, record, b"", 0, 0)
             attributes = attributes_at(entry, call.now_s)
@@ -59,6 +59,8 @@ def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]
                 continue
             if all(_matches(attributes, n, values) for n, values in wanted.items()):
                 found.append((-(entry.value("Initial Date") or 0), record.uid))
+        if len(page) == PAGE_ROWS:
+            yield PAUSE
     found.sort()
     uids = [uid for _, uid in found][max(0, asked.offset_items or 0) :]
     if asked.maximum_items is not None:

@@ -26,6 +26,7 @@ from openkcm.execution.operations.template import (
     value_of,
 )
 from openkcm.execution.records import ObjectRecord
+from openkcm.execution.terms import name_term
 from openkcm.kmip import Attribute, AttributeValue, decode_attributes, encode_attributes
 from openkcm.kmip.enums import CryptographicAlgorithm, KeyFormatType, ObjectType, ResultReason
 from openkcm.kmip.objects import TemplateAttribute
@@ -83,7 +84,10 @@ def template_attributes(call: Call, *templates: TemplateAttribute | None) -> lis
 def _template_object(call: Call, name: str) -> Sequence[Attribute]:
     """Return the attributes in the template object of this name."""
     who = call.caller
-    pages = call.bench.objects.pages(who.tenant, who.registration, object_type=ObjectType.TEMPLATE, uid=None, name=name)
+    term = name_term(who.tenant, who.registration, name)
+    pages = call.bench.objects.pages(
+        who.tenant, who.registration, object_type=ObjectType.TEMPLATE, uid=None, term=term, state=None
+    )
     for record in next(pages):
         entry = Entry(0, record, b"", 0, 0)
         if name in names_of(entry.attributes) and record.wrapped is not None:
