@@ -25,6 +25,7 @@ from typing import Any
 
 from kmip.core import enums
 
+from faults.kinds import held_back
 from openkcm.bus.connection import connect
 from openkcm.bus.copies import copy_of
 from openkcm.bus.feed import matches
@@ -71,22 +72,6 @@ class Load(threading.Thread):
             if client.decrypt(sealed, uid, GCM, iv) != PLAIN:
                 raise ValueError("another plaintext")
             self.done["encrypt and decrypt"] += 1
-
-
-class Down:
-    """The hub, killed and kept from starting."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self._file = stack.state / "nats" / "hub" / "nats.conf"
-        self._away = self._file.with_suffix(".away")
-
-    def begin(self) -> None:
-        self._file.rename(self._away)
-        self.stack.kill(self.stack.endpoints.nats["hub"].pid)
-
-    def end(self) -> None:
-        self._away.rename(self._file)
 
 
 def root_versions(stack: Stack, region: str) -> list[str | None]:
@@ -167,8 +152,13 @@ def _played(stack: Stack, down_s: float) -> dict[str, Any]:
     for load in loads:
         load.start()
     time.sleep(2)
-    hub, told = Down(stack), {}
-    hub.begin()
+    told: dict[str, Any] = {}
+    with held_back(stack, "hub"):
+        _without(stack, layout, down_s, told)
+    return _afterwards(stack, layout, loads, told)
+
+
+def _without(stack: Stack, layout: Layout, down_s: float, told: dict[str, Any]) -> None:
     begun = time.monotonic()
     told["an ordinary order without the hub"] = refused_without_a_hub(stack)
     told["a revocation without the hub"] = stack.revoke(OTHER, US)["revocations"][0]["recorded"]
@@ -179,11 +169,12 @@ def _played(stack: Stack, down_s: float) -> dict[str, Any]:
             customer_of(layout, TENANT, region).rotate()
         rotations += 1
         time.sleep(max(0.0, min(down_s / 5 * rotations, down_s) - (time.monotonic() - begun)))
-    hub.end()
     told["hub was away (s)"] = round(time.monotonic() - begun, 1)
     told["rotations of L1 a region"] = rotations
-    newest = f"v{rotations + 1}"
-    back = time.monotonic()
+
+
+def _afterwards(stack: Stack, layout: Layout, loads: list[Load], told: dict[str, Any]) -> dict[str, Any]:
+    newest, back = f"v{told['rotations of L1 a region'] + 1}", time.monotonic()
 
     def settled() -> bool:
         with stack.portal(f"{OTHER}/admin") as bolt, stack.portal(f"{TENANT}/admin") as acme:

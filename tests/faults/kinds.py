@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from faults.apart import Apart
@@ -106,6 +108,45 @@ def _far(g: Ground) -> End:
     return g.link.heal
 
 
+def _mirrors(change: Callable[[bytearray, random.Random], bytes | bytearray]) -> Callable[[Ground], End]:
+    """The region's server is gone; both of its mirrors come back with the last block of each changed."""
+
+    def begin(g: Ground) -> End:
+        server = g.stack.endpoints.nats[g.region]
+        with held_back(g.stack, g.region):
+            for stream in ("LEDGER", "LEDGER-CRITICAL"):
+                blocks = sorted(Path(server.store).rglob(f"streams/{stream}/msgs/*.blk"), key=lambda b: int(b.stem))
+                assert blocks, f"no block of {stream} below {server.store}"
+                blocks[-1].write_bytes(change(bytearray(blocks[-1].read_bytes()), g.rng))
+        return lambda: until(lambda: _back(g, "leaf", server.pid), BACK_S, "the leaf is back") and None
+
+    return begin
+
+
+@contextlib.contextmanager
+def held_back(stack: Stack, server: str) -> Iterator[None]:
+    """Kill a NATS server, and keep it from starting until the block ends."""
+    home = stack.state / "nats" / server
+    file = home / ("nats.conf" if server == "hub" else "leaf.conf")
+    away = file.with_suffix(".away")
+    file.rename(away)
+    try:
+        stack.kill(stack.endpoints.nats[server].pid)
+        yield
+    finally:
+        away.rename(file)
+
+
+def _truncated(block: bytearray, rng: random.Random) -> bytearray:
+    return block[: rng.randrange(len(block) + 1)]
+
+
+def _corrupted(block: bytearray, rng: random.Random) -> bytearray:
+    for _ in range(8 if block else 0):
+        block[rng.randrange(len(block))] ^= 1 << rng.randrange(8)
+    return block
+
+
 def _full(g: Ground) -> End:
     assert g.disk is not None
     g.disk.fill()
@@ -130,9 +171,13 @@ LINK: dict[str, Callable[[Ground], End]] = {
     "link flaps": _flapping,
     "200 ms and loss": _far,
 }
+STORE: dict[str, Callable[[Ground], End]] = {
+    "leaf's mirrors truncated": _mirrors(_truncated),
+    "leaf's mirrors corrupted": _mirrors(_corrupted),
+}
 DISK: dict[str, Callable[[Ground], End]] = {"node's disk full": _full, "node's disk slow": _slow}
 
 
 def table(g: Ground) -> dict[str, Callable[[Ground], End]]:
     """The faults that this ground permits."""
-    return PROCESSES | (LINK if g.link else {}) | (DISK if g.disk else {})
+    return PROCESSES | STORE | (LINK if g.link else {}) | (DISK if g.disk else {})
