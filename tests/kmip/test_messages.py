@@ -33,10 +33,11 @@ from openkcm.kmip import (
     encode_item,
     encode_request,
     encode_response,
+    responses,
 )
 from openkcm.kmip import requests as kmip_requests
 from openkcm.kmip.enums import BlockCipherMode, CredentialType, Operation, QueryFunction, ResultReason, ResultStatus
-from openkcm.kmip.generate import write_contents
+from openkcm.kmip.generate import reader, write_contents
 from openkcm.kmip.payloads.cryptography import EncryptRequest, EncryptResponse
 from openkcm.kmip.payloads.lifecycle import ActivateRequest, ActivateResponse, DestroyRequest
 from openkcm.kmip.payloads.retrieval import (
@@ -401,3 +402,31 @@ def test_what_stands_around_strings_depends_on_all_their_lengths(plain, tag):
             [encode_item(0x1F, None, ResultStatus.SUCCESS, None, None, answer, KMIP_1_4)], KMIP_1_4, 0
         )
         assert decode_response(raw).items[0].payload == answer
+
+
+@pytest.mark.parametrize("again", [None, b"", b"1", b"12345678", b"123456789"])
+def test_a_plain_answer_is_the_same_whether_its_surroundings_are_remembered_or_not(again):
+    answer = ActivateResponse(unique_identifier="k")
+    responses._AROUND.clear()
+    for code in (Operation.ACTIVATE, Operation.ENCRYPT):
+        items = [encode_item(code, again, ResultStatus.SUCCESS, None, None, answer, KMIP_1_4) for _ in range(2)]
+        assert items[0] == items[1]
+        slow = encode_item(code, again, ResultStatus.SUCCESS, None, "m", answer, KMIP_1_4)
+        tree = read_item(slow)
+        parts = tuple(part for part in tree.value if part.tag != Tag.RESULT_MESSAGE)
+        assert items[0] == write_item(Item(tag=tree.tag, type=tree.type, value=parts))
+
+
+@pytest.mark.parametrize("first", [None, "k", "kk", "k" * 300])
+@pytest.mark.parametrize("parameters", [None, ENCRYPT.cryptographic_parameters, CryptographicParameters()])
+def test_what_a_request_begins_with_is_remembered_only_when_nothing_else_can_be_meant(first, parameters):
+    some = [EncryptRequest(unique_identifier=u, cryptographic_parameters=p, data=b"d") for u in ("k", None) for p in
+            (ENCRYPT.cryptographic_parameters, None)]  # fmt: skip
+    one = EncryptRequest(unique_identifier=first, cryptographic_parameters=parameters)
+    for payload in (*some, one, one, *some, one):
+        request = decode_request(encode_request(payload))
+        assert decode_payload(request.items[0], request.version) == payload
+    if first and parameters == ENCRYPT.cryptographic_parameters:
+        whole = write_contents(one, 4)
+        with pytest.raises(MalformedMessage):  # nor is it taken from beyond the end
+            reader(EncryptRequest, 4)(whole, 0, len(whole) - 8)

@@ -90,6 +90,13 @@ def _shape(shapes: Shapes, heads: tuple[int, ...], *lengths: int) -> tuple[bytes
     return shapes[lengths]
 
 
+def _remember(lead: dict[bytes, tuple[object, object]], last: list[int], raw: bytes, *values: object) -> None:
+    if len(raw) <= MAX_MEMO_BYTES and None not in values:  # the next field may then be neither of these two
+        if len(lead) >= MAX_MEMO_ENTRIES:
+            lead.clear()
+        lead[raw], last[0] = values, len(raw)  # type: ignore[assignment]  # two values
+
+
 _RUNTIME: Final[dict[str, object]] = {
     "head": struct.Struct(">II").unpack_from,
     "s32": struct.Struct(">i").unpack_from,
@@ -101,6 +108,7 @@ _RUNTIME: Final[dict[str, object]] = {
     "put_s64": struct.Struct(">IIq").pack,
     "PAD": _PAD,
     "make_shape": _shape,
+    "remember": _remember,
     "BOOLEANS": {bytes(8): False, bytes(7) + b"\1": True},
     "read_items": read_items,
     "read_leaf": read_leaf,
@@ -206,24 +214,47 @@ def _memo(structure: type[Structure], layout: int) -> dict[bytes, Structure]:  #
     return {}
 
 
+def _leads(fields: list[Field]) -> bool:
+    """Whether the structure begins with an identifier and parameters: what a client repeats from call to call."""
+    if len(fields) < 2 or any(field.repeated or len(field.kinds) > 1 for field in fields[:2]):
+        return False
+    (first,), (second,) = fields[0].kinds, fields[1].kinds
+    return first.wire == ItemType.TEXT_STRING and second.structure is not None and second.structure.memoised
+
+
+def _read_field(structure: type[Structure], field: Field, names: dict[str, object], minor: int) -> list[str]:
+    """Return the lines that read a field whose header, if it is there, is (h, n) at o."""
+    label, into = f"{structure.__name__}.{field.name}", f"f_{field.name}"
+    if field.repeated:
+        (kind,) = field.kinds
+        body = [f"{into} = ()", f"if h == {field.tag << 8 | kind.wire}:", " l = []"]
+        body += [" while True:", *_indent(_read_value(field, kind, "x", label, names, minor), 2), "  l.append(x)"]
+        body += _indent(_next(), 2)
+        body += [f"  if h != {field.tag << 8 | kind.wire}: break"]
+        return [*body, f"  if len(l) == {field.at_most}: too_much({label!r})", f" {into} = tuple(l)"]
+    body = []
+    for number, kind in enumerate(field.kinds):
+        body += [f"{'elif' if number else 'if'} h == {field.tag << 8 | kind.wire}:"]
+        body += _indent([*_read_value(field, kind, into, label, names, minor), *_next()], 1)
+    return [*body, f"else: {into} = None" if field.optional else f"else: missing({label!r})"]
+
+
 def reader_source(structure: type[Structure], minor: int, names: dict[str, object]) -> str:
     """Return the source of one structure's reader; what it calls is added to `names`."""
-    body = _next()
     fields = _fields(structure, minor)
-    for field in fields:
-        label, into = f"{structure.__name__}.{field.name}", f"f_{field.name}"
-        if field.repeated:
-            (kind,) = field.kinds
-            body += [f"{into} = ()", f"if h == {field.tag << 8 | kind.wire}:", " l = []"]
-            body += [" while True:", *_indent(_read_value(field, kind, "x", label, names, minor), 2), "  l.append(x)"]
-            body += _indent(_next(), 2)
-            body += [f"  if h != {field.tag << 8 | kind.wire}: break"]
-            body += [f"  if len(l) == {field.at_most}: too_much({label!r})", f" {into} = tuple(l)"]
-            continue
-        for number, kind in enumerate(field.kinds):
-            body += [f"{'elif' if number else 'if'} h == {field.tag << 8 | kind.wire}:"]
-            body += _indent([*_read_value(field, kind, into, label, names, minor), *_next()], 1)
-        body += [f"else: {into} = None" if field.optional else f"else: missing({label!r})"]
+    body, rest = [], fields
+    if _leads(fields):
+        names["LEAD"], names["LAST"], rest = {}, [0], fields[2:]
+        both = f"f_{fields[0].name}, f_{fields[1].name}"
+        body += ["s = o", "o += LAST[0]", "t = LEAD.get(b[s:o]) if o <= end else None"]
+        body += ["if t is None:", " o = s", *_indent(_next(), 1)]
+        for field in fields[:2]:
+            body += _indent(_read_field(structure, field, names, minor), 1)
+        body += [f" remember(LEAD, LAST, b[s:o], {both})", "else:", f" {both} = t", *_indent(_next(), 1)]
+    else:
+        body += _next()
+    for field in rest:
+        body += _read_field(structure, field, names, minor)
     body += [f"if h != -1: unexpected(C, {minor}, h)"]
     make = f"C({', '.join(f'{field.name}=f_{field.name}' for field in fields)})"
     if structure.memoised:

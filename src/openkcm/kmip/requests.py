@@ -92,7 +92,7 @@ _EXTENSION: Final = Tag.MESSAGE_EXTENSION << 8 | ItemType.STRUCTURE
 _one = struct.Struct(">I").unpack_from
 _two = struct.Struct(">II").unpack_from
 _four = struct.Struct(">IIII").unpack_from
-_six = struct.Struct(">IIIIII").unpack_from
+_eight = struct.Struct(">IIIIIIII").unpack_from
 _version_of = struct.Struct(">IIIIiIIIiI").unpack_from
 
 # Compiled at import: a bad table is found there, and no first request pays for it.
@@ -190,25 +190,22 @@ def decode_request(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Request:
     while offset < size:
         if size - offset < 32:
             _malformed("a batch item without operation and payload")
-        item, length, head, head_length, operation, _ = _six(data, offset)
+        item, length, head, head_length, operation, _, next_head, next_length = _eight(data, offset)
         end = offset + 8 + length
         if item != _ITEM or end > size or length & 7 or length < 24 or head != _OPERATION or head_length != 4:
             _malformed("a batch item that does not fit the message, or does not begin with its operation")
         if len(items) == header.batch_count:
             _malformed("more batch items than the header counts")
-        at = offset + 24
-        head, length = _two(data, at)
-        batch_id = None
-        if head == _BATCH_ID:
-            start = at + 8
-            at = start + (length + 7 & -8)
+        start, batch_id = offset + 32, None
+        if next_head == _BATCH_ID:
+            at = start + (next_length + 7 & -8)
             if at + 8 > end:
                 _malformed("a batch item without a payload")
-            batch_id = data[start : start + length]
-            head, length = _two(data, at)
-        start = at + 8
-        at = start + length
-        if head != _PAYLOAD or at > end or length & 7:
+            batch_id = data[start : start + next_length]
+            next_head, next_length = _two(data, at)
+            start = at + 8
+        at = start + next_length
+        if next_head != _PAYLOAD or at > end or next_length & 7:
             _malformed("a batch item without a payload, or one longer than the item")
         fault = None if at == end else _read_extensions(data, at, end, header.protocol_version.protocol_version_minor)
         items.append(RequestItem(operation, batch_id, data, start, at, fault))

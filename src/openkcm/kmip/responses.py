@@ -35,10 +35,10 @@ _PAYLOAD: Final = Tag.RESPONSE_PAYLOAD << 8 | ItemType.STRUCTURE
 
 _put_two = struct.Struct(">II").pack
 _put_enum = struct.Struct(">IIII").pack
-_put_plain_item = struct.Struct(">IIIIIIIIIIII").pack
 MAX_MEMO_ENTRIES: Final = 256
-_PLAIN: Final[dict[tuple[int, int], bytes]] = {}
-"""Operation and length of the payload -> what stands before it in a plain item that succeeded."""
+_AROUND: Final[dict[tuple[int, int, int], tuple[bytes, bytes]]] = {}
+"""Operation, length of the batch item's id (-1: none), of the payload -> what stands before the id, and after it."""
+
 _SUCCESS: Final = ResultStatus.SUCCESS
 _PAD: Final = tuple(bytes(-size % 8) for size in range(8))
 
@@ -49,13 +49,19 @@ _WRITERS: Final[tuple[dict[type[Structure], Writer], ...]] = tuple(
 )
 
 
-def _plain(operation: int, status: ResultStatus, n: int) -> bytes:
-    before = _put_plain_item(_ITEM, n + 40, _OPERATION, 4, operation, 0, _STATUS, 4, status, 0, _PAYLOAD, n)
-    if status is _SUCCESS:
-        if len(_PLAIN) >= MAX_MEMO_ENTRIES:
-            _PLAIN.clear()
-        _PLAIN[operation, n] = before
-    return before
+def _around(operation: int, id_bytes: int, payload_bytes: int) -> tuple[bytes, bytes]:
+    """Return what stands before and after the id of an item that succeeded, and remember it; without one, it is one."""
+    before = _put_enum(_OPERATION, 4, operation, 0)
+    after = _put_enum(_STATUS, 4, _SUCCESS, 0) + _put_two(_PAYLOAD, payload_bytes)
+    if id_bytes < 0:
+        before, after = before + after, b""
+    else:
+        before, after = before + _put_two(_BATCH_ID, id_bytes), _PAD[id_bytes & 7] + after
+    before = _put_two(_ITEM, len(before) + max(0, id_bytes) + len(after) + payload_bytes) + before
+    if len(_AROUND) >= MAX_MEMO_ENTRIES:
+        _AROUND.clear()
+    _AROUND[operation, id_bytes, payload_bytes] = before, after
+    return before, after
 
 
 def encode_item(
@@ -90,11 +96,11 @@ def encode_item(
             contents = write(payload)
         except (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError) as bad:
             raise NotEncodable(f"{type(payload).__name__}: {bad}") from bad
-        if operation is not None and unique_batch_item_id is None and reason is None and message is None:
-            before = _PLAIN.get((operation, len(contents)))
-            if before is None or status is not _SUCCESS:
-                before = _plain(operation, status, len(contents))
-            return before + contents
+        if status is _SUCCESS and operation is not None and reason is None and message is None:  # the common case
+            again = unique_batch_item_id
+            key = (operation, -1 if again is None else len(again), len(contents))
+            before, after = _AROUND.get(key) or _around(*key)
+            return before + contents if again is None else b"".join((before, again, after, contents))
     parts: list[bytes] = []
     if operation is not None:
         parts.append(_put_enum(_OPERATION, 4, operation, 0))
