@@ -66,7 +66,9 @@ class Idp:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
-    def token(self, subject: str, *, key: ECKey | None = None, alg: str = "ES256", **claims: Any) -> str:
+    def token(
+        self, subject: str, *, key: ECKey | None = None, alg: str = "ES256", kid: str = "k1", **claims: Any
+    ) -> str:
         now = int(time.time())
         body = {
             "iss": self.issuer,
@@ -78,7 +80,7 @@ class Idp:
             **claims,
         }
         body = {k: v for k, v in body.items() if v is not None}
-        return jwt.encode({"alg": alg, "kid": "k1"}, body, key or self.key, algorithms=[alg])
+        return jwt.encode({"alg": alg, "kid": kid}, body, key or self.key, algorithms=[alg])
 
     def close(self) -> None:
         self._server.shutdown()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import uvloop
 
 from openkcm.audit.notary import Notary
 from openkcm.bus.checkpoints import Checkpoints
@@ -50,7 +51,7 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
     try:
         configuration = read_configuration(config_path)
         signer = seal.Signer(Path(configuration.signing_seed).read_bytes())
-        asyncio.run(_with_notary(configuration, signer, ready))
+        uvloop.run(_with_notary(configuration, signer, ready))
     except (ConfigurationError, BusError, ProjectorError, SpoolDamaged, OSError) as bad:
         print(f"openkcm cmk: {bad}", file=sys.stderr)
         raise SystemExit(2) from bad

@@ -68,6 +68,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         trust_root: The pinned public key, 32 bytes.
         kmip: By region, where clients reach its nodes (host:port): shown in ready configurations, used for nothing.
         origin: Where people reach the pages (scheme, host, port); passkeys are bound to it. None: wherever they do.
+        proxies: Addresses of reverse proxies in front, whose `X-Forwarded-For` and `-Proto` are believed.
         check_streams: Refuse to start when the live streams are not as declared.
     """
 
@@ -85,6 +86,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     secure_cookies: bool | None = None
     kmip: dict[str, tuple[str, ...]] = {}
     origin: Annotated[str, Meta(pattern=r"^https?://[a-z0-9.\[\]:-]{1,260}$")] | None = None
+    proxies: tuple[str, ...] = ()
     check_streams: bool = True
 
 

@@ -10,6 +10,7 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.types import Message, Scope
 
+from openkcm.governance.portal.limits import fields
 from openkcm.governance.portal.openapi import document
 from openkcm.governance.portal.problems import HANDLERS
 from openkcm.governance.portal.requests import Desk
@@ -40,6 +41,9 @@ HEADERS: Final = (
 async def _harden(message: Message, scope: Scope) -> None:
     if message["type"] == "http.response.start":
         headers = [*message["headers"], *HEADERS]
+        rate = scope["state"].get("rate")
+        if rate is not None:
+            headers += fields(*rate)
         if scope.get("method") == "OPTIONS":  # litestar names the methods of one handler; a path here has several
             headers = [(name, value) for name, value in headers if name.lower() != b"allow"]
             headers.append((b"allow", ", ".join([*methods_of(scope["path"]), "OPTIONS"]).encode()))

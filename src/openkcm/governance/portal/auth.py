@@ -15,6 +15,7 @@ import re
 import ssl
 import time
 import urllib.parse
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import httpx
@@ -61,12 +62,15 @@ def service_identity(token: str) -> Identity:
 class Issuer:
     """The one identity provider that is trusted here."""
 
-    def __init__(self, oidc: Oidc) -> None:
+    def __init__(self, oidc: Oidc, *, other_keys: Callable[[], None] = lambda: None) -> None:
+        """Trust it as configured; `other_keys` is called when it shows others than before."""
         self._oidc = oidc
+        self._other_keys = other_keys
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=oidc.ca) if oidc.ca else True
         self._client = httpx.AsyncClient(verify=verify, trust_env=False, timeout=5.0, follow_redirects=False)
         self._keys: KeySet | None = None
         self._kids: frozenset[str] = frozenset()
+        self._public: list[dict[str, Any]] = []
         self._asked_at = float("-inf")
         self._lock = asyncio.Lock()
         self._metadata: dict[str, Any] = {}
@@ -159,6 +163,9 @@ class Issuer:
             public = [k for k in found if isinstance(k, dict) and k.get("kty") in {"EC", "RSA", "OKP"} and k.get("kid")]
             self._keys = KeySet.import_key_set({"keys": public})
             self._kids = frozenset(str(k["kid"]) for k in public)
+            if public != self._public:
+                self._public = public
+                self._other_keys()
         except (Unauthenticated, KeyError, ValueError, TypeError, JoseError) as bad:
             log.warning("the identity provider's keys were not renewed: %s", bad)
 

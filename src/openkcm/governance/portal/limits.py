@@ -1,20 +1,22 @@
-"""How often: a bucket of tokens per subject, per tenant, per kind of request. Pure but for the clock that comes in.
+"""How often: a bucket of tokens per subject, per tenant, per address, per kind. Pure but for the clock that comes in.
 
-A revocation has a budget of its own, by subject alone: nobody's reading or writing uses it up.
+A revocation has budgets of its own, by identity, and nobody's reading, writing or guessing uses them up.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from openkcm.governance.errors import TooMany
 
-__all__ = ["BUDGETS", "Budget", "Limits"]
+__all__ = ["BUDGETS", "RETRY_AFTER_S", "Budget", "Kind", "Limits", "fields"]
 
-Kind = Literal["anonymous", "read", "write", "revoke"]
+Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke"]
 MAX_BUCKETS: Final = 50_000
+RETRY_AFTER_S: Final = 1
 
 
 class Budget(NamedTuple):
@@ -25,13 +27,21 @@ class Budget(NamedTuple):
 
 
 #: By (whose, kind). A tenant's budget is shared by its people, so that one tenant's crowd leaves room for others.
+#: A stranger is whoever shows nothing that was recognised lately; each may cost us the check of a signature.
 BUDGETS: Final[dict[tuple[str, Kind], Budget]] = {
-    ("address", "anonymous"): Budget(100, 20),
     ("subject", "read"): Budget(600, 100),
     ("subject", "write"): Budget(200, 20),
-    ("subject", "revoke"): Budget(60, 2),
+    ("subject", "revoke"): Budget(2000, 50),
+    ("subject", "refused"): Budget(30, 1),  # of revocations that were not theirs to order, by path
     ("tenant", "read"): Budget(3000, 500),
     ("tenant", "write"): Budget(1000, 100),
+    ("address", "probe"): Budget(60, 20),
+    ("address", "stranger"): Budget(600, 60),
+    ("address", "strange-revoke"): Budget(200, 20),
+    ("all", "stranger"): Budget(1200, 200),
+    ("all", "strange-revoke"): Budget(600, 150),
+    ("rare", "stranger"): Budget(500, 50),  # kept for addresses that asked little of late
+    ("rare", "strange-revoke"): Budget(1000, 100),
 }
 
 
@@ -42,20 +52,45 @@ class Limits:
         self._clock = clock
         self._buckets: dict[tuple[str, str, str], tuple[float, float]] = {}
 
+    def left(self, whose: str, name: str, kind: Kind) -> float:
+        """Return how many requests a budget has left, infinity where there is none. Takes nothing."""
+        budget = BUDGETS.get((whose, kind))
+        if budget is None:
+            return math.inf
+        left, at = self._buckets.get((whose, kind, name), (budget.burst, 0.0))
+        return min(budget.burst, left + (self._clock() - at) * budget.rate)
+
+    def take(self, whose: str, name: str, kind: Kind) -> bool:
+        """Take one request out of a budget; False, and nothing taken, when it is empty. A kind without one is free."""
+        left = self.left(whose, name, kind)
+        if left < 1:
+            return False
+        if left != math.inf:
+            key = (whose, kind, name)
+            self._buckets.pop(key, None)
+            if len(self._buckets) >= MAX_BUCKETS:
+                del self._buckets[next(iter(self._buckets))]  # longest not used: it is full again by now
+            self._buckets[key] = (left - 1, self._clock())
+        return True
+
     def spend(self, whose: str, name: str, kind: Kind) -> None:
-        """Take one request out of a budget; a kind without one is free.
+        """Take one request out of a budget.
 
         Raises:
             TooMany: It is empty. The message says when to come back.
         """
-        budget = BUDGETS.get((whose, kind))
-        if budget is None:
-            return
-        now, key = self._clock(), (whose, kind, name)
-        left, at = self._buckets.pop(key, (budget.burst, now))
-        left = min(budget.burst, left + (now - at) * budget.rate)
-        if len(self._buckets) >= MAX_BUCKETS:
-            del self._buckets[next(iter(self._buckets))]  # the one that was longest not used: it is full again by now
-        self._buckets[key] = (max(left - 1, 0.0) if left >= 1 else left, now)
-        if left < 1:
-            raise TooMany(f"too many {kind} requests of this {whose}: {budget.rate:g} a second are answered")
+        if not self.take(whose, name, kind):
+            rate = BUDGETS[whose, kind].rate
+            raise TooMany(f"too many {kind} requests of this {whose}: {rate:g} a second are answered")
+
+
+def fields(kind: Kind, left: float) -> list[tuple[bytes, bytes]]:
+    """Return what a subject is told of its budget (draft-ietf-httpapi-ratelimit-headers-10): quota, window, rest."""
+    budget = BUDGETS.get(("subject", kind))
+    if budget is None:
+        return []
+    window, full = math.ceil(budget.burst / budget.rate), math.ceil((budget.burst - left) / budget.rate)
+    return [
+        (b"ratelimit-policy", f'"{kind}";q={int(budget.burst)};w={window}'.encode()),
+        (b"ratelimit", f'"{kind}";r={int(left)};t={full}'.encode()),
+    ]

@@ -17,18 +17,20 @@ from openkcm.contract.subjects import parse_decree
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked, Caller
 from openkcm.governance.errors import CrossSite, Invalid, KeyReused, Unauthenticated
+from openkcm.governance.portal.admission import Admission
 from openkcm.governance.portal.auth import SERVICE_TOKEN, Identity, Issuer, service_identity
 from openkcm.governance.portal.denials import Denials
-from openkcm.governance.portal.limits import Limits
+from openkcm.governance.portal.edge import credential_of
+from openkcm.governance.portal.known import Known
+from openkcm.governance.portal.limits import Kind, Limits
 from openkcm.governance.portal.problems import request_id
-from openkcm.governance.portal.sessions import Session, Sessions, csrf_of
+from openkcm.governance.portal.sessions import COOKIE, Session, Sessions, csrf_of
 from openkcm.governance.registry import Recorded
 from openkcm.governance.service import Cmk
 
 __all__ = ["COOKIE", "Desk", "Req", "answered", "desk_of", "region_path"]
 
 Req = Request[Any, Any, Any]
-COOKIE: Final = "openkcm_session"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"\Z')
 REMEMBER_MS: Final = 7 * 86_400_000
@@ -39,9 +41,11 @@ class Desk:
 
     def __init__(self, cmk: Cmk) -> None:
         self.cmk = cmk
-        self.issuer = Issuer(cmk.configuration.oidc)
+        self.known = Known()
+        self.issuer = Issuer(cmk.configuration.oidc, other_keys=self.known.forget_all)
         self.sessions = Sessions(cmk.views.reader, cmk.writer)
         self.limits = Limits()
+        self.admission = Admission(self.limits, self.recognise)
         self.denials = Denials(cmk)
         self.challenge_secret = secrets.token_bytes(32)
         self.operators = frozenset(cmk.configuration.operators)
@@ -63,9 +67,17 @@ class Desk:
             Unauthenticated: None of them holds.
             CrossSite: A session's cookie without the page's token.
         """
-        identity = await self._identity(request)
+        shown = credential_of(request.headers.get("authorization", ""), request.cookies.get(COOKIE, ""))
+        try:
+            identity = await self._identity(request, shown)
+        except Unauthenticated:
+            self.known.forget(shown)
+            raise
         roles = self.cmk.views.roles(identity.subject)
         operator = identity.subject in self.operators and identity.kind != "service"
+        if roles or operator:
+            self.known.keep(shown, identity)
+            request.scope["state"].get("prove", lambda: None)()
         fresh = identity.kind == "service" or self.fresh_until_s(identity.auth_time_s) > time.time()
         return Caller(identity.issuer, identity.subject, roles, operator, identity.kind), fresh
 
@@ -73,7 +85,33 @@ class Desk:
         """Until when a sign-in at `auth_time_s` counts as just now."""
         return auth_time_s + self.cmk.configuration.oidc.step_up_s
 
-    async def _identity(self, request: Req) -> Identity:
+    def recognise(self, shown: str) -> Identity | None:
+        """Return whose a credential is, as long as that takes no signature: somebody with a role, else nobody."""
+        known = self.known.find(shown)
+        if known is not None:
+            return known
+        kind, _, credential = shown.partition(" ")
+        token = credential.partition(" ")[2].strip()
+        found: Identity | None = None
+        if kind == "a" and SERVICE_TOKEN.match(token):
+            found = service_identity(token)
+        elif kind == "c" and (session := self.sessions.find(credential)) is not None:
+            found = _of_session(session)
+        if found is None or not (found.subject in self.operators or self.cmk.views.roles(found.subject)):
+            return None
+        self.known.keep(shown, found)
+        return found
+
+    def spend(self, request: Req, caller: Caller, kind: Kind) -> None:
+        """Take one request out of the caller's budget; the answer will say what is left.
+
+        Raises:
+            TooMany: It is empty.
+        """
+        self.limits.spend("subject", caller.subject, kind)
+        request.scope["state"]["rate"] = (kind, self.limits.left("subject", caller.subject, kind))
+
+    async def _identity(self, request: Req, shown: str) -> Identity:
         header = request.headers.get("authorization", "")
         if not header:
             session = self.session(request)
@@ -81,13 +119,14 @@ class Desk:
                 raise Unauthenticated("sign in, or send a bearer token")
             if request.method not in {"GET", "HEAD"}:
                 self.check_own_page(request)
-            return Identity(session.issuer, session.person, session.expires_s, session.auth_time_s, "session")
+            return _of_session(session)
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("Authorization takes a bearer token")
         if SERVICE_TOKEN.match(token.strip()):
             return service_identity(token.strip())
-        return await self.issuer.identify(token.strip())
+        known = self.known.find(shown)
+        return known if known is not None else await self.issuer.identify(token.strip())
 
     def session(self, request: Req) -> Session | None:
         """Return the session of the pages, if there is one."""
@@ -205,6 +244,10 @@ def desk_of(request: Req) -> Desk:
 def region_path(tenant: str, region: str) -> str:
     """Return where a tenant region is."""
     return f"/cmk/v1/tenants/{tenant}/regions/{region}"
+
+
+def _of_session(session: Session) -> Identity:
+    return Identity(session.issuer, session.person, session.expires_s, session.auth_time_s, "session")
 
 
 def _if_match(request: Req) -> int | None:

@@ -14,6 +14,7 @@ import uvicorn
 
 from openkcm.governance.configuration import Configuration
 from openkcm.governance.portal.app import create_app
+from openkcm.governance.portal.edge import Edge
 from openkcm.governance.service import Cmk, open_cmk
 
 __all__ = ["run", "serving"]
@@ -21,6 +22,8 @@ __all__ = ["run", "serving"]
 log = logging.getLogger(__name__)
 GRACE_S: Final = 2
 SWITCH_S: Final = 0.0005  # threads that take the ledger in give the loop its turn so soon; Python's own is 5 ms
+#: Connections the kernel holds for us: as many as are taken at one go, before anything else gets its turn.
+BACKLOG: Final = 128
 
 
 class _Server(uvicorn.Server):
@@ -34,9 +37,15 @@ class _Server(uvicorn.Server):
 
 def _server(cmk: Cmk, configuration: Configuration) -> _Server:
     tls = configuration.tls
+    app = create_app(cmk)
+    edge = Edge(app.state.desk.admission, configuration.proxies)
     return _Server(
         uvicorn.Config(
-            create_app(cmk),
+            edge.guarded(app),
+            http=edge.protocol,  # type: ignore[arg-type]  # called like the class, which is all uvicorn does with it
+            proxy_headers=bool(configuration.proxies),
+            forwarded_allow_ips=list(configuration.proxies),
+            backlog=BACKLOG,
             host=configuration.listen.host,
             port=configuration.listen.port,
             ssl_certfile=tls.cert if tls else None,

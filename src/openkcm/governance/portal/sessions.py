@@ -16,8 +16,10 @@ import msgspec
 
 from openkcm.projector import Reader, Writer
 
-__all__ = ["Login", "Session", "Sessions", "csrf_of"]
+__all__ = ["COOKIE", "Login", "Session", "Sessions", "csrf_of"]
 
+#: The cookie of a signed-in browser.
+COOKIE: Final = "openkcm_session"
 SESSION_S: Final = 3600
 LOGIN_S: Final = 300
 MAX_LOGINS: Final = 10_000

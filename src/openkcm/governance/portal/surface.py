@@ -8,6 +8,7 @@ and the body, within their caps. What is refused on the way goes into the ledger
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
@@ -18,7 +19,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked, Caller
-from openkcm.governance.errors import GovernanceError, Invalid, StepUpRequired, Unauthenticated, WrongMediaType
+from openkcm.governance.errors import GovernanceError, Invalid, StepUpRequired, WrongMediaType
 from openkcm.governance.portal.limits import Kind
 from openkcm.governance.portal.requests import Desk, Req, answered, desk_of
 
@@ -27,6 +28,8 @@ __all__ = ["API", "SURFACE", "Call", "Operation", "Param", "api_routes", "method
 API: Final = "/cmk/v1"
 MAX_PAGE: Final = 1000
 MAX_DEPTH: Final = 32
+#: A place is held while a body comes in.
+BODY_S: Final = 10.0
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 _FILTER: Final = re.compile(r"\s*(\w{1,40}) eq '([^']{0,200})'\s*(?:and(?=\s)|\Z)")
 _BOOLEANS: Final = {"true": True, "false": False}
@@ -215,10 +218,13 @@ async def _answer(one: Operation, request: Req) -> Response[Any]:
         if one.public:
             return await one.handler(Call(one, desk, request, Caller("", ""), _query(one, request)))
         caller, fresh = await desk.caller(request)  # (1)
-        desk.limits.spend("subject", caller.subject, one.budget)  # (2)
+        if one.budget != "revoke":
+            desk.spend(request, caller, one.budget)  # (2)
         if caller.kind == "service" or one.command is not None:
             commands.allow(desk.cmk, caller, one.command or one.name, tenant)  # (3)
-        if tenant is not None:
+        if one.budget == "revoke":
+            desk.spend(request, caller, one.budget)
+        elif tenant is not None:
             desk.limits.spend("tenant", tenant, one.budget)
         if tenant is not None and region is not None:
             commands.tenant_region(desk.cmk, tenant, region)  # (4)
@@ -230,8 +236,8 @@ async def _answer(one: Operation, request: Req) -> Response[Any]:
         body = await _body(one, request)  # (6)
         return await one.handler(Call(one, desk, request, caller, query, body))
     except GovernanceError as no:
-        if isinstance(no, Unauthenticated) and caller is None:
-            desk.limits.spend("address", request.client.host if request.client else "", "anonymous")
+        if no.refusal and caller is not None and one.budget == "revoke":
+            desk.limits.take("subject", f"{caller.subject} {request.url.path}", "refused")
         if no.refusal:
             actor = caller.actor if caller is not None else None
             desk.denials.note(actor, one.command or one.name, no, tenant=tenant, region=region)
@@ -251,7 +257,10 @@ def _query(one: Operation, request: Req) -> dict[str, Any]:
 async def _body(one: Operation, request: Req) -> Any:
     if not one.writes:
         return None
-    raw = await request.body()
+    try:
+        raw = await asyncio.wait_for(request.body(), BODY_S)
+    except TimeoutError as slow:
+        raise Invalid(f"the body did not come within {BODY_S:g} s") from slow
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if raw and media_type not in {"application/json", "application/merge-patch+json"}:
         raise WrongMediaType("the body is JSON")

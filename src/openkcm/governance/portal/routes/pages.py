@@ -16,7 +16,7 @@ from litestar.response import Redirect
 
 from openkcm.governance import commands, ending
 from openkcm.governance.commands import MAY, Caller
-from openkcm.governance.errors import Forbidden, GovernanceError, NotFound, Unauthenticated
+from openkcm.governance.errors import STATUS, Forbidden, GovernanceError, NotFound, Unauthenticated
 from openkcm.governance.portal import wording
 from openkcm.governance.portal.requests import COOKIE, Desk, Req, desk_of
 from openkcm.governance.portal.sessions import csrf_of
@@ -87,6 +87,7 @@ def page(path: str, template: str, command: str | None = "ReadTenant") -> Callab
             tenant, region = request.path_params.get("tenant"), request.path_params.get("region")
             try:
                 caller, fresh = await desk.caller(request)
+                desk.spend(request, caller, "read")
                 if command is not None:
                     commands.allow(desk.cmk, caller, command, tenant)
                 if tenant is not None and region is not None:
@@ -101,7 +102,7 @@ def page(path: str, template: str, command: str | None = "ReadTenant") -> Callab
                     desk.denials.note(caller.actor, command or "ReadPage", no, tenant=tenant, region=region)
                 return rendered("refused.html", 403 if isinstance(no, Forbidden) else 404, said=str(no), **_frame(None))
             except GovernanceError as bad:
-                return rendered("refused.html", 503, said=str(bad), **_frame(None))
+                return rendered("refused.html", STATUS[bad.code], said=str(bad), **_frame(None))
             return rendered(template, **{**_frame(reader), **values})
 
         return get(path)(answer)

@@ -1,0 +1,200 @@
+"""Where connections and requests arrive: asks `Admission`, and keeps the refused from costing much. Knows no tenant.
+
+A refused request is answered out of ready bytes by the protocol itself, before there is a task for it; then nothing is
+read from that connection for a second, so that whoever floods is slowed by its own connections. Connections that showed
+nothing we recognised are kept to a number: a new one puts the oldest of them out, never one of somebody's we know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Final
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from openkcm.governance.portal.admission import BUSY, Admission
+from openkcm.governance.portal.limits import RETRY_AFTER_S
+from openkcm.governance.portal.sessions import COOKIE
+
+__all__ = ["Door", "Edge", "credential_of"]
+
+STRANGE_CONNECTIONS: Final = 512
+CONNECTIONS: Final = 8192
+_COOKIE: Final = COOKIE.encode() + b"="
+
+
+def credential_of(authorization: str, cookie: str) -> str:
+    """Return what a request shows of its caller, one string for each caller; empty for none."""
+    return f"a {authorization}" if authorization else f"c {cookie}" if cookie else ""
+
+
+class Edge:
+    """All connections of one portal.
+
+    Args:
+        proxies: Addresses whose `X-Forwarded-For` is believed.
+    """
+
+    def __init__(self, admission: Admission, proxies: tuple[str, ...] = ()) -> None:
+        self.admission = admission
+        self._proxies = frozenset(proxies)
+        self._strange: dict[Door, None] = {}
+        self._proven = 0
+
+    def joined(self, door: Door) -> None:
+        """Take a connection in; at the limit, the oldest that showed nothing makes way."""
+        if len(self._strange) >= STRANGE_CONNECTIONS:
+            oldest = next(iter(self._strange))
+            self.left(oldest)
+            self.admission.refused["connections"] += 1
+            oldest.transport.abort()
+        if self._proven >= CONNECTIONS:
+            self.admission.refused["connections"] += 1
+            door.transport.abort()
+            return
+        self._strange[door] = None
+
+    def left(self, door: Door) -> None:
+        """Forget a connection."""
+        self._strange.pop(door, None)
+        if door.proven:
+            door.proven = False
+            self._proven -= 1
+
+    def prove(self, door: Door) -> None:
+        """Somebody we know came over it: it is not put out for others."""
+        if door in self._strange:
+            del self._strange[door]
+            door.proven = True
+            self._proven += 1
+
+    def address_of(self, peer: str, forwarded: str) -> str:
+        """Return where a request comes from: what the nearest proxy of ours saw."""
+        return forwarded.rpartition(",")[2].strip() or peer if peer in self._proxies else peer
+
+    def guarded(self, app: ASGIApp) -> ASGIApp:
+        """Return the application with only so many at work as there are places."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            kind = scope.get("state", {}).get("kind")  # none: the start and the end
+            if kind is None:
+                await app(scope, receive, send)
+                return
+            slots = self.admission.slots
+            if not await slots.enter(kind):
+                self.admission.refused["busy"] += 1
+                await send({"type": "http.response.start", "status": BUSY.status, "headers": list(BUSY.headers)})
+                await send({"type": "http.response.body", "body": BUSY.body, "more_body": False})
+                return
+            inside = True
+
+            async def sent(message: Message) -> None:
+                nonlocal inside
+                if inside and message["type"] == "http.response.start":  # the work is done; a stream may last
+                    inside = False
+                    slots.leave(kind)
+                await send(message)
+
+            try:
+                await app(scope, receive, sent)
+            finally:
+                if inside:
+                    slots.leave(kind)
+
+        return answer
+
+    def protocol(self, **given: Any) -> Door:
+        """Return the protocol of a new connection, as uvicorn asks for it."""
+        return Door(self, **given)
+
+
+class Door(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, edge: Edge, **given: Any) -> None:
+        super().__init__(**given)
+        self._edge = edge
+        self._refused = False
+        self._paused: asyncio.TimerHandle | None = None
+        self.proven = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count it."""
+        super().connection_made(transport)
+        self._edge.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no more."""
+        self._edge.left(self)
+        if self._paused is not None:
+            self._paused.cancel()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._refused = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Let the request in, or answer it here."""
+        if self._paused is not None or self.transport.is_closing():  # sent more, unanswered, after it was refused
+            self._refused = True
+            self.transport.close()
+            return
+        method = self.parser.get_method().decode("ascii")
+        found = dict(self.headers)
+        cookie = _session_cookie(found.get(b"cookie", b""))
+        credential = credential_of(found.get(b"authorization", b"").decode("latin-1"), cookie)
+        address = self.client[0] if self.client else ""
+        address = self._edge.address_of(address, found.get(b"x-forwarded-for", b"").decode("latin-1"))
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        kind, refusal = self._edge.admission.judge(method, path, credential, address)
+        if refusal is None:
+            state: dict[str, Any] = self.scope["state"]
+            state["kind"], state["prove"] = kind, self._prove
+            super().on_headers_complete()
+            return
+        self._refused = True
+        busy = self.cycle is not None and not self.cycle.response_complete
+        close = busy or method != "GET" or b"content-length" in found or b"transfer-encoding" in found
+        if not busy:  # an answer must not overtake the one before it
+            self.transport.write(refusal.raw(close=close))
+        if close or not self.parser.should_keep_alive():
+            self.transport.close()
+            return
+        self.flow.pause_reading()
+        self._paused = self.loop.call_later(RETRY_AFTER_S, self._go_on)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body, unless nobody wants it."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        if not self._refused:
+            super().on_message_complete()
+
+    def _go_on(self) -> None:
+        self._paused = None
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _prove(self) -> None:
+        self._edge.prove(self)
+
+
+def _session_cookie(header: bytes) -> str:
+    if _COOKIE not in header:
+        return ""
+    try:
+        found = SimpleCookie(header.decode("latin-1")).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if found is None else found.value
