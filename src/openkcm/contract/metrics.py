@@ -46,6 +46,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
     "openkcm_cmk_node_lag_events":     Metric("cmk", "gauge", ("region", "node", "lane"), "Events in the ledger that a node has not committed."),
     "openkcm_cmk_node_alarm":          Metric("cmk", "gauge", ("region", "node", "alarm"), "1 for each alarm that a node's last HealthCheck names."),
     "openkcm_cmk_reports_dropped_total": Metric("cmk", "counter", (), "Reports and signs of life that no enrolled node sealed."),
+    "openkcm_cmk_refused_total":       Metric("cmk", "counter", ("why",), "Requests and connections that the portal's door turned away: over an identity's budget, strangers, busy, too many connections."),
     "openkcm_cmk_beats_sent_total":    Metric("cmk", "counter", (), "Beats sent to regions."),
 }
 # fmt: on

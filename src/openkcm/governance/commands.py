@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -157,9 +157,8 @@ async def register_tenant(cmk: Cmk, asked: Asked, body: bodies.TenantBody) -> li
     await go_on(where, Tenant, "RegisterTenant", lambda t: t.register(people, body.regions, cmk.regions))
     await go_on(where, Tenant, "AssignRegions", lambda t: t.assign_regions(body.regions))
     done += await appoint_first(cmk, asked, body.id)
-    for region in sorted(set(body.regions)):
-        home = residence_aggregate(region, body.id)
-        await go_on(home, Residence, "SetDefaults", lambda r: r.set_defaults())
+    order = asked.order(cmk, body.id, "SetDefaults")
+    done += await _everywhere(cmk, body.id, sorted(set(body.regions)), order, lambda r: r.set_defaults())
     if not done:
         raise IllegalNow(f"tenant {body.id} is registered already")
     return done
@@ -171,13 +170,21 @@ async def appoint_first(cmk: Cmk, asked: Asked, tenant: str) -> list[Recorded]:
     if not facts.consents:
         return []
     approvers = tuple(d.Approver(person=person, public_key=key) for person, key in sorted(facts.keys.items()))
-    done: list[Recorded] = []
-    for region in facts.regions:
-        order = asked.order(cmk, tenant, "AppointApprovers")
-        done += await cmk.registry.execute(
-            residence_aggregate(region, tenant), Residence, order, lambda r: r.appoint(approvers)
-        )
-    return done
+    order = asked.order(cmk, tenant, "AppointApprovers")
+    return await _everywhere(cmk, tenant, facts.regions, order, lambda r: r.appoint(approvers))
+
+
+async def _everywhere(
+    cmk: Cmk, tenant: str, regions: Iterable[str], order: Order, decide: Callable[[Residence], None]
+) -> list[Recorded]:
+    """Give one order in each region at the same time; what failed in one is raised when all others are through."""
+    places = [residence_aggregate(region, tenant) for region in regions]
+    work = (cmk.registry.execute(where, Residence, order, decide) for where in places)
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [recorded for done in found if isinstance(done, list) for recorded in done]
 
 
 async def offer_key(cmk: Cmk, asked: Asked, key: bytes) -> list[str]:

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from openkcm.governance.portal.auth import Identity
 from openkcm.governance.portal.limits import BUDGETS, RETRY_AFTER_S, Budget, Kind, Limits, fields
@@ -30,6 +30,7 @@ RARE: Final = 3
 WAIT_S: Final = 2.0
 #: How long a revocation keeps others from beginning: what takes longer waits for the hub, not for this process.
 HOLD_S: Final = 0.25
+REASONS: Final = ("identity", "stranger", "busy", "connections")
 PREFIX: Final = "/cmk/v1/tenants/"
 
 
@@ -152,7 +153,7 @@ class Admission:
         self._limits = limits
         self._recognise = recognise
         self.slots = Slots()
-        self.refused: Counter[Literal["identity", "stranger", "busy", "connections"]] = Counter()
+        self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
 
     def judge(self, method: str, path: str, credential: str, address: str) -> tuple[Kind, Refusal | None]:
         """Return the kind of a request, and why it is not let in."""

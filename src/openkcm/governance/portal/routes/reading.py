@@ -15,7 +15,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage, Stream
 
 from openkcm.contract import api
 from openkcm.contract import envelope as env
-from openkcm.contract.metrics import render
+from openkcm.contract.metrics import figure, render
 from openkcm.governance.checks import verified
 from openkcm.governance.commands import Caller
 from openkcm.governance.errors import Invalid, TooMany
@@ -213,4 +213,6 @@ async def readyz(call: Call) -> Response[bytes]:
 @operation("GET", "/metrics", "ReadFigures", name="metrics", media_type="text/plain; version=0.0.4", outside=True)
 async def scrape(call: Call) -> Response[str]:
     """Show the figures of this CMK to the provider's operator; a scrape brings its bearer token."""
-    return Response(render(figures(call.desk.cmk)), media_type=call.operation.media_type)
+    shown = figures(call.desk.cmk)
+    shown |= {figure("openkcm_cmk_refused_total", why=why): n for why, n in call.desk.admission.refused.items()}
+    return Response(render(shown), media_type=call.operation.media_type)
