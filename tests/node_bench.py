@@ -209,7 +209,7 @@ def onboarding(press: Press, tenant: str, ref: Path | d.RootReference, *, lease_
         if e.tag == "RootKeyLinked.1":
             root = ref if isinstance(ref, d.RootReference) else d.RootReference(provider="file", ref=str(ref))
             yield press.residence(tenant, d.RootKeyLinked(root=root), counter=e.counter)
-        elif e.tag == "WorkloadEnrolled.1" and fingerprint:
+        elif e.tag == "WorkloadEnrolled.2" and fingerprint:
             enrolled = msgspec.structs.replace(d.read(e.tag, e.data), fingerprint=fingerprint)
             yield press.residence(tenant, enrolled, counter=e.counter)
         else:

@@ -56,7 +56,7 @@ async def onboard(governor: Governor, node: RunningNode, tenant: str, *, lease_s
         fingerprint=hashlib.sha256(der).hexdigest(),
     )  # fmt: skip
     root = d.RootReference(provider="file", ref=str(key_file))
-    mine = {"RootKeyLinked.1": d.RootKeyLinked(root=root), "WorkloadEnrolled.1": enrolled}
+    mine = {"RootKeyLinked.1": d.RootKeyLinked(root=root), "WorkloadEnrolled.2": enrolled}
     for e in press.onboarded(tenant, lease_s=lease_s):
         replaced = mine.get(e.tag)
         await governor.append(e if replaced is None else press.residence(tenant, replaced, counter=e.counter))

@@ -15,7 +15,7 @@ RECORD = ObjectRecord(
 FROM_WORKER = [
     control.Hello(7, True),
     control.Serving(),
-    control.Identify(1, "f" * 64, ("spiffe://a/b",)),
+    control.Identify(1, "f" * 64, "a" * 64, ("spiffe://a/b",)),
     control.KeysOf(2, "acme", "pay"),
     control.Fetch(3, "acme", "u-1"),
     control.Put(4, "acme", RECORD, 0),
@@ -30,6 +30,7 @@ FROM_CUSTODIAN = [
     control.Stored(4, 9),
     control.Refused(4, "conflict", "no"),
     control.Cut("e"),
+    control.Trust(b"der"),
     control.Serve(),
     control.Stop(),
 ]

@@ -90,6 +90,9 @@ DECREES: Final[tuple[d.Decree, ...]] = (
     ),
     d.SystemRegistered(system="payments", registration="reg-00000001", hand_out="wrapped-only"),
     d.SystemConfigured(registration="reg-00000001", hand_out="never"),
+    d.WorkloadAuthorityTrusted(
+        authority="aut-00000001", certificate=bytes(range(128)), approval="approval-0001", signatures=BOTH
+    ),
     d.WorkloadEnrolled(
         workload="payments",
         system="payments",
@@ -97,6 +100,7 @@ DECREES: Final[tuple[d.Decree, ...]] = (
         enrolment="enr-00000001",
         fingerprint=SHA,
         spiffe="spiffe://acme.example/payments",
+        authority="aut-00000001",
     ),
     d.RotationOrdered(level="L3", registration="reg-00000001", rotation="rot-00000001"),
     d.AccessSuspended(reason="contract-dispute"),
@@ -109,6 +113,7 @@ DECREES: Final[tuple[d.Decree, ...]] = (
     ),
     d.AccessRevoked(reason="suspected-breach"),
     d.WorkloadRemoved(enrolments=("enr-00000001",)),
+    d.WorkloadAuthoritiesRemoved(authorities=("aut-00000001",)),
     d.SystemDecommissioned(registrations=("reg-00000001",)),
     d.EmergencyRotationOrdered(level="L3", registration="reg-00000001", below=4),
     d.ContextDestroyed(approval="approval-0001", approvers_version=1, signatures=BOTH),

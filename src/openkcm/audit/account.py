@@ -19,6 +19,7 @@ __all__ = ["Account", "Denied", "Obeyed", "Order", "account"]
 ORDERS = (
     d.AccessRevoked, d.AccessRestored, d.AccessSuspended, d.AccessResumed, d.RootKeyLinked, d.WorkloadRemoved,
     d.SystemDecommissioned, d.EmergencyRotationOrdered, d.RotationOrdered, d.ContextDestroyed, d.ApproversSet,
+    d.WorkloadAuthorityTrusted, d.WorkloadAuthoritiesRemoved,
 )  # fmt: skip
 
 

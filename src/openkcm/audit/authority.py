@@ -188,6 +188,13 @@ class Authority:
             r.used.add(approval)
         r.root = x.root
 
+    def _authority(self, event: Event, x: d.WorkloadAuthorityTrusted) -> None:
+        r = self._residence(event)
+        approval = _unused(r, x.approval)
+        words = statements.authority_statement(event.subject.tenant, event.subject.region, approval, x.certificate)
+        _two_people(r, words, x.signatures)
+        r.used.add(approval)
+
     def _configured(self, event: Event, x: d.TenantConfigurationUpdated) -> None:
         r = self._residence(event)
         if r.lease_s is not None and x.lease_s > r.lease_s:
@@ -322,6 +329,7 @@ RULES: Final[dict[type[d.Decree], Callable[[Authority, Event, d.Decree], None]]]
     d.TenantTerminated: Authority._terminated,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApproversSet: Authority._approvers,  # type: ignore[dict-item]  # noqa: SLF001
     d.RootKeyLinked: Authority._linked,  # type: ignore[dict-item]  # noqa: SLF001
+    d.WorkloadAuthorityTrusted: Authority._authority,  # type: ignore[dict-item]  # noqa: SLF001
     d.TenantConfigurationUpdated: Authority._configured,  # type: ignore[dict-item]  # noqa: SLF001
     d.AccessRevoked: Authority._revoked,  # type: ignore[dict-item]  # noqa: SLF001
     d.AccessRestored: Authority._restored,  # type: ignore[dict-item]  # noqa: SLF001

@@ -26,11 +26,12 @@ ACTIVITY: Final[dict[type[d.Decree], int]] = {
     d.TenantRegistered: CREATE, d.SystemRegistered: CREATE, d.WorkloadEnrolled: CREATE, d.NodeEnrolled: CREATE,
     d.ApprovalRequested: CREATE, d.LedgerOpened: CREATE, d.WorkloadRemoved: DELETE, d.SystemDecommissioned: DELETE,
     d.ContextDestroyed: DELETE, d.NodeRemoved: DELETE, d.RoleWithdrawn: DELETE,
+    d.WorkloadAuthorityTrusted: CREATE, d.WorkloadAuthoritiesRemoved: DELETE,
 }  # fmt: skip
 #: OCSF severities: 1 informational, 3 medium, 4 high, 5 critical.
 SEVERITY: Final[dict[type[d.Decree], int]] = {
     d.AccessDenied: 3, d.AccessRestored: 4, d.AccessRevoked: 5, d.ContextDestroyed: 5, d.EmergencyRotationOrdered: 5,
-    d.SigningKeyRotated: 4, d.NodeRemoved: 4, d.ApproversSet: 4,
+    d.SigningKeyRotated: 4, d.NodeRemoved: 4, d.ApproversSet: 4, d.WorkloadAuthorityTrusted: 4,
 }  # fmt: skip
 
 

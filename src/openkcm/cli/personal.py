@@ -110,6 +110,13 @@ def cut(profile: str, output: str, regions: tuple[str, ...], reason: str, dry_ru
         show(answer if output == "json" else {"value": shown}, output, columns)
 
 
+def _argument(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        raise click.UsageError(f"--argument takes name=value, not {pair[:40]}")
+    return name, Path(value[1:]).read_text(encoding="utf-8") if value.startswith("@") else value
+
+
 def _signer(known: profiles.Profile, key: str | None) -> Any:
     from openkcm.contract.seal import Signer
 
@@ -124,14 +131,14 @@ def _signer(known: profiles.Profile, key: str | None) -> Any:
 @whose("{tenant}")
 @click.argument("command")
 @click.option("--region", help="Where; left out for what is about the whole tenant.")
-@click.option("--argument", "arguments", multiple=True, help="name=value.")
+@click.option("--argument", "arguments", multiple=True, help="name=value, or name=@FILE.")
 @click.option("--key", type=click.Path(exists=True, dir_okay=False), help="Seed of your Ed25519 approval key.")
 def propose(profile: str, output: str, command: str, region: str | None, arguments: tuple[str, ...], key: str | None,
             **given: Any) -> None:  # fmt: skip
     """Sign the words of COMMAND and ask another person for theirs."""
     with Session(profile) as (client, known):
         tenant = path_of("{tenant}", given, known)
-        words = client.prepare(tenant, command, region, **dict(pair.split("=", 1) for pair in arguments))
+        words = client.prepare(tenant, command, region, **dict(_argument(pair) for pair in arguments))
         show(msgspec.to_builtins(client.propose(tenant, command, region, words, _signer(known, key))), output)
 
 

@@ -160,6 +160,17 @@ class Workload(Shape, frozen=True, kw_only=True):
     enrolment: str
     fingerprint: str | None
     spiffe: str | None
+    authority: str | None = None
+
+
+class WorkloadAuthority(Shape, frozen=True, kw_only=True):
+    """A CA of the tenant's own that vouches for its workloads. `certificate`: PEM."""
+
+    authority: str
+    sha256: str
+    subject: str
+    not_after: str
+    certificate: str
 
 
 class Approvers(Shape, frozen=True, kw_only=True):

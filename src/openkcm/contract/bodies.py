@@ -16,7 +16,7 @@ from openkcm.contract.passkey import MAX_SIGNATURE_BYTES, Assertion
 
 Command = Literal[
     "RestoreAccess", "LinkRootKey", "LengthenLease", "DestroyContext", "SetApprovers", "GrantRole", "WithdrawRole",
-    "ChangeApprovalPolicy",
+    "ChangeApprovalPolicy", "TrustWorkloadAuthority",
 ]  # fmt: skip
 MAX_CERTIFICATE = 32_768
 
@@ -71,13 +71,17 @@ class HandOutBody(Body, frozen=True, kw_only=True):
 
 
 class WorkloadBody(Body, frozen=True, kw_only=True):
-    """POST workloads: a certificate in PEM, or its fingerprint, or a SPIFFE id."""
+    """POST workloads: a certificate in PEM, or its fingerprint, or a SPIFFE id.
+
+    `authority`: the tenant's own CA that vouches for it; without one it is the region's client CA.
+    """
 
     workload: WorkloadName
     system: SystemName
     certificate: Annotated[str, Meta(max_length=MAX_CERTIFICATE)] | None = None
     fingerprint: d.Sha256Hex | None = None
     spiffe: Annotated[str, Meta(max_length=2048)] | None = None
+    authority: d.Id | None = None
 
 
 class ReasonBody(Body, frozen=True, kw_only=True):

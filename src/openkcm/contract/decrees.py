@@ -38,9 +38,11 @@ HandOut = Literal["allowed", "wrapped-only", "never"]
 HAND_OUTS: Final[tuple[HandOut, ...]] = ("allowed", "wrapped-only", "never")  # the strictest last
 Level = Literal["L1", "L2", "L3"]
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{7,62}$")]  # a random id: registration, enrolment, approval
+MAX_AUTHORITY_BYTES: Final = 3072  # base64 of it fits an approval's argument
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 ApprovalKey = Annotated[bytes, Meta(min_length=32, max_length=passkey.MAX_KEY_BYTES)]  # Ed25519, or a packed passkey
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Certificate = Annotated[bytes, Meta(min_length=64, max_length=MAX_AUTHORITY_BYTES)]  # DER of a CA, public
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 ReasonCode = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 MIN_LEASE_S: Final = 30
@@ -277,8 +279,20 @@ class SystemConfigured(Decree, frozen=True, kw_only=True):
     hand_out: HandOut | None = None
 
 
+class WorkloadAuthorityTrusted(Decree, frozen=True, kw_only=True):
+    """The tenant's own CA may vouch for the tenant's own workloads here, and for nobody else's. Two people signed."""
+
+    authority: Id
+    certificate: Certificate
+    approval: Id
+    signatures: Annotated[tuple[Signature, ...], Meta(max_length=8)]
+
+
 class WorkloadEnrolled(Decree, frozen=True, kw_only=True):
-    """A client certificate (SHA-256 of its DER, or a SPIFFE id) speaks for a system; `enrolment` is never reused."""
+    """A client certificate (SHA-256 of its DER, or a SPIFFE id) speaks for a system; `enrolment` is never reused.
+
+    `authority`: the tenant's own CA that must have vouched for it; None: the region's client CA.
+    """
 
     workload: WorkloadName
     system: SystemName
@@ -286,6 +300,7 @@ class WorkloadEnrolled(Decree, frozen=True, kw_only=True):
     enrolment: Id
     fingerprint: Sha256Hex | None = None
     spiffe: Annotated[str, Meta(pattern=r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$", max_length=2048)] | None = None
+    authority: Id | None = None
 
 
 class RotationOrdered(Decree, frozen=True, kw_only=True):
@@ -338,6 +353,12 @@ class WorkloadRemoved(Decree, frozen=True, kw_only=True):
     """These enrolments count no more, for ever; live sessions are cut."""
 
     enrolments: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=1024)]
+
+
+class WorkloadAuthoritiesRemoved(Decree, frozen=True, kw_only=True):
+    """These CAs vouch for nobody any more, for ever; what was enrolled under them is cut."""
+
+    authorities: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=1024)]
 
 
 class SystemDecommissioned(Decree, frozen=True, kw_only=True):
@@ -395,7 +416,8 @@ DECREES: Final[dict[str, Kind]] = {
     "RootKeyLinked.1":              Kind(RootKeyLinked, "residence", "routine"),
     "SystemRegistered.2":           Kind(SystemRegistered, "residence", "routine"),
     "SystemConfigured.1":           Kind(SystemConfigured, "residence", "routine"),
-    "WorkloadEnrolled.1":           Kind(WorkloadEnrolled, "residence", "routine"),
+    "WorkloadAuthorityTrusted.1":   Kind(WorkloadAuthorityTrusted, "residence", "routine"),
+    "WorkloadEnrolled.2":           Kind(WorkloadEnrolled, "residence", "routine"),
     "RotationOrdered.1":            Kind(RotationOrdered, "residence", "routine"),
     "AccessSuspended.1":            Kind(AccessSuspended, "residence", "routine"),
     "AccessResumed.1":              Kind(AccessResumed, "residence", "routine"),
@@ -403,6 +425,7 @@ DECREES: Final[dict[str, Kind]] = {
     "RevocationConfirmed.1":        Kind(RevocationConfirmed, "residence", "routine"),
     "AccessRevoked.1":              Kind(AccessRevoked, "residence", "critical"),
     "WorkloadRemoved.1":            Kind(WorkloadRemoved, "residence", "critical"),
+    "WorkloadAuthoritiesRemoved.1": Kind(WorkloadAuthoritiesRemoved, "residence", "critical"),
     "SystemDecommissioned.1":       Kind(SystemDecommissioned, "residence", "critical"),
     "EmergencyRotationOrdered.1":   Kind(EmergencyRotationOrdered, "residence", "critical"),
     "ContextDestroyed.1":           Kind(ContextDestroyed, "residence", "critical"),

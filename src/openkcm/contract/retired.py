@@ -15,6 +15,10 @@ from msgspec import Meta
 __all__ = ["RETIRED", "RETIRED_REPORTS", "Retired"]
 
 
+_TOKEN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_ID: Final = r"^[a-z0-9][a-z0-9-]{7,62}$"
+
+
 class _AccessDenied1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Did not say of which tenant: only the operator could read who tried the tenant's door."""
 
@@ -44,6 +48,17 @@ def _handed_once(old: _HandedOut1) -> dict[str, Any]:
     return {"tenant": old.tenant, "handed": [one]}
 
 
+class _WorkloadEnrolled1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Knew one CA: the region's."""
+
+    workload: Annotated[str, Meta(pattern=_TOKEN)]
+    system: Annotated[str, Meta(pattern=_TOKEN)]
+    registration: Annotated[str, Meta(pattern=_ID)]
+    enrolment: Annotated[str, Meta(pattern=_ID)]
+    fingerprint: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    spiffe: Annotated[str, Meta(pattern=r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$", max_length=2048)] | None = None
+
+
 class Retired(NamedTuple):
     """One retired tag: its shape, the tag that follows it, and the successor's fields."""
 
@@ -55,6 +70,7 @@ class Retired(NamedTuple):
 RETIRED: Final[dict[str, Retired]] = {
     "AccessDenied.1": Retired(_AccessDenied1, "AccessDenied.2", msgspec.structs.asdict),
     "SystemRegistered.1": Retired(_SystemRegistered1, "SystemRegistered.2", msgspec.structs.asdict),
+    "WorkloadEnrolled.1": Retired(_WorkloadEnrolled1, "WorkloadEnrolled.2", msgspec.structs.asdict),
 }
 
 RETIRED_REPORTS: Final[dict[str, Retired]] = {

@@ -7,6 +7,7 @@ make one.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
@@ -25,6 +26,7 @@ __all__ = [
     "Statement",
     "approvers_hash",
     "approvers_statement",
+    "authority_statement",
     "configuration_statement",
     "destroy_statement",
     "different_people",
@@ -105,6 +107,15 @@ def link_statement(
         tenant=tenant, region=region, command="LinkRootKey", approval=approval,
         arguments=(("provider", provider), ("ref", ref), ("credential", credential or "")),
     )  # fmt: skip
+
+
+def authority_statement(tenant: str, region: str, approval: str, certificate: bytes) -> Statement:
+    """The words of letting the tenant's own CA vouch for its workloads: the certificate itself, and its hash."""
+    named = (
+        ("certificate", base64.b64encode(certificate).decode()),
+        ("sha256", hashlib.sha256(certificate).hexdigest()),
+    )
+    return Statement(tenant=tenant, region=region, command="TrustWorkloadAuthority", approval=approval, arguments=named)
 
 
 def destroy_statement(tenant: str, region: str, approval: str, approvers_version: int) -> Statement:

@@ -38,6 +38,7 @@ __all__ = [
     "Serving",
     "Stop",
     "Stored",
+    "Trust",
     "Used",
     "frame",
 ]
@@ -69,10 +70,11 @@ class Serving(Message, frozen=True):
 
 
 class Identify(Message, frozen=True):
-    """Who is the holder of this client certificate (SHA-256 of its DER, its SPIFFE ids)?"""
+    """Who holds this client certificate (SHA-256 of its DER, its SPIFFE ids)? `anchor`: SHA-256 of its chain's root."""
 
     n: N
     fingerprint: str
+    anchor: str
     spiffe: tuple[str, ...] = ()
 
 
@@ -190,6 +192,12 @@ class Cut(Message, frozen=True):
     enrolment: str
 
 
+class Trust(Message, frozen=True):
+    """Chains of client certificates may end in this CA (DER) of a tenant's own, too. Whose, the custodian knows."""
+
+    certificate: bytes
+
+
 class Serve(Message, frozen=True):
     """Open the listener."""
 
@@ -203,7 +211,7 @@ class Stop(Message, frozen=True):
 
 
 FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used
-FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Serve | Retire | Stop
+FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Trust | Serve | Retire | Stop
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 

@@ -14,7 +14,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -72,6 +72,7 @@ class Crew:
         self._handed = {path: HandOutLog.open(path) for path in paths(database)}  # what earlier workers have left
         self._serving = self._stopping = False
         self._failures = [0] * MAX_WORKERS
+        self._trusted: dict[bytes, None] = {}
         self.handler: Handler | None = None
         self.on_change: Callable[[], None] = lambda: None
 
@@ -127,6 +128,15 @@ class Crew:
         for worker in self._workers.values():
             if worker.mapped:
                 self._send(worker, control.Serve())
+
+    def trust(self, certificates: Iterable[bytes]) -> None:
+        """Have handshakes take chains that end in these CAs (DER). One that is left out is refused by the custodian."""
+        wanted = dict.fromkeys(certificates)
+        for certificate in wanted.keys() - self._trusted.keys():
+            for worker in list(self._workers.values()):
+                if worker.mapped:
+                    self._send(worker, control.Trust(certificate))
+        self._trusted = wanted
 
     def resize(self, count: int) -> None:
         """Have so many workers from now on; those who are too many serve their connections to the end.
@@ -266,6 +276,8 @@ class Crew:
         for message in messages:
             if isinstance(message, control.Hello):
                 worker.mapped, worker.sealed = True, message.sealed
+                for certificate in self._trusted:
+                    self._send(worker, control.Trust(certificate))
                 if self._serving:
                     self._send(worker, control.Serve())
                 continue

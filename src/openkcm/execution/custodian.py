@@ -95,6 +95,7 @@ class Custodian:
         self._saying: set[tuple[str, Lane]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms: dict[str, int] = {}
+        self.on_trust: Callable[[], None] = lambda: None
 
     def take(self, given: Input) -> Taken:
         """Decide, close what must be closed, and queue the rest."""
@@ -109,6 +110,8 @@ class Custodian:
                     self._gates.cut(effect.tenant, effect.names)
                 case "withdraw":
                     self._gates.withdraw(effect.tenant, self.state.residences[effect.tenant].floors)
+                case "trust":
+                    self.on_trust()
                 case "alarm":
                     self._alarm(effect)
                 case "defer":

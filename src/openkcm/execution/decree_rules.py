@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from openkcm.contract import decrees as d
 from openkcm.contract import statements
 from openkcm.contract.envelope import Envelope
+from openkcm.execution.authorities import check_root_ca
 from openkcm.execution.residence_state import Residence, Revocation, Workload
 
 __all__ = ["RULES", "Refused"]
@@ -99,6 +100,26 @@ def _system_configured(r: Residence, x: d.SystemConfigured, _e: Envelope, _regio
     return replace(r, hand_outs=others if x.hand_out is None else {**others, x.registration: x.hand_out})
 
 
+def _authority(r: Residence, x: d.WorkloadAuthorityTrusted, _e: Envelope, region: str, _now: int) -> Residence:
+    approval = _unused(r, x.approval, "AuthorityRefused")
+    words = statements.authority_statement(r.tenant, region, approval, x.certificate)
+    _two_people(r, words, x.signatures, "AuthorityRefused")
+    if x.authority in r.authorities or x.authority in r.removed:
+        raise Refused("AuthorityRefused", f"authority {x.authority} exists")
+    try:
+        check_root_ca(x.certificate)
+    except ValueError as bad:
+        raise Refused("AuthorityRefused", str(bad)) from bad
+    used = r.approvals_used | {approval}
+    return replace(r, authorities={**r.authorities, x.authority: x.certificate}, approvals_used=used)
+
+
+def _authorities_removed(
+    r: Residence, x: d.WorkloadAuthoritiesRemoved, _e: Envelope, _region: str, _now: int
+) -> Residence:
+    return replace(r, removed=r.removed | set(x.authorities))
+
+
 def _workload(r: Residence, x: d.WorkloadEnrolled, _e: Envelope, _region: str, _now: int) -> Residence:
     if x.enrolment in r.workloads:
         raise Refused("EnrolmentReused", f"enrolment {x.enrolment} exists")
@@ -106,7 +127,9 @@ def _workload(r: Residence, x: d.WorkloadEnrolled, _e: Envelope, _region: str, _
         raise Refused("UnknownSystem", f"no system {x.system} under registration {x.registration}")
     if (x.fingerprint is None) == (x.spiffe is None):
         raise Refused("AmbiguousIdentity", "an enrolment names a fingerprint or a SPIFFE id")
-    workload = Workload(x.workload, x.system, x.registration, x.enrolment, x.fingerprint, x.spiffe)
+    if x.authority is not None and x.authority not in r.authorities:
+        raise Refused("UnknownAuthority", f"no workload CA {x.authority}")
+    workload = Workload(x.workload, x.system, x.registration, x.enrolment, x.fingerprint, x.spiffe, x.authority)
     return replace(r, workloads={**r.workloads, x.enrolment: workload})
 
 
@@ -170,6 +193,7 @@ RULES: Final[dict[type[d.Decree], Rule]] = {
     d.RootKeyLinked: _link,  # type: ignore[dict-item]
     d.SystemRegistered: _system,  # type: ignore[dict-item]
     d.SystemConfigured: _system_configured,  # type: ignore[dict-item]
+    d.WorkloadAuthorityTrusted: _authority,  # type: ignore[dict-item]
     d.WorkloadEnrolled: _workload,  # type: ignore[dict-item]
     d.RotationOrdered: _rotation,  # type: ignore[dict-item]
     d.AccessSuspended: _suspended,  # type: ignore[dict-item]
@@ -177,6 +201,7 @@ RULES: Final[dict[type[d.Decree], Rule]] = {
     d.AccessRestored: _restored,  # type: ignore[dict-item]
     d.RevocationConfirmed: _unchanged,
     d.AccessRevoked: _revoked,  # type: ignore[dict-item]
+    d.WorkloadAuthoritiesRemoved: _authorities_removed,  # type: ignore[dict-item]
     d.WorkloadRemoved: _workload_removed,  # type: ignore[dict-item]
     d.SystemDecommissioned: _system_removed,  # type: ignore[dict-item]
     d.EmergencyRotationOrdered: _emergency,  # type: ignore[dict-item]

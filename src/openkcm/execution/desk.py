@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from openkcm.bus.errors import BusError
 from openkcm.execution import control
+from openkcm.execution.authorities import Trust
 from openkcm.execution.catalogue import Catalogue, PutRefused
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.gates import Gates
@@ -36,9 +37,11 @@ class Desk:
         catalogue: Catalogue,
         hand_outs_wait: Callable[[], None],
         count: Callable[[control.Used], None],
+        trust: Trust,
     ) -> None:
         self._custodian, self._gates, self._keychain = custodian, gates, keychain
         self._catalogue, self._hand_outs_wait, self._count = catalogue, hand_outs_wait, count
+        self._trust = trust
         self._indexed: dict[str, Residence] | None = None
         self._index: dict[str, list[tuple[str, Workload]]] = {}
 
@@ -48,7 +51,12 @@ class Desk:
         return await handler(self, message)
 
     async def _identify(self, q: control.Identify) -> control.Message:
-        found = self._who(q.fingerprint, q.spiffe)
+        residences = self._custodian.state.residences
+        found = [
+            (tenant, workload)
+            for tenant, workload in self._who(q.fingerprint, q.spiffe)
+            if self._trust.vouches(q.anchor, _authority(residences[tenant], workload))
+        ]
         if len(found) != 1:
             return control.Denied(q.n, "certificate is not enrolled" if not found else "certificate is ambiguous")
         tenant, workload = found[0]
@@ -151,3 +159,7 @@ class Desk:
         control.HandOutsWait: _handed,
         control.Used: _used,
     }
+
+
+def _authority(residence: Residence, workload: Workload) -> bytes | None:
+    return None if workload.authority is None else residence.authorities[workload.authority]

@@ -14,6 +14,7 @@ from openkcm.contract import envelope as env
 from openkcm.contract import seal, subjects
 from openkcm.contract.errors import ContractError, EnvelopeError
 from openkcm.contract.ids import NOBODY
+from openkcm.execution.authorities import claimed
 from openkcm.execution.decree_rules import RULES, Refused
 from openkcm.execution.inputs import Arrived
 from openkcm.execution.residence_state import CLOSED, Effect, Mark, Residence, State, verdict
@@ -122,7 +123,7 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
     refusal = None
     after = r
     try:
-        after = RULES[type(decree)](r, decree, e, state.region, m.now_ns)
+        after = _unclaimed(state, r, RULES[type(decree)](r, decree, e, state.region, m.now_ns))
     except Refused as no:  # it counts, it changes nothing, and we say so
         refusal = no.code
         effects.append(Effect("alarm", r.tenant, no.code))
@@ -137,11 +138,21 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         effects.append(Effect("close", r.tenant, verdict(after)))
     settle = after.root is not r.root or verdict(after) != verdict(r) or not isinstance(decree, _QUIET)
     effects += [Effect("commit")]
+    if after.authorities is not r.authorities:
+        effects.append(Effect("trust", r.tenant))
     if after.leases is not r.leases:
         effects.append(Effect("lease", r.tenant))
     if settle:
         effects.append(Effect("provision", r.tenant))
     return after, [*effects, Effect("ack", r.tenant, "routine")]
+
+
+def _unclaimed(state: State, before: Residence, after: Residence) -> Residence:
+    """Return `after`, unless it has a new CA by whose name another tenant's is known here."""
+    new = after.authorities.keys() - before.authorities.keys()
+    if any(claimed(state, after.tenant, after.authorities[a]) for a in new):
+        raise Refused("AuthorityTaken", "another tenant's CA has this name here: a chain could end in either")
+    return after
 
 
 def _frozen(r: Residence, at: int, why: str) -> tuple[Residence, list[Effect]]:
@@ -152,7 +163,7 @@ def _frozen(r: Residence, at: int, why: str) -> tuple[Residence, list[Effect]]:
 
 
 #: Routine decrees that need nothing of the keys: committed is obeyed.
-_QUIET: Final = (d.TenantConfigurationUpdated, d.RevocationConfirmed, d.ApproversSet)
+_QUIET: Final = (d.TenantConfigurationUpdated, d.RevocationConfirmed, d.ApproversSet, d.WorkloadAuthorityTrusted)
 
 
 def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
@@ -191,7 +202,7 @@ def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[
         effects.append(Effect("withdraw", r.tenant))
     gone = after.removed - r.removed
     if gone:
-        cut = [w.enrolment for w in after.workloads.values() if w.enrolment in gone or w.registration in gone]
+        cut = [w.enrolment for w in after.workloads.values() if {w.enrolment, w.registration, w.authority} & gone]
         effects.append(Effect("cut", r.tenant, names=(*cut, *sorted(gone))))
     effects += [Effect("commit")]
     if after.revocations or after.destroyed:  # an ack is cumulative: it promises the older ones' fence record, too

@@ -33,6 +33,7 @@ from openkcm.contract.seal import Signer
 from openkcm.execution import configuration, control, metrics, rows, secretmem
 from openkcm.execution.admin import Admin, socket_of
 from openkcm.execution.arena import RegionArena
+from openkcm.execution.authorities import Trust, in_force
 from openkcm.execution.catalogue import Catalogue
 from openkcm.execution.cells import KeyArena
 from openkcm.execution.clock import BOOT_ID, boottime_ns
@@ -154,7 +155,9 @@ class Node:
         handouts = HandOuts(database, outbox, crew.hand_out_logs, knows, custodian.raise_alarm)
         reporter.before_ack = handouts.flush
         counting = Counting(reporter.report)
-        desk = Desk(custodian, gates, keychain, catalogue, handouts.wake, counting.add)
+        trust = Trust.read(node.kmip.client_ca)
+        desk = Desk(custodian, gates, keychain, catalogue, handouts.wake, counting.add, trust)
+        custodian.on_trust = lambda: crew.trust(in_force(custodian.state, trust))
         crew.handler = desk.answer
 
         def announce_keys(tenant: str) -> None:
@@ -177,6 +180,7 @@ class Node:
 
         crew.on_change = changed
         arena.set_alive(boottime_ns() + int(ALIVE_S * 1e9))
+        custodian.on_trust()
         crew.start()
         await feeds.start()
         await lanes.subscribe_lane0(fast, node.region, feeds.on_lane0)

@@ -63,6 +63,7 @@ class Workload(msgspec.Struct, frozen=True):
     enrolment: str
     fingerprint: str | None
     spiffe: str | None
+    authority: str | None = None
 
 
 class Residence(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         lifted: Ids of revocations that two of the tenant's people lifted.
         unreadable: Well-sealed critical decrees this version cannot read: each locks the residence by its id.
         frozen_at: Stream sequence from which routine decrees must be read again (one unreadable, or a gap), or None.
+        authorities: CAs of the tenant's own, by id: DER. Each vouches for workloads of this residence and no other.
         root_refusal: The customer's root said no (the local lock), or None.
         refusal: Why the newest routine decree was not carried out, or None.
         failure: Why the keys could not be brought to the desired state, or None.
@@ -99,6 +101,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     root: RootReference | None = None
     systems: dict[str, str] = {}
     workloads: dict[str, Workload] = {}
+    authorities: dict[str, bytes] = {}
     suspended: bool = False
     lifted: frozenset[str] = frozenset()
     approvals_used: frozenset[str] = frozenset()
@@ -138,9 +141,11 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
 
     def serving_workloads(self) -> list[Workload]:
         """Enrolments that still count, of registrations that still count."""
-        return [
-            w for w in self.workloads.values() if w.enrolment not in self.removed and w.registration not in self.removed
-        ]
+        return [w for w in self.workloads.values() if not {w.enrolment, w.registration, w.authority} & self.removed]
+
+    def serving_authorities(self) -> dict[str, bytes]:
+        """The tenant's own CAs that still count: id -> certificate (DER)."""
+        return {a: certificate for a, certificate in self.authorities.items() if a not in self.removed}
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,6 +220,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 EffectKind = Literal[
     "close",
     "cut",
+    "trust",
     "withdraw",
     "commit",
     "fence",

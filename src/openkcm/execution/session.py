@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from openkcm.contract.fleet import Limits
 from openkcm.execution import control
+from openkcm.execution.anchor import anchor_of
 from openkcm.execution.bench import Bench, Caller
 from openkcm.execution.exchange import Exchange
 from openkcm.execution.operations import OPERATIONS
@@ -114,7 +115,8 @@ class Session:
         fingerprint = hashlib.sha256(certificate).hexdigest()
         names: Any = (self._socket.getpeercert() or {}).get("subjectAltName", ())
         spiffe = tuple(value for kind, value in names if kind == "URI" and value.startswith("spiffe://"))
-        self._bench.link.ask(lambda n: control.Identify(n, fingerprint, spiffe), self._identified)
+        anchor = anchor_of(self._socket)
+        self._bench.link.ask(lambda n: control.Identify(n, fingerprint, anchor, spiffe), self._identified)
 
     def _identified(self, answer: control.Message) -> None:
         if self.closed:

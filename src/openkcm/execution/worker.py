@@ -153,6 +153,8 @@ class Worker:
             case control.Cut(enrolment):
                 for session in list(self._enrolments.get(enrolment, ())):
                     session.close(reset=True)
+            case control.Trust(certificate):
+                self._tls.load_verify_locations(cadata=certificate)  # for the handshakes from here on
             case control.Serve():
                 self._open_listener()
             case control.Retire():

@@ -254,12 +254,12 @@ async def configure_system(
 
 async def enrol_workload(
     cmk: Cmk, asked: Asked, tenant: str, region: str, *, workload: str, system: str, fingerprint: str | None,
-    spiffe: str | None,
+    spiffe: str | None, authority: str | None = None,
 ) -> list[Recorded]:  # fmt: skip
     """Enrol a client certificate."""
     return await _residence(
         cmk, asked, tenant, region, "EnrolWorkload",
-        lambda r: r.enrol_workload(workload, system, fingerprint=fingerprint, spiffe=spiffe),
+        lambda r: r.enrol_workload(workload, system, fingerprint=fingerprint, spiffe=spiffe, authority=authority),
     )  # fmt: skip
 
 
@@ -285,6 +285,16 @@ async def remove_workload(cmk: Cmk, asked: Asked, tenant: str, region: str, enro
     where = residence_aggregate(region, tenant, "critical")
     order = asked.order(cmk, tenant, "RemoveWorkload")
     decree = d.WorkloadRemoved(enrolments=(enrolment,))
+    return await cmk.registry.execute(where, Residence, order, lambda r: r.decree(decree))
+
+
+async def remove_authority(cmk: Cmk, asked: Asked, tenant: str, region: str, authority: str) -> list[Recorded]:
+    """Cut one of the tenant's own workload CAs with all it vouches for, on the critical lane."""
+    if authority not in dict(cmk.views.authorities(tenant, region)):
+        raise NotFound(f"no workload CA {authority[:80]}")
+    where = residence_aggregate(region, tenant, "critical")
+    order = asked.order(cmk, tenant, "RemoveWorkloadAuthority")
+    decree = d.WorkloadAuthoritiesRemoved(authorities=(authority,))
     return await cmk.registry.execute(where, Residence, order, lambda r: r.decree(decree))
 
 

@@ -18,6 +18,7 @@ from openkcm.contract import passkey, statements
 from openkcm.contract.ids import PersonId
 from openkcm.contract.subjects import DecreeSubject, approval_aggregate, residence_aggregate, tenant_aggregate
 from openkcm.governance.approval import OPEN, Approval, ApprovalFacts, Approved
+from openkcm.governance.authorities import authority_of, check_unclaimed
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import IllegalNow, Invalid, NotFound, NotOpen, OtherWords
 from openkcm.governance.references import check_root
@@ -61,6 +62,19 @@ def _link_words(cmk: Cmk, r: Residence, _people: TenantFacts, approval: str, giv
     root = _root(given)
     check_root(root, cmk.regions[r.facts.region], r.facts.tenant)
     return statements.link_statement(r.facts.tenant, r.facts.region, approval, root.provider, root.ref, root.credential)
+
+
+def _certificate(given: Arguments) -> bytes:
+    return authority_of(given.get("certificate", ""))
+
+
+def _authority_words(
+    cmk: Cmk, r: Residence, _people: TenantFacts, approval: str, given: Arguments
+) -> statements.Statement:
+    certificate = _certificate(given)
+    r.check_authority(certificate)
+    check_unclaimed(cmk, r.facts.tenant, r.facts.region, certificate)
+    return statements.authority_statement(r.facts.tenant, r.facts.region, approval, certificate)
 
 
 def _lease(given: Arguments) -> int:
@@ -154,6 +168,9 @@ COMMANDS: Final[dict[str, Consent]] = {
             r.facts.tenant, r.facts.region, approval, _lease(g)
         ),
         lambda _c, r, _p, g, a: r.configure({"lease_s": _lease(g)}, a),
+    ),
+    "TrustWorkloadAuthority": Consent(
+        "region", _authority_words, lambda _c, r, _p, g, a: r.trust_authority(_certificate(g), a)
     ),
     "DestroyContext": Consent(
         "region",

@@ -23,11 +23,13 @@ from openkcm.governance.residence_facts import RULES, ResidenceFacts
 
 __all__ = ["LEGAL", "Residence"]
 
+MAX_AUTHORITIES: Final = 16
 LEGAL: Final[dict[str, frozenset[str]]] = {
     "configure": frozenset({"Requested", "Linked", "Active", "Suspended", "Revoked"}),
     "link the root key": frozenset({"Requested", "Linked", "Active", "Suspended"}),
     "register a system": frozenset({"Linked", "Active", "Suspended"}),
     "enrol a workload": frozenset({"Active", "Suspended"}),
+    "trust a workload CA": frozenset({"Linked", "Active", "Suspended"}),
     "rotate": frozenset({"Active", "Suspended"}),
     "suspend": frozenset({"Linked", "Active", "Suspended"}),
     "resume": frozenset({"Linked", "Active", "Suspended"}),
@@ -146,12 +148,44 @@ class Residence(LedgerAggregate):
             raise NotFound(f"no system under registration {registration}")
         self.decree(d.SystemConfigured(registration=registration, hand_out=hand_out))
 
-    def enrol_workload(self, workload: str, system: str, *, fingerprint: str | None, spiffe: str | None) -> str:
+    def trust_authority(self, certificate: bytes, approved: Approved) -> str:
+        """Let the tenant's own CA vouch for its workloads here; return the authority's id.
+
+        Raises:
+            IllegalNow: It does already, or the state forbids it.
+            BadSignature: Not two approvers' over this very certificate.
+        """
+        self.check_authority(certificate)
+        authority = self.fresh("authority")
+        self._take(
+            d.WorkloadAuthorityTrusted(
+                authority=authority, certificate=certificate, approval=approved.approval,
+                signatures=approved.signatures,
+            )
+        )  # fmt: skip
+        return authority
+
+    def check_authority(self, certificate: bytes) -> None:
+        """Check that this CA could be trusted now.
+
+        Raises:
+            IllegalNow: It is already, there are too many, or the state forbids it.
+        """
+        self._legal("trust a workload CA")
+        live = self.facts.live_authorities()
+        if certificate in live.values():
+            raise IllegalNow("this CA vouches for workloads here already")
+        if len(live) >= MAX_AUTHORITIES:
+            raise IllegalNow(f"{MAX_AUTHORITIES} CAs vouch for workloads here: remove one first")
+
+    def enrol_workload(
+        self, workload: str, system: str, *, fingerprint: str | None, spiffe: str | None, authority: str | None = None
+    ) -> str:
         """Let a client certificate speak for a system; return the enrolment.
 
         Raises:
             Invalid: Not exactly one of fingerprint and SPIFFE id, or the certificate is enrolled already.
-            NotFound: No such system.
+            NotFound: No such system, or no such CA of the tenant's own.
             IllegalNow: The state forbids it.
         """
         self._legal("enrol a workload")
@@ -160,14 +194,16 @@ class Residence(LedgerAggregate):
         registration = self.facts.registration_of(system)
         if registration is None:
             raise NotFound(f"no system {system}")
+        if authority is not None and authority not in self.facts.live_authorities():
+            raise NotFound(f"no workload CA {authority[:80]}")
         for other in self.facts.live_workloads().values():
-            if (other.fingerprint, other.spiffe) == (fingerprint, spiffe):
+            if (other.fingerprint, other.spiffe, other.authority) == (fingerprint, spiffe, authority):
                 raise IllegalNow(f"this certificate is enrolled already, as {other.workload} of {other.system}")
         enrolment = self.fresh("enrolment")
         self.decree(
             d.WorkloadEnrolled(
                 workload=workload, system=system, registration=registration, enrolment=enrolment,
-                fingerprint=fingerprint, spiffe=spiffe,
+                fingerprint=fingerprint, spiffe=spiffe, authority=authority,
             )
         )  # fmt: skip
         return enrolment

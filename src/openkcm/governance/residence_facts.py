@@ -38,6 +38,7 @@ class ResidenceFacts(msgspec.Struct, frozen=True):
     root: d.RootReference | None = None
     systems: dict[str, str] = {}
     workloads: dict[str, d.WorkloadEnrolled] = {}
+    authorities: dict[str, bytes] = {}
     suspended: bool = False
     revocations: dict[int, tuple[int, str]] = {}
     lifted: frozenset[str] = frozenset()
@@ -81,7 +82,11 @@ class ResidenceFacts(msgspec.Struct, frozen=True):
     def live_workloads(self) -> dict[str, d.WorkloadEnrolled]:
         """Return the enrolments that count."""
         gone = self.removed
-        return {e: w for e, w in self.workloads.items() if e not in gone and w.registration not in gone}
+        return {e: w for e, w in self.workloads.items() if not {e, w.registration, w.authority} & gone}
+
+    def live_authorities(self) -> dict[str, bytes]:
+        """Return the tenant's own CAs that count: id -> certificate (DER)."""
+        return {a: certificate for a, certificate in self.authorities.items() if a not in self.removed}
 
 
 def _two_people(r: ResidenceFacts, words: statements.Statement, given: Iterable[statements.Signature]) -> bool:
@@ -128,6 +133,18 @@ def _system(r: ResidenceFacts, x: d.SystemRegistered, _: Decreed) -> ResidenceFa
 
 def _same(r: ResidenceFacts, _x: d.Decree, _: Decreed) -> ResidenceFacts:
     return r  # decides about nothing
+
+
+def _authority(r: ResidenceFacts, x: d.WorkloadAuthorityTrusted, _: Decreed) -> ResidenceFacts:
+    words = statements.authority_statement(r.tenant, r.region, x.approval, x.certificate)
+    if x.approval in r.approvals_used or not _two_people(r, words, x.signatures):
+        return r
+    used = r.approvals_used | {x.approval}
+    return replace(r, authorities={x.authority: x.certificate, **r.authorities}, approvals_used=used)
+
+
+def _authorities_removed(r: ResidenceFacts, x: d.WorkloadAuthoritiesRemoved, _: Decreed) -> ResidenceFacts:
+    return replace(r, removed=r.removed | set(x.authorities))
 
 
 def _workload(r: ResidenceFacts, x: d.WorkloadEnrolled, _: Decreed) -> ResidenceFacts:
@@ -180,6 +197,7 @@ RULES: Final[dict[type[d.Decree], Rule]] = {
     d.RootKeyLinked: _linked,
     d.SystemRegistered: _system,
     d.SystemConfigured: _same,
+    d.WorkloadAuthorityTrusted: _authority,
     d.WorkloadEnrolled: _workload,
     d.AccessSuspended: _suspended,
     d.AccessResumed: _resumed,
@@ -187,6 +205,7 @@ RULES: Final[dict[type[d.Decree], Rule]] = {
     d.RevocationConfirmed: _confirmed,
     d.AccessRevoked: _revoked,
     d.WorkloadRemoved: _workload_removed,
+    d.WorkloadAuthoritiesRemoved: _authorities_removed,
     d.SystemDecommissioned: _system_removed,
     d.ContextDestroyed: _destroyed,
 }

@@ -123,7 +123,7 @@ class Views:
             "suspended_for": row["suspended_for"],
             "systems": self._systems(tenant, region),
             "workloads": self.reader.records(
-                "SELECT workload, system, enrolment, fingerprint, spiffe FROM workload "
+                "SELECT workload, system, enrolment, fingerprint, spiffe, authority FROM workload "
                 "WHERE tenant = ? AND region = ? ORDER BY generation",
                 both,
             ),
@@ -417,6 +417,18 @@ class Views:
             "AND tag NOT LIKE 'AccessDenied.%')) ORDER BY sequence LIMIT :n"
         )
         return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
+
+    def authorities(self, tenant: str, region: str) -> list[tuple[str, bytes]]:
+        """Return the tenant's own workload CAs that count: id and certificate (DER)."""
+        query = (
+            "SELECT authority, certificate FROM trusted_authority WHERE tenant = ? AND region = ? ORDER BY generation"
+        )
+        return [(authority, base64.b64decode(c)) for authority, c in self.reader.rows(query, (tenant, region))]
+
+    def authorities_of_others(self, tenant: str, region: str) -> list[bytes]:
+        """Return the certificates that other tenants' workload CAs have, or had, in a region."""
+        query = "SELECT certificate FROM workload_authority WHERE tenant <> ? AND region = ?"
+        return [base64.b64decode(c) for (c,) in self.reader.rows(query, (tenant, region))]
 
     def event_count(self, tenant: str | None) -> int:
         """Return how many events there are, of one tenant (and who was denied at its door) or of all."""

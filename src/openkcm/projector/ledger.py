@@ -34,7 +34,8 @@ LEDGER_TABLES: Final = (
     "node_enrolled", "access_denied", "node_removed", "signing_key", "signing_key_retired", "tenant", "person",
     "person_role", "tenant_region", "approval_policy", "agreed", "termination",
     "approval", "approval_grant", "configuration", "lease", "approvers_set",
-    "approval_used", "root_key", "registered_system", "enrolled_workload", "rotation", "suspension", "lifted",
+    "approval_used", "root_key", "registered_system", "workload_authority", "enrolled_workload", "rotation",
+    "suspension", "lifted",
     "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile", "critical_head",
 )  # fmt: skip
 _Row = tuple[str, Mapping[str, Value]]

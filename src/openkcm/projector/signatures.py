@@ -31,6 +31,10 @@ def _linked(tenant: str, region: str, x: d.RootKeyLinked) -> s.Statement:
     return s.link_statement(tenant, region, x.approval or "", x.root.provider, x.root.ref, x.root.credential)
 
 
+def _authority(tenant: str, region: str, x: d.WorkloadAuthorityTrusted) -> s.Statement:
+    return s.authority_statement(tenant, region, x.approval, x.certificate)
+
+
 def _destroyed(tenant: str, region: str, x: d.ContextDestroyed) -> s.Statement:
     return s.destroy_statement(tenant, region, x.approval, x.approvers_version)
 
@@ -59,6 +63,7 @@ STATEMENTS: Final[dict[str, Callable[[str, str, Any], s.Statement]]] = {
     "AccessRestored.1": _restored,
     "TenantConfigurationUpdated.1": _configured,
     "RootKeyLinked.1": _linked,
+    "WorkloadAuthorityTrusted.1": _authority,
     "ContextDestroyed.1": _destroyed,
     "ApproversSet.1": _approvers,
     "RoleGranted.1": _granted,

@@ -83,6 +83,8 @@ _EVENTS: Final[dict[str, str]] = {
     "RootKeyLinked": "Root key linked",
     "RevocationConfirmed": "Revocation confirmed by every node",
     "ContextDestroyed": "Tenant region destroyed",
+    "WorkloadAuthorityTrusted": "Workload CA trusted",
+    "WorkloadAuthoritiesRemoved": "Workload CA removed",
     "ApproversSet": "Approvers put in force",
     "AccessDenied": "Refused attempt",
 }

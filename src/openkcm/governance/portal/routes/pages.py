@@ -14,7 +14,7 @@ import jinja2
 from litestar import Request, Response, get
 from litestar.response import Redirect
 
-from openkcm.governance import commands, ending
+from openkcm.governance import authorities, commands, ending
 from openkcm.governance.commands import MAY, Caller
 from openkcm.governance.errors import STATUS, Forbidden, GovernanceError, NotFound, Unauthenticated
 from openkcm.governance.portal import wording
@@ -297,6 +297,7 @@ def _workloads(reader: Reader) -> Values:
     addresses = reader.cmk.configuration.kmip.get(reader.region, ())
     return {
         "it": found, "region": reader.region, "sync": reader.sync(reader.tenant, reader.region),
+        "authorities": authorities.shown(reader.cmk, reader.tenant, reader.region),
         "address": addresses[0] if addresses else "NODE:5696",
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from openkcm.contract import api, bodies
 from openkcm.contract import decrees as d
 from openkcm.contract.subjects import residence_aggregate
 from openkcm.governance import commands
+from openkcm.governance.authorities import shown
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import Invalid, SecretRefused
 from openkcm.governance.portal.requests import region_path
@@ -134,7 +135,7 @@ async def workloads(call: Call) -> Response[bytes]:
 @operation("POST", f"{PATH}/workloads", "EnrolWorkload", name="enrolWorkload", body=bodies.WorkloadBody,
            answer=api.Accepted, example={"workload": "app", "system": "payments", "fingerprint": "0" * 64})  # fmt: skip
 async def enrol(call: Call) -> Response[bytes]:
-    """Enrol a client certificate: PEM, its fingerprint, or the SPIFFE id it carries."""
+    """Enrol a client certificate: PEM, its fingerprint, or the SPIFFE id it carries; under a CA of the tenant's own."""
     cmk, body = call.desk.cmk, call.body
     fingerprint = body.fingerprint
     if body.certificate is not None:
@@ -147,7 +148,7 @@ async def enrol(call: Call) -> Response[bytes]:
         call,
         lambda asked: commands.enrol_workload(
             cmk, asked, call.tenant, call.region, workload=body.workload, system=body.system, fingerprint=fingerprint,
-            spiffe=body.spiffe,
+            spiffe=body.spiffe, authority=body.authority,
         ),
         ("EnrolWorkload", "enrolment"), workload=body.workload,
     )  # fmt: skip
@@ -160,6 +161,24 @@ async def remove_workload(call: Call) -> Response[bytes]:
     return await _order(
         call, lambda asked: commands.remove_workload(cmk, asked, call.tenant, call.region, enrolment),
         enrolment=enrolment,
+    )  # fmt: skip
+
+
+@operation("GET", f"{PATH}/workload-authorities", "ReadTenant", name="listWorkloadAuthorities",
+           answer=api.Page[api.WorkloadAuthority], paged=True)  # fmt: skip
+async def authorities(call: Call) -> Response[bytes]:
+    """List the tenant's own CAs that vouch for its workloads. One is added by the approval TrustWorkloadAuthority."""
+    return call.page(shown(call.desk.cmk, call.tenant, call.region))
+
+
+@operation("DELETE", f"{PATH}/workload-authorities/{{authority}}", "RemoveWorkload", name="removeWorkloadAuthority",
+           answer=api.Accepted)  # fmt: skip
+async def remove_authority(call: Call) -> Response[bytes]:
+    """Cut one of the tenant's own CAs with every workload enrolled under it, at once and for ever."""
+    cmk, authority = call.desk.cmk, call.part("authority")
+    return await _order(
+        call, lambda asked: commands.remove_authority(cmk, asked, call.tenant, call.region, authority),
+        authority=authority,
     )  # fmt: skip
 
 

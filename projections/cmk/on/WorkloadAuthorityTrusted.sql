@@ -1,0 +1,14 @@
+-- Without two people's signatures it changes nothing: nodes refuse it as well.
+INSERT OR IGNORE INTO workload_authority (tenant, region, authority, certificate, generation)
+SELECT :tenant, :region, json_extract(:data, '$.authority'), json_extract(:data, '$.certificate'), :counter
+WHERE NOT EXISTS (
+    SELECT 1 FROM approval_used AS u
+    WHERE u.tenant = :tenant AND u.region = :region AND u.approval = json_extract(:data, '$.approval')
+) AND signed('WorkloadAuthorityTrusted.1', :tenant, :region, :data, (
+    SELECT a.approvers FROM approvers_set AS a WHERE a.tenant = :tenant AND a.region = :region
+    ORDER BY a.version DESC LIMIT 1
+)) = 1;
+INSERT OR IGNORE INTO approval_used (tenant, region, approval)
+SELECT a.tenant, a.region, json_extract(:data, '$.approval') FROM workload_authority AS a
+WHERE a.tenant = :tenant AND a.region = :region AND a.authority = json_extract(:data, '$.authority')
+    AND a.generation = :counter;
