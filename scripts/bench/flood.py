@@ -168,7 +168,7 @@ async def pulled(e: endpoints.Endpoints, acks: Acks, fresh: Any, seconds: float)
             await asyncio.sleep(max(0.0, begun + n * PULL_EVERY_S - time.monotonic()))
     await asyncio.sleep(2)
     for asked, fence in fences:
-        first = acks.first(node, "critical", fence)
+        first = acks.first("acme", node, "critical", fence)
         assert first is not None, f"no ack of {fence}"
         found["to the closed gate"].append(first[1] - asked)
     return {**{f"{name} (ms)": spread(values) for name, values in found.items() if values}, "refused": dict(refused)}

@@ -81,5 +81,5 @@ def _read(der: bytes) -> dict[str, Any] | None:
     context.load_verify_locations(cadata=der)
     if context.get_ca_certs(binary_form=True) != [der]:  # what follows a certificate is passed over in silence
         return None
-    found: list[dict[str, Any]] = context.get_ca_certs()  # type: ignore[assignment]
+    found: list[dict[str, Any]] = context.get_ca_certs()
     return found[0]
