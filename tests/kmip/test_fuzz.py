@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from openkcm.kmip import json_text
+from openkcm.kmip.errors import MalformedMessage
+
 RUN = Path(__file__).parents[1] / "fuzz" / "run.py"
 RUNS = 4000
 
@@ -24,3 +27,12 @@ def test_whatever_comes_only_the_codecs_own_error_leaves(target, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(re.search(r"number_of_executed_units: (\d+)", done.stderr)[1]) >= RUNS
     assert int(re.search(r"(\d+) real messages", done.stderr)[1]) > 100
+
+
+@pytest.mark.parametrize("kind", ["[]", "{}", "[[]]", "null", "1", "true"])
+def test_a_type_that_is_no_text_is_malformed(kind):
+    """Found by the fuzzer after 380,000 executions: a list as a type left the decoder as TypeError."""
+    with pytest.raises(MalformedMessage):
+        json_text.read(
+            b'{"tag":"RequestMessage","value":[{"tag":"RequestHeader","type":%s,"value":[]}]}' % kind.encode()
+        )

@@ -43,7 +43,8 @@ def _read(tree: Any, attribute: str | None, depth: int) -> Item:
     if not isinstance(tree, dict) or not isinstance(tree.get("tag"), str) or tree.keys() - {"tag", "type", "value"}:
         raise MalformedMessage("an item is an object with tag, type and value")
     tag, value = texts.read_tag(tree["tag"]), tree.get("value")
-    kind = texts.TYPES.get(tree.get("type", "Structure"))
+    named = tree.get("type", "Structure")
+    kind = texts.TYPES.get(named) if isinstance(named, str) else None
     if kind is None:
         raise MalformedMessage("an item of an unknown type")
     if kind is ItemType.STRUCTURE:
