@@ -364,6 +364,26 @@ def test_a_routine_decree_under_a_key_not_yet_announced_waits_instead_of_being_l
     assert world.verdict() == "suspended"
 
 
+def test_a_gap_below_what_was_appended_again_has_the_lane_read_from_its_start_the_second_time(world):
+    def labels(n: str) -> env.Envelope:
+        return world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=60, labels={"n": n}))
+
+    first, kept_back, third = labels("1"), labels("2"), labels("3")
+    at = world.state.cursor_routine
+    world.arrive(first, sequence=at + 5)  # appended again; the mirror kept at + 1 (the first) and at + 2 back
+    world.arrive(third, sequence=at + 6)
+    assert world.state.residences["acme"].frozen_at == at + 6
+    world.give(ReadAgain("routine"))
+    world.arrive(third, sequence=at + 6)
+    assert world.state.residences["acme"].frozen_at == 1
+    world.give(ReadAgain("routine"))
+    assert world.state.cursor_routine == 0
+    for sequence, e in ((at + 1, first), (at + 2, kept_back), (at + 5, first), (at + 6, third)):
+        world.arrive(e, sequence=sequence)
+    after = world.state.residences["acme"]
+    assert (after.head_routine, after.frozen_at, after.thawed) == (third.id, None, False)
+
+
 def test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is(world):
     new = seed("cmk-2")
     early = world.press.residence("acme", d.AccessSuspended(reason="test"), signer=new)

@@ -59,7 +59,7 @@ def test_a_node_with_few_tenants_tells_of_all_each_time():
 def test_governance_adds_the_pages_up_and_knows_news_from_a_lease_that_runs():
     reporter, custodian = node(2 * MARKS)
     clock = [100.0]
-    watch = Watch(None, epoch=lambda: 1, monotonic=lambda: clock[0])
+    watch = Watch(None, monotonic=lambda: clock[0])
     assert watch.heard(reporter.health_check("0" * 32, 0), 0)
     assert watch.heard(reporter.health_check("0" * 32, 0), 0)
     assert watch.health["eu-frankfurt-1"].marks.keys() == custodian.state.residences.keys()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from openkcm.governance.pending import Ack, Member, certain_after_s, critical, longest_lease_s, members, routine
+from openkcm.governance.watch import Watch
 
 A, B = "node-a", "node-b"
 
@@ -77,3 +80,26 @@ def test_the_longest_lease_is_the_longest_not_yet_replaced_in_every_node() -> No
     assert longest_lease_s(ordered, {A: ack(A, 5, lease=60)}, (A, B)) == 3600  # never heard of: it may hold any
     assert longest_lease_s([(1, 2, 60), (1, 5, 3600)], {A: ack(A, 2, lease=60)}, (A,)) == 3600  # it may have it by now
     assert certain_after_s(3600) > 3600
+
+
+def test_a_revocation_of_an_older_epoch_is_repeated_until_every_node_has_acknowledged_it_in_that_epoch() -> None:
+    class Views:
+        acked: ClassVar[dict[str, Ack]] = {A: Ack(A, 2, 0, older={1: (3, ())}), B: Ack(B, 2, 0)}
+
+        def critical_marks(self) -> list[tuple[str, str, int, int]]:
+            return [("acme", "eu", 1, 3)]
+
+        def acks(self, _tenant: str, _region: str, _lane: str) -> dict[str, Ack]:
+            return self.acked
+
+        def nodes(self, _region: str) -> list[tuple[str, str, None]]:
+            return [(A, "", None), (B, "", None)]
+
+        def critical_above(self, _tenant: str, _region: str, epoch: int, floor: int) -> list[tuple[int, int]]:
+            return [(epoch, floor)]
+
+    views = Views()
+    watch = Watch(views)  # type: ignore[arg-type]
+    assert watch.unacknowledged() == [(1, 0)]
+    Views.acked[B] = Ack(B, 2, 0, older={1: (3, ())})
+    assert watch.unacknowledged() == []

@@ -204,7 +204,7 @@ class Cmk:
         self.up = True
         self.fold = Fold(self.trust_root)
         self.ledger = Ledger(self.hub, self.link)
-        self.watch = Watch(self.fold, epoch=lambda: self.fold.epoch, monotonic=self.monotonic)  # type: ignore[arg-type]
+        self.watch = Watch(self.fold, monotonic=self.monotonic)  # type: ignore[arg-type]
         self.registry = Registry(
             self.ledger, self.signer, self.trust_root, projection=self.fold, ignorant=self.watch.ignorant,  # type: ignore[arg-type]
             now_ms=lambda: int(asyncio.get_running_loop().time() * 1000),

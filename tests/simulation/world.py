@@ -742,15 +742,20 @@ class World:
         """What the ledger says, told in another way than either plane does."""
         facts: dict[tuple[str, str], dict[str, Any]] = {}
         seen: set[str] = set()
+        opened = 0
         for m in self.hub.ledger:
             try:
                 e = env.decode(m.body)
                 where = subjects.parse_decree(m.subject)
+                if e.tag == "LedgerOpened.1":
+                    opened = max(opened, e.epoch)
                 env.verify(e, m.subject, self.governance)
                 decree = d.read(e.tag, e.data)
             except Exception:
                 continue
             if where.kind != "residence" or e.id in seen or not self._counts(e, decree):
+                continue
+            if where.lane == "routine" and e.epoch < opened:  # a straggler, by a stolen key: it need not count
                 continue
             seen.add(e.id)
             home = facts.setdefault(

@@ -186,7 +186,7 @@ def _again(state: State, a: ReadAgain) -> Outcome:
     starts += [state.again_from] if state.again_from is not None else []
     if not starts:
         return state, []
-    thawed = {t: replace(r, frozen_at=None) for t, r in frozen.items()}
+    thawed = {t: replace(r, frozen_at=None, thawed=True) for t, r in frozen.items()}
     cursor = min(state.cursor_routine, min(starts) - 1)
     after = replace(state, residences={**state.residences, **thawed}, cursor_routine=cursor, again_from=None)
     return after, rows.committed(state, after, [])

@@ -132,6 +132,7 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         routine={**r.routine, e.epoch: mark.add(e.counter)},
         head_routine=e.id,
         routine_sequence=m.sequence if r.frozen_at is None else r.routine_sequence,  # what was skipped lies before it
+        thawed=False,
         refusal=refusal,
     )
     if verdict(after) in CLOSED and verdict(r) not in CLOSED:
@@ -156,10 +157,14 @@ def _unclaimed(state: State, before: Residence, after: Residence) -> Residence:
 
 
 def _frozen(r: Residence, at: int, why: str) -> tuple[Residence, list[Effect]]:
-    """Leave the residence as it is until the decree at this sequence is read again, and can be taken."""
+    """Leave the residence as it is until the decree at this sequence is read again, and can be taken.
+
+    When that did not help, the lane is read from its start: a bus that keeps back and appends again has the order in
+    which we saw it in its hand.
+    """
     if r.frozen_at is not None:
         return r, []
-    return replace(r, frozen_at=at), [Effect("alarm", r.tenant, why)]
+    return replace(r, frozen_at=1 if r.thawed else at), [Effect("alarm", r.tenant, why)]
 
 
 #: Routine decrees that need nothing of the keys: committed is obeyed.

@@ -78,6 +78,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         unreadable: Well-sealed critical decrees this version cannot read: each locks the residence by its id.
         frozen_at: Stream sequence from which routine decrees must be read again (one unreadable, or a gap), or None.
         authorities: CAs of the tenant's own, by id: DER. Each vouches for workloads of this residence and no other.
+        thawed: It was read again from `frozen_at`, and the missing decree has not come: it may lie further back.
         root_refusal: The customer's root said no (the local lock), or None.
         refusal: Why the newest routine decree was not carried out, or None.
         failure: Why the keys could not be brought to the desired state, or None.
@@ -113,6 +114,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: frozenset[str] = frozenset()
     missing_critical: bool = False
     frozen_at: int | None = None
+    thawed: bool = False
     root_refusal: str | None = None
     refusal: str | None = None
     failure: str | None = None

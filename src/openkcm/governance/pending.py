@@ -36,16 +36,17 @@ class Ack(msgspec.Struct, frozen=True):
     failure: str | None = None
     older: Mapping[int, tuple[int, tuple[int, ...]]] = {}
 
-    def _mark(self, epoch: int) -> tuple[int, tuple[int, ...]]:
+    def mark(self, epoch: int) -> tuple[int, tuple[int, ...]]:
+        """Return (floor, what is obeyed above it) in an epoch."""
         return (self.floor, self.above) if epoch == self.epoch else self.older.get(epoch, (0, ()))
 
     def covers(self, epoch: int, counter: int) -> bool:
         """Whether everything up to `counter` of this epoch is obeyed."""
-        return self._mark(epoch)[0] >= counter
+        return self.mark(epoch)[0] >= counter
 
     def obeys(self, epoch: int, counter: int) -> bool:
         """Whether this very decree is obeyed, whatever is missing below it."""
-        floor, above = self._mark(epoch)
+        floor, above = self.mark(epoch)
         return floor >= counter or counter in above
 
 

@@ -69,7 +69,7 @@ class Cmk:
         self.projection = Projection(self.writer, configuration.trust_root)
         self.views = Views(open_reader(path))
         self.trees = Trees(Checkpoints(connection), self.views.reader, configuration.trust_root)
-        self.watch = Watch(self.views, epoch=lambda: self.projection.epoch)
+        self.watch = Watch(self.views)
         self.registry = Registry(
             self.ledger, self.signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant
         )

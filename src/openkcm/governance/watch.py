@@ -38,11 +38,8 @@ class Health(msgspec.Struct, frozen=True):
 class Watch:
     """The memory of one CMK process."""
 
-    def __init__(
-        self, views: Views, *, epoch: Callable[[], int], monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, views: Views, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._views = views
-        self._epoch = epoch
         self._monotonic = monotonic
         self._read_at: dict[str, float] = {}
         self._removed_at: dict[str, float] = {}
@@ -210,13 +207,9 @@ class Watch:
     def unacknowledged(self) -> list[tuple[int, str, str, str, bytes]]:
         """Return (sequence, id, subject, tag, bytes) of critical decrees that a node has not acknowledged yet."""
         found = []
-        epoch = self._epoch()
         for tenant, region, at, counter in self._views.critical_marks():
-            if at != epoch:
-                continue
             acks = self._views.acks(tenant, region, "critical")
-            nodes = self.nodes_of(region, 0)
-            floors = [acks[n].floor if n in acks and acks[n].epoch == at else 0 for n in nodes]
+            floors = [acks[n].mark(at)[0] if n in acks else 0 for n in self.nodes_of(region, 0)]
             floor = min(floors, default=counter)
             if floor < counter:
                 found += self._views.critical_above(tenant, region, at, floor)
