@@ -115,8 +115,11 @@ class RunningNode:
         name: str = EU_NODE,
         roots: tuple[Path, ...] = (),
         policy: RootPolicy | None = None,
+        limits: dict[str, int] | None = None,
+        program: str | None = None,
     ) -> None:
-        self.orbital, self.folder, self.fallback = orbital, folder, fallback
+        self.orbital, self.folder = orbital, folder
+        self.program = WITHOUT_SECRETMEM if fallback else program
         self.port, self.metrics = free_ports(2)
         self.key_file = folder / "l1.keys"
         folder.mkdir(exist_ok=True)
@@ -128,6 +131,7 @@ class RunningNode:
         raw["roots"]["probe_s"] = {"file": 0.2}
         if policy is not None:
             raw["roots"] = msgspec.to_builtins(policy)
+        raw["limits"] |= limits or {}
         (folder / "node.toml").write_text(_toml(raw))
         os.umask(0o077)
         (folder / "seal.seed").write_bytes(hashlib.sha256(name.encode()).digest())
@@ -158,7 +162,7 @@ class RunningNode:
         self.ready_file.unlink(missing_ok=True)
         command = [
             sys.executable,
-            *(["-c", WITHOUT_SECRETMEM] if self.fallback else ["-m", "openkcm.cli.main"]),
+            *(["-c", self.program] if self.program else ["-m", "openkcm.cli.main"]),
             "node",
         ]
         with (self.folder / "node.log").open("ab") as log:

@@ -23,6 +23,7 @@ from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import Canary, Wrapped
 from openkcm.execution.safe import Safe
 from openkcm.execution.voice import Voice
+from openkcm.execution.warmth import Warmth
 from press import Press, seed
 
 REGION, REG = "eu-frankfurt", "reg-acme-payments"
@@ -86,11 +87,11 @@ class Root:
 
 
 class Node:
-    def __init__(self, name: str, vault: Vault, root: Root, press: Press) -> None:
-        self.press, self.root = press, root
+    def __init__(self, name: str, vault: Vault, root: Root, press: Press, slots: int = 16) -> None:
+        self.press, self.root, self.drained = press, root, True
         self.state = State(node=name, region=REGION, boot_id="b", trust_root=press.root.public_key)
-        self.arena, cells = RegionArena(slots=16, workloads=16), KeyArena(cells=16)
-        self.gates = Gates(self.arena, cells, lambda: None, root.cancel, lambda _: None)
+        self.arena, cells = RegionArena(slots=slots, workloads=16), KeyArena(cells=slots + 16)
+        self.gates = Gates(self.arena, cells, lambda: None, root.cancel, lambda _: None, lambda: self.drained)
         self.cells = cells
         self.safe = Safe(vault, Voice(name, REGION, seed(name)), REGION)
         self.keychain = Keychain(REGION, lambda: self.state, self.gates, self.safe, root)
@@ -235,3 +236,84 @@ async def test_a_residence_for_which_no_slot_is_left_is_named_and_nothing_of_it_
     assert await one.keychain.provision("acme") == ("KeySlotsFull", ())
     assert vault.records == {}
     assert one.gates.slots("acme") == {}
+
+
+def test_who_was_not_used_for_the_longest_time_is_the_coldest_and_nobody_who_was_used_of_late():
+    now = [100.0]
+    warmth = Warmth(lambda: now[0], idle_s=10)
+    for tenant in ("acme", "bolt", "core"):
+        warmth.warm(tenant)
+        now[0] += 1
+    assert warmth.coldest(["acme", "bolt", "core"]) is None
+    warmth.use(["acme"])
+    now[0] += 9
+    assert warmth.coldest(["acme", "bolt", "core"]) == "bolt"
+    assert warmth.coldest(["acme", "core"]) == "core"
+    assert warmth.coldest([]) is None
+    warmth.chill("bolt")
+    assert (warmth.cold, warmth.evicted) == ({"bolt"}, 1)
+
+
+@pytest.fixture
+def crowded():
+    """One node with two key slots and three residences; nobody counts as in use."""
+    press, vault, root = Press(), Vault(), Root()
+    node = Node("eu-frankfurt-1", vault, root, press, slots=2)
+    node.keychain.warmth = Warmth(idle_s=0)
+    tenants = ("acme", "bolt", "core")
+    node.take(*press.opening(("eu-frankfurt-1", REGION)), *(e for t in tenants for e in press.onboarded(t)))
+    return node, vault, root
+
+
+async def test_a_cold_residence_gives_way_to_one_that_is_wanted_and_comes_back_when_it_is(crowded):
+    one, vault, _ = crowded
+    for tenant in ("acme", "bolt"):
+        assert await one.keychain.provision(tenant) == (None, ())
+    kept = {tenant: bytes(one.arena._key(*one.gates.slots(tenant).values())) for tenant in ("acme", "bolt")}
+    assert await one.keychain.provision("core") == (None, ())  # new: its keys must be made
+    assert one.gates.slots("acme") == {}
+    assert one.gates.cell("acme", 1) is None
+    assert not one.keychain.is_open("acme")
+    assert one.keychain.warmth.cold == {"acme"}
+    assert kept["acme"] not in bytes(one.arena._mapping.view)
+    records = dict(vault.records)
+    assert await one.keychain.provision("acme") == (None, ())  # nobody wants it: it stays cold
+    assert one.keychain.warmth.cold == {"acme"}
+    one.keychain.warmth.demand("acme")
+    assert await one.keychain.provision("acme") == (None, ())
+    assert bytes(one.arena._key(*one.gates.slots("acme").values())) == kept["acme"]
+    assert vault.records == records
+    assert one.keychain.warmth.cold == {"bolt"}
+    assert one.keychain.warmth.evicted == 2
+
+
+async def test_nobody_who_is_in_use_or_under_way_gives_way(crowded):
+    one, vault, _ = crowded
+    for tenant in ("acme", "bolt"):
+        await one.keychain.provision(tenant)
+    records = dict(vault.records)
+    one.keychain.warmth._idle_s = 60  # used a moment ago
+    assert await one.keychain.provision("core") == ("KeySlotsFull", ())
+    assert vault.records == records
+    one.keychain.warmth._idle_s = 0
+    one.drained = False  # a worker is inside an operation
+    assert await one.keychain.provision("core") == ("KeySlotsFull", ())
+    assert all(one.keychain.is_open(t) and one.arena.gate(*one.gates.slots(t).values()) is Gate.OPEN
+               for t in ("acme", "bolt"))  # fmt: skip
+    one.drained = True
+    async with one.keychain.turn("acme"):  # its keys are being worked on
+        assert await one.keychain.provision("core") == (None, ())
+    assert one.keychain.is_open("acme")
+    assert not one.keychain.is_open("bolt")
+
+
+async def test_a_residence_that_is_closed_keeps_no_slot_from_others(crowded):
+    one, _, _ = crowded
+    for tenant in ("acme", "bolt"):
+        await one.keychain.provision(tenant)
+    one.take(one.press.residence("acme", d.AccessRevoked(reason="test")))
+    one.keychain.warmth._idle_s = 60
+    assert await one.keychain.provision("core") == (None, ())
+    assert one.keychain.is_open("bolt")
+    assert one.keychain.is_open("core")
+    assert one.keychain.warmth.evicted == 0

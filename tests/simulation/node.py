@@ -114,6 +114,7 @@ class Cells:
     """The custodian's own arena."""
 
     def __init__(self) -> None:
+        self.free = 1000
         self._cells: dict[int, bytearray] = {}
         self._next = 0
 

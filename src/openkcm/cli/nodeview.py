@@ -41,10 +41,14 @@ def status(config: Path, output: str) -> int:
     console.print(f"{seen['node']} in {seen['region']}: {serving}, {workers} workers, beat {beat} s ago")
     sealed, limit = ", sealed" if memory["sealed"] else "", memory["limit_bytes"] or "unlimited"
     used = slots["all"] - slots["free"]
-    console.print(f"memory {memory['mode']}{sealed}; RLIMIT_MEMLOCK {limit}; key slots {used} of {slots['all']}")
+    console.print(
+        f"memory {memory['mode']}{sealed}; RLIMIT_MEMLOCK {limit}; key slots {used} of {slots['all']}, "
+        f"{memory['evicted']} gave way",
+        soft_wrap=True,
+    )
     for alarm, count in seen["alarms"].items():
         console.print(f"alarm {alarm} ({count})")
-    columns = ("tenant", "state", "root", "root_version", "root_says", "l2", "slots", "lease_left_s", "failure")
+    columns = ("tenant", "state", "root", "root_version", "root_says", "l2", "slots", "cold", "lease_left_s", "failure")
     console.print(_table(columns, seen["residences"]))
     return 0 if seen["serving"] else 2
 

@@ -22,6 +22,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         handshakes_per_worker: Connections that have not shown who they are; one more, and the oldest of them goes.
         unfinished_bytes: What one worker keeps of all messages that have not arrived whole.
         message_s: From a message's first byte to its last, and for a client to take its answer.
+        key_slots: Keys of systems (L3, one a version) that a node holds at once, 160 locked bytes each. Who is not used
+            gives way to who is.
         rng_seed_bytes: How much of a client's RNGSeed is mixed into the kernel's pool; 0: it is ignored, -1: refused.
     """
 
@@ -34,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     handshake_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
     message_s: Annotated[float, Meta(gt=0)] = 60.0
     idle_s: Annotated[float, Meta(gt=0)] = 300.0
-    key_slots: Annotated[int, Meta(ge=8, le=1 << 20)] = 4096
+    key_slots: Annotated[int, Meta(ge=8, le=1 << 20)] = 8192
     rng_seed_bytes: Annotated[int, Meta(ge=-1, le=512)] = 512
 
 

@@ -142,6 +142,7 @@ class Admin:
                 "sealed": self._crew.sealed,
                 "limit_bytes": None if limit == resource.RLIM_INFINITY else limit,
                 "key_slots": {"all": arena.slots, "free": arena.free},
+                "evicted": self._keychain.warmth.evicted,
             },
             "alarms": dict(sorted(self._custodian.alarms.items())),
             "residences": [
@@ -156,6 +157,7 @@ class Admin:
                     "root_version": self._keychain.root_version(tenant),
                     "root_says": r.root_refusal or ("ok" if self._keychain.is_open(tenant) else None),
                     "l2": self._keychain.version(tenant),
+                    "cold": tenant in self._keychain.warmth.cold,
                     "slots": len(self._gates.slots(tenant)),
                     "failure": r.refusal or r.failure,
                 }

@@ -274,7 +274,7 @@ class RegionArena:
             ArenaFull: None is left.
         """
         if not self._free_workloads:
-            raise ArenaFull(f"all {self._workloads} workload words are taken")
+            raise ArenaFull(f"all {self._workloads} workload words are taken: raise limits.key_slots")
         index = self._free_workloads.popleft()
         self._taken_workloads[index] = 1
         return index

@@ -70,6 +70,11 @@ class KeyArena:
     def __repr__(self) -> str:
         return f"<key arena, {self._cells} cells, {len(self._free)} free, {self.mode}>"
 
+    @property
+    def free(self) -> int:
+        """Cells left."""
+        return len(self._free)
+
     def allocate(self) -> int:
         """Return a free cell.
 

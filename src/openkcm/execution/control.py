@@ -28,6 +28,7 @@ __all__ = [
     "Hello",
     "Identify",
     "Identity",
+    "InUse",
     "Keys",
     "KeysOf",
     "Put",
@@ -124,6 +125,12 @@ class Used(Message, frozen=True):
     counts: dict[str, tuple[int, int]]
 
 
+class InUse(Message, frozen=True):
+    """Residences whose workloads sent something within the last seconds. No answer."""
+
+    tenants: tuple[str, ...]
+
+
 # --- custodian to worker --------------------------------------------------------------------------------------------
 
 
@@ -210,7 +217,7 @@ class Stop(Message, frozen=True):
     """Close the listener and the sessions, then exit."""
 
 
-FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used
+FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used | InUse
 FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Trust | Serve | Retire | Stop
 _ENCODER: Final = msgspec.msgpack.Encoder()
 

@@ -35,6 +35,7 @@ READ_BYTES: Final = 1 << 16
 RESTART_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0)  # back-off of one worker's place; the last one repeats
 HUNG_CHECKS: Final = 5  # seconds without a pulse after which a worker is replaced
 MAX_WORKERS: Final = 256
+SHORT_DRAIN_S: Final = 0.05
 Handler = Callable[[control.Message], Awaitable[control.Message | None]]
 
 
@@ -241,6 +242,10 @@ class Crew:
             worker = self._workers[index]
             _log.warning("worker %d did not drain; it is killed", index)
             self._kill(worker)
+
+    def drained(self) -> bool:
+        """Wait a little until no worker is inside an operation begun before; whether that is so. Kills nobody."""
+        return not drain(self.board, list(self._workers.values()), SHORT_DRAIN_S)
 
     # --- talk -------------------------------------------------------------------------------------------------------
 

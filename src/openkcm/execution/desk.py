@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from openkcm.bus.errors import BusError
 from openkcm.execution import control
+from openkcm.execution.arena import ArenaFull
 from openkcm.execution.authorities import Trust
 from openkcm.execution.catalogue import Catalogue, PutRefused
 from openkcm.execution.custodian import Custodian
@@ -61,6 +62,11 @@ class Desk:
             return control.Denied(q.n, "certificate is not enrolled" if not found else "certificate is ambiguous")
         tenant, workload = found[0]
         residence = self._custodian.state.residences[tenant]
+        try:
+            word = self._gates.word(workload.enrolment)
+        except ArenaFull as full:
+            _log.error("%s", full)
+            return control.Denied(q.n, str(full))
         return control.Identity(
             n=q.n,
             tenant=tenant,
@@ -69,7 +75,7 @@ class Desk:
             system=workload.system,
             workload=workload.workload,
             enrolment=workload.enrolment,
-            workload_word=self._gates.word(workload.enrolment),
+            workload_word=word,
             max_objects=residence.max_objects,
         )
 
@@ -88,6 +94,7 @@ class Desk:
         tenant = q.tenant
         slots = self._slots(tenant, q.registration)
         if self._custodian.serving(tenant) and (not slots or (q.version and q.version not in slots)):
+            self._keychain.warmth.demand(tenant)
             self._custodian.settle(tenant)
             try:
                 await asyncio.wait_for(self._custodian.settled(tenant), UNSEAL_WAIT_S)
@@ -151,6 +158,9 @@ class Desk:
         if residence is not None and q.registration in residence.serving_systems():
             self._count(q)
 
+    async def _in_use(self, q: control.InUse) -> None:
+        self._keychain.warmth.use(self._custodian.state.residences.keys() & set(q.tenants))
+
     _ANSWERS: Final[dict[type[control.Message], Any]] = {
         control.Identify: _identify,
         control.KeysOf: _keys_of,
@@ -158,6 +168,7 @@ class Desk:
         control.Put: _put,
         control.HandOutsWait: _handed,
         control.Used: _used,
+        control.InUse: _in_use,
     }
 
 

@@ -120,6 +120,10 @@ class Exchange(Waiting):
             self._ask(wanted)
             return None
         except Exception as bad:  # whatever an operation raises fails its item alone
+            if isinstance(bad, AccessRefused) and self._gave_way():
+                self._drop_work()
+                self._ask(KeysWanted())
+                return None
             return self._failed(item, bad)
         bench = self.bench
         took = ended - began >> HISTOGRAM_SHIFT
@@ -191,6 +195,14 @@ class Exchange(Waiting):
                 raise refusal(Gate.REVOKED)
         if (words[slot.lease] <= now or words[ALIVE_WORD] <= now) and Gate.COLD not in self.row.gates:
             raise refusal(Gate.COLD)
+
+    def _gave_way(self) -> bool:
+        """Whether the keys went, while the item was under way, to make room for others: it is done anew then."""
+        slot = self.slot
+        if slot is None or self._asked_keys or self._stored:
+            return False
+        word = self.bench.words[slot.gate]
+        return word >> 8 != self.word >> 8 and word & STATE_MASK not in SHUT_FOR_GOOD
 
     # --- failing ----------------------------------------------------------------------------------------------------
 
@@ -273,5 +285,6 @@ class Exchange(Waiting):
 
 _NONE: Final[frozenset[str]] = frozenset()
 _FAULT: Final[Guard] = (None, -1, ())
+SHUT_FOR_GOOD: Final = frozenset({Gate.REVOKED, Gate.LOCKED, Gate.DESTROYED, Gate.REMOVED})
 _UNSETTLED: Final = frozenset({Gate.COLD, Gate.EMPTY})
 _CHANGING: Final = frozenset({Gate.OPEN})

@@ -16,13 +16,16 @@ from openkcm.execution.crew import Crew
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.reporter import shown
 from openkcm.execution.residence_state import State
+from openkcm.execution.warmth import Warmth
 
 __all__ = ["figures"]
 
 EDGES: Final = (1, 2, 4, 8, 16, 32, 48, HISTOGRAM_LAST)  # of the board's 64 buckets, in units of 2**HISTOGRAM_SHIFT ns
 
 
-def figures(custodian: Custodian, crew: Crew, catalogue: Catalogue, arena: RegionArena) -> dict[str, float]:
+def figures(
+    custodian: Custodian, crew: Crew, catalogue: Catalogue, arena: RegionArena, warmth: Warmth
+) -> dict[str, float]:
     """Return figure -> value, each of the catalogue's that a node shows."""
     state = custodian.state
     out: dict[str, float] = {
@@ -30,6 +33,10 @@ def figures(custodian: Custodian, crew: Crew, catalogue: Catalogue, arena: Regio
         figure("openkcm_node_cursor", lane="critical"): state.cursor_critical,
         figure("openkcm_node_workers"): len(crew.pids),
         figure("openkcm_node_memory_locked", mode=arena.mode, sealed=str(crew.sealed).lower()): 1,
+        figure("openkcm_node_key_slots", state="all"): arena.slots,
+        figure("openkcm_node_key_slots", state="free"): arena.free,
+        figure("openkcm_node_residences_cold"): len(warmth.cold),
+        figure("openkcm_node_residences_evicted_total"): warmth.evicted,
         figure("openkcm_node_beat_age_seconds"): _beat_age_s(state),
         figure("openkcm_node_behind_mark"): state.behind_mark,
         figure("openkcm_node_vault_refused_total"): catalogue.planted,

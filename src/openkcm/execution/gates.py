@@ -43,6 +43,7 @@ class Gates:
         drain: Callable[[], None],
         cancel: Callable[[str], None],
         announce_cut: Callable[[str], None],
+        drained: Callable[[], bool] = lambda: True,
     ) -> None:
         """Tie the arenas together.
 
@@ -50,9 +51,10 @@ class Gates:
             drain: Step (3) for the workers: returns when none is inside an operation begun before.
             cancel: Step (3) for a tenant's unseal children: kills and reaps them.
             announce_cut: Tells the workers to end an enrolment's sessions.
+            drained: As `drain`, with less patience, and nobody is killed: False when one still is inside.
         """
         self.arena, self.cells = arena, cells
-        self._drain, self._cancel, self._announce_cut = drain, cancel, announce_cut
+        self._drain, self._cancel, self._announce_cut, self._drained = drain, cancel, announce_cut, drained
         self._slots: dict[str, dict[tuple[str, int], int]] = {}
         self._states: dict[str, Verdict] = {}
         self._words: dict[str, int] = {}
@@ -108,6 +110,33 @@ class Gates:
             self.arena.zeroize(slot)
             self.arena.raise_generation(slot)
         self._drain()  # (3)
+
+    # --- room for others --------------------------------------------------------------------------------------------
+
+    def reclaim(self) -> None:
+        """Give back the slots of residences that are closed: their keys are gone, and workers were drained since."""
+        for tenant in self._slots.keys() & self._states.keys():
+            for slot in self._slots.pop(tenant).values():
+                self.arena.release(slot)
+
+    def evict(self, tenant: str) -> bool:
+        """Take an open residence's keys away and give its places back; False, and all is as before, when in use.
+
+        What is under way ends first: an answer that was computed and not yet compared with its gate is computed anew.
+        """
+        slots = self._slots.get(tenant, {}).values()
+        before = {slot: self.arena.gate(slot) for slot in slots}
+        self.arena.close_gates(slots, Gate.COLD)
+        if not self._drained():
+            for slot, gate in before.items():
+                self.arena.set_gate(slot, gate)
+            return False
+        self._tickets[tenant] = self.ticket(tenant) + 1
+        for version in list(self._cells.get(tenant, {})):
+            self.forget(tenant, version)
+        for slot in self._slots.pop(tenant, {}).values():
+            self.arena.release(slot)
+        return True
 
     # --- what is open -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 `provision` goes in this order, and every await may be overtaken by a revocation, which the `ticket` shows:
 
 1. read the fence record: a revocation that we do not know as lifted forbids everything (a lost disk, an old backup);
-2. read the key records; the ring is bound to the hash of the first approvers;
+2. read the key records; the ring is bound to the hash of the first approvers; have room for the keys, or stay cold;
 3. unseal L2 through the customer's root into the custodian's own arena, or make it;
 4. make what is missing or ordered: L3 of new systems, new versions, rewraps;
 5. compare the ticket, then put the L3s into their slots and open the gates, all without an await.
@@ -29,11 +29,14 @@ from openkcm.execution.residence_state import CLOSED, Residence, State, verdict
 from openkcm.execution.roots.base import Canary, RootError
 from openkcm.execution.safe import Planted, Safe
 from openkcm.execution.unseal import Unsealer
+from openkcm.execution.warmth import Warmth
 
 __all__ = ["Keychain"]
 
 _log: Final = logging.getLogger("openkcm.keychain")
 MAX_RACES: Final = 5
+LENT_CELLS: Final = 8  # cells that stay free for what is lent for a moment
+READERS: Final = 64  # residences that read their records at once: thousands come together after a start
 USABLE: Final = frozenset({Gate.OPEN, Gate.SUSPENDED, Gate.DECRYPT_ONLY})
 Done = tuple[str | None, tuple[str, ...]]
 
@@ -45,6 +48,9 @@ class Keychain:
         self._state, self._gates, self._safe = state, gates, safe
         self._fences = Fences(safe, state)
         self.records = KeyRecords(region, state, gates, safe, unsealer)
+        self.warmth = Warmth()
+        self._reserved: dict[str, int] = {}  # slots for keys that are on their way
+        self._readers = asyncio.Semaphore(READERS)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.loaded: dict[str, Loaded] = {}
         self.on_keys: Callable[[str], None] = lambda _tenant: None
@@ -61,12 +67,17 @@ class Keychain:
     async def provision(self, tenant: str) -> Done:
         """Bring the residence's keys to what ledger and root want; return why not (a code), and finished rotations."""
         async with self.turn(tenant):
-            return await self._attempts(tenant)
+            demanded = tenant in self.warmth.demanded
+            self.warmth.demanded.discard(tenant)
+            try:
+                return await self._attempts(tenant, demanded)
+            finally:
+                self._reserved.pop(tenant, None)
 
-    async def _attempts(self, tenant: str) -> Done:
+    async def _attempts(self, tenant: str, demanded: bool) -> Done:
         for _ in range(MAX_RACES):
             try:
-                return await self._provision(tenant)
+                return await self._provision(tenant, demanded)
             except (Conflict, Overtaken):
                 continue
             except RootError as no:
@@ -80,7 +91,7 @@ class Keychain:
                 return "KeySlotsFull", ()
         return "Contended", ()
 
-    async def _provision(self, tenant: str) -> Done:
+    async def _provision(self, tenant: str, demanded: bool) -> Done:
         state = self._state()
         residence = state.residences[tenant]
         said = verdict(residence)
@@ -92,14 +103,20 @@ class Keychain:
             return None, ()
         if residence.first_approvers_hash is None:
             return "NoApprovers", ()
-        self._room(residence)
         loaded = Loaded(self._gates.ticket(tenant))
-        await self._fences.check(tenant)  # (1)
-        await self.records.read(residence, loaded)  # (2)
-        if not self.is_open(tenant):  # the watch has its canary from here on, also when the root then refuses
+        async with self._readers:
+            await self._fences.check(tenant)  # (1)
+            await self.records.read(residence, loaded)  # (2)
+        if loaded.ring is not None and not self.is_open(
+            tenant
+        ):  # the watch has its canary from here on, also when the root then refuses
             self.loaded[tenant] = loaded
         if said == "locked":  # it opens when the watch sees that the customer lets us in again; nothing is unsealed
             return None, ()
+        if not self._room(residence, loaded, needed=demanded or self._unfinished(residence, loaded)):
+            return None, ()
+        if loaded.ring is None:
+            await self.records.make_ring(residence, loaded)
         await self.records.unseal_l2(residence, loaded)  # (3)
         if max(loaded.l2, default=0) < max(1, residence.floor("L2")):
             await self.records.make_l2(residence, loaded)
@@ -119,17 +136,56 @@ class Keychain:
         if version > 1:
             self.on_rotation(tenant, level, registration, "", version)
 
-    def _room(self, residence: Residence) -> None:
-        """Pass when there is room for the residence's keys: what does not fit must not be half there.
+    # --- room -------------------------------------------------------------------------------------------------------
+
+    def _unfinished(self, residence: Residence, loaded: Loaded) -> bool:
+        """Whether there is work to do on the keys themselves, whoever uses them: made, rotated, an older one to go."""
+        if loaded.ring is None:
+            return True
+        systems = residence.serving_systems()
+        return (
+            max(loaded.l2, default=0) < max(1, residence.floor("L2"))
+            or any(max(loaded.l3.get(r, {}), default=0) < max(1, residence.floor("L3", r)) for r in systems)
+            or loaded.rotating
+            or any(rotation not in loaded.ring[1].rotations for _, _, rotation in residence.rotations)
+        )
+
+    def _room(self, residence: Residence, loaded: Loaded, *, needed: bool) -> bool:
+        """Have room for a residence's keys: who is coldest gives way to one that is needed. False: it stays cold.
 
         Raises:
-            ArenaFull: There is none; names the limit.
+            ArenaFull: It is needed, and everybody else is in use; names the limit. Nothing was changed.
         """
-        here = {registration for registration, _ in self._gates.slots(residence.tenant)}
-        wanted = [registration for registration in residence.serving_systems() if registration not in here]
-        if len(wanted) > self._gates.arena.free:
-            raise ArenaFull(f"{len(wanted)} key slots wanted for {residence.tenant}, {self._gates.arena.free} of "
-                            f"{self._gates.arena.slots} free: raise limits.key_slots in node.toml")  # fmt: skip
+        tenant, here = residence.tenant, self._gates.slots(residence.tenant)
+        wanted = {(r, v) for r in residence.serving_systems() for v in loaded.l3.get(r, ()) or (1,)}
+        self._reserved.pop(tenant, None)
+        slots = len(wanted - here.keys())
+        if not self._fits(slots):
+            self._gates.reclaim()
+        while not self._fits(slots):
+            if not needed:
+                self.warmth.cold.add(tenant)
+                return False
+            victim = self.warmth.coldest(t for t in self.loaded if t != tenant and self._may_give_way(t))
+            if victim is None or not self._gates.evict(victim):
+                free, all_ = self._gates.arena.free, self._gates.arena.slots
+                raise ArenaFull(f"{len(wanted)} key slots wanted for {tenant}, {free} of {all_} free and nobody idle: "
+                                "raise limits.key_slots in node.toml")  # fmt: skip
+            self.warmth.chill(victim)
+            _log.info("%s gives way to %s", victim, tenant)
+        if slots:
+            self._reserved[tenant] = slots
+        return True
+
+    def _fits(self, slots: int) -> bool:
+        if not slots:
+            return True
+        left = self._gates.arena.free - sum(self._reserved.values())
+        return slots <= left and self._gates.cells.free - len(self._reserved) > LENT_CELLS
+
+    def _may_give_way(self, tenant: str) -> bool:
+        """Whether nothing is under way with its keys: nobody provides them, no version is on its way out."""
+        return self.is_open(tenant) and not self.loaded[tenant].rotating and not self._turns[tenant].locked()
 
     async def _rotate(self, residence: Residence, loaded: Loaded) -> tuple[str, ...]:
         """Carry out the ordered rotations; return the ids of all that are done, by whichever node."""
@@ -192,6 +248,7 @@ class Keychain:
             if registration in residence.serving_systems():  # destroyed, or released by this node
                 self._gates.drop_version(tenant, registration, version)
         loaded.open = True
+        self.warmth.warm(tenant)
         self.on_keys(tenant)
 
     # --- what others ask --------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ class Loaded:
         """The newest L2: (sequence, record)."""
         return self.l2[max(self.l2)] if self.l2 else None
 
+    @property
+    def rotating(self) -> bool:
+        """Whether an older version of a key is still on its way out."""
+        return len(self.l2) > 1 or any(len(versions) > 1 for versions in self.l3.values())
+
 
 class KeyRecords:
     """Works on a `Loaded`; whoever calls holds the residence's turn."""
@@ -58,18 +63,15 @@ class KeyRecords:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def read(self, residence: Residence, loaded: Loaded) -> None:
-        """Read ring, L2 and L3 records; make the ring when there is none.
+        """Read ring, L2 and L3 records; without a ring there is nothing yet.
 
         Raises:
             RootError: `WrongContext` (bound to other approvers), `VaultRecordLost`, `Destroyed`.
         """
         tenant, state = residence.tenant, self._state()
-        where = self._safe.subject(tenant, "ring", tenant)
-        found = await self._safe.get(where, RingRecord, state)
+        found = await self._safe.get(self._safe.subject(tenant, "ring", tenant), RingRecord, state)
         if found is None:
-            ring = RingRecord(tenant=tenant, region=self._region, approvers_hash=residence.first_approvers_hash or "")
-            sequence, _ = await self._safe.put(where, ring, expect=(str(where), 0), epoch=state.epoch)
-            found = sequence, ring
+            return
         if found[1].destroyed:
             raise RootError("Destroyed", "the residence's ring is tombstoned")
         if found[1].approvers_hash != residence.first_approvers_hash:
@@ -80,6 +82,18 @@ class KeyRecords:
             registration: await self._versions(loaded, f"L3/{registration}", "l3", versions, L3Record)
             for registration, versions in found[1].l3.items()
         }
+
+    async def make_ring(self, residence: Residence, loaded: Loaded) -> None:
+        """Store the residence's first record.
+
+        Raises:
+            Conflict: Another node was first.
+        """
+        tenant, epoch = residence.tenant, self._state().epoch
+        where = self._safe.subject(tenant, "ring", tenant)
+        ring = RingRecord(tenant=tenant, region=self._region, approvers_hash=residence.first_approvers_hash or "")
+        sequence, _ = await self._safe.put(where, ring, expect=(str(where), 0), epoch=epoch)
+        loaded.ring = sequence, ring
 
     async def _versions(
         self, loaded: Loaded, name: str, kind: str, ids: dict[int, str], of: type[_R]

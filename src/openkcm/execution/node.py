@@ -69,6 +69,8 @@ ALIVE_S: Final = 2.0
 ALIVE_EVERY_S: Final = 0.5
 FIRST_UNSEALS_S: Final = 5.0
 SWITCH_S: Final = 0.0005  # the disk's thread gives the loop its turn so soon; Python's own 5 ms were the kill switch's
+WORKLOADS: Final = 8  # words for enrolments, a key slot: residences without keys here have workloads all the same
+SPARE_CELLS: Final = 64  # beside one L2 a slot: what is lent while keys are made, unsealed, rewrapped
 VAULT_CHECK_S: Final = float(os.environ.get("OPENKCM_VAULT_CHECK_S", "60"))
 
 
@@ -126,11 +128,13 @@ class Node:
         await declare.check(main, declare.declared("region", [region], node=node.node), skip_refused=True)
 
         slots = region.limits.key_slots
-        arena = RegionArena(slots=slots, workloads=slots, require_secretmem=region.require_secretmem)
-        cells = KeyArena(cells=slots, require_secretmem=region.require_secretmem)
+        arena = RegionArena(slots=slots, workloads=WORKLOADS * slots, require_secretmem=region.require_secretmem)
+        cells = KeyArena(cells=slots + SPARE_CELLS, require_secretmem=region.require_secretmem)
         count = node.workers or region.workers or max(1, (os.cpu_count() or 2) - 1)
         crew = Crew(count, arena, node.kmip, region.limits, node.database, require_secretmem=region.require_secretmem)
-        gates = Gates(arena, cells, crew.drain, unsealer.cancel, lambda enrolment: crew.tell(control.Cut(enrolment)))
+        gates = Gates(
+            arena, cells, crew.drain, unsealer.cancel, lambda enrolment: crew.tell(control.Cut(enrolment)), crew.drained
+        )
         disk = ThreadPoolExecutor(1, "disk")
 
         async def send(e: Envelope) -> None:
@@ -189,7 +193,7 @@ class Node:
         server, self._metrics_port = await metrics.serve(
             node.metrics,
             lambda: feeds.at_head.is_set() and crew.ready,
-            lambda: figures(custodian, crew, catalogue, arena),
+            lambda: figures(custodian, crew, catalogue, arena, keychain.warmth),
         )
 
         admin = Admin(socket_of(node.database), custodian, gates, keychain, crew, feeds.at_head.is_set)

@@ -18,6 +18,7 @@ from openkcm.execution.custodian import Custodian
 from openkcm.execution.desired import LOCKING
 from openkcm.execution.inputs import RootObserved
 from openkcm.execution.keychain import Keychain
+from openkcm.execution.keyring import L2Record
 from openkcm.execution.reporter import Reporter
 from openkcm.execution.residence_state import verdict
 from openkcm.execution.roots.base import TWICE, RootError
@@ -38,6 +39,7 @@ class RootWatch:
     def __init__(self, custodian: Custodian, keychain: Keychain, prober: Prober, reporter: Reporter) -> None:
         self._custodian, self._keychain, self._prober, self._reporter = custodian, keychain, prober, reporter
         self._denied: dict[str, str] = {}
+        self._followed: dict[str, L2Record | None] = {}
         self._said: dict[str, tuple[str, str | None]] = {}
         self._rewrapping: set[str] = set()
         self._tries: dict[str, tuple[int, float]] = {}  # how often in a row, and when again
@@ -49,7 +51,8 @@ class RootWatch:
         while True:
             for tenant in self._custodian.state.residences:
                 self._follow(tenant)
-                if not self._custodian.serving(tenant) or self._keychain.is_open(tenant):
+                cold = tenant in self._keychain.warmth.cold
+                if cold or not self._custodian.serving(tenant) or self._keychain.is_open(tenant):
                     self._tries.pop(tenant, None)
                 else:
                     self._again(tenant)
@@ -65,6 +68,11 @@ class RootWatch:
             self._custodian.settle(tenant)
 
     def _follow(self, tenant: str) -> None:
+        loaded = self._keychain.loaded.get(tenant)
+        record = None if loaded is None or loaded.current is None else loaded.current[1]
+        if self._followed.get(tenant) is record:
+            return
+        self._followed[tenant] = record
         found = self._keychain.probe_of(tenant)
         if found is None:
             return

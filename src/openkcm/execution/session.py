@@ -136,6 +136,11 @@ class Session:
         self.seen = self._floor.tick
         self._floor.loop.add_reader(self._fd, self._readable)
 
+    @property
+    def tenant(self) -> str | None:
+        """Whose session it is, once that is known."""
+        return None if self._caller is None else self._caller.tenant
+
     def expire(self, tick: int) -> None:
         """Close the session when a deadline of it is over. Called every second."""
         if self._until:

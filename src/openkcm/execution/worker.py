@@ -37,6 +37,7 @@ from openkcm.projector import open_reader
 __all__ = ["Configuration", "Listener", "Worker", "main"]
 
 _log: Final = logging.getLogger("openkcm.worker")
+IN_USE_S: Final = 5  # the custodian is told who is in use
 FLUSH_S: Final = 60  # counts of key use are handed over
 BACKLOG: Final = 1024
 ACCEPTS: Final = 16  # connections taken at one go, before sessions get their turn again
@@ -139,10 +140,18 @@ class Worker:
             self._board.words[self._board_start + BOARD_PULSE] += 1
             if self.tick % FLUSH_S == 0:
                 self.bench.hand_over_uses()
+            if self.tick % IN_USE_S == 0:
+                self._tell_who_is_in_use()
             if self._accepting is not None:  # again, should descriptors have run out
                 self.loop.add_reader(self._accepting.fileno(), self._accept)
             for session in list(self._sessions):
                 session.expire(self.tick)
+
+    def _tell_who_is_in_use(self) -> None:
+        since = self.tick - IN_USE_S
+        tenants = {s.tenant for s in self._sessions if s.tenant is not None and s.seen >= since}
+        if tenants:
+            self.bench.link.tell(control.InUse(tuple(tenants)))
 
     # --- the custodian's news ---------------------------------------------------------------------------------------
 
