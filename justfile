@@ -99,3 +99,7 @@ soak-faults rounds="200" seed="1": prepare
 # The hub is down for ten minutes while KMIP load runs and L1 rotates; then every copy is compared, event for event
 soak-hub-down minutes="10": prepare
     cd tests && ../{{bin}}/python -m faults.hub_down {{minutes}}
+
+# End a CMK under load N times, kill -9 and SIGTERM in turn: nothing acknowledged is lost, sessions and streams go on
+soak-restart rounds="20": prepare
+    OPENKCM_RESTARTS={{rounds}} {{bin}}/python -m pytest -q -s --timeout 1800 tests/scenarios/test_cmk_restart.py

@@ -196,13 +196,13 @@ def kmip(load: Load) -> dict[str, Any]:
             "p50_ms": round(times[len(times) // 2], 2), "p99_ms": round(times[int(len(times) * 0.99)], 2)}  # fmt: skip
 
 
-async def measure(state: Path, *, rate: float, seconds: float, loose: bool) -> dict[str, Any]:
+async def measure(state: Path, port_base: int, *, rate: float, seconds: float, loose: bool) -> dict[str, Any]:
     """Quiet first, then in the flood."""
     e = endpoints.load(state)
     if not loose:
         bind(e)
-    layout = Layout(state=state, port_base=0, nodes_per_region=1)
-    connection = await connect(orbital.access(state, "cmk", int(e.nats["hub"].url.rpartition(":")[2])), name="bench")
+    layout = Layout(state=state, port_base=port_base, nodes_per_region=1)
+    connection = await connect(orbital.access(state, "cmk", layout.ports.hub), name="bench")
     acks = Acks()
     following = asyncio.ensure_future(acks.follow(connection))
 
@@ -261,7 +261,7 @@ def run(port_base: int, *, rate: float, seconds: float, loose: bool) -> dict[str
         options = ["--port-base", str(port_base), "--workers", "1"]
         subprocess.run([*command, *options, "--detach"], check=True, stdout=subprocess.DEVNULL)
         try:
-            return asyncio.run(measure(state, rate=rate, seconds=seconds, loose=loose))
+            return asyncio.run(measure(state, port_base, rate=rate, seconds=seconds, loose=loose))
         finally:
             subprocess.run([*command, "--stop"], check=False, stdout=subprocess.DEVNULL)
 

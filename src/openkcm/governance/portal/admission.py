@@ -20,7 +20,7 @@ from openkcm.governance.portal.limits import BUDGETS, RETRY_AFTER_S, Budget, Kin
 __all__ = ["BUSY", "TOO_MANY", "Admission", "Refusal", "Slots", "kind_of"]
 
 #: How many of a kind work at once. Reading costs this process's time alone; writing waits for the ledger.
-AT_ONCE: Final[dict[str, int]] = {"probe": 8, "read": 2, "write": 24, "revoke": 256}
+AT_ONCE: Final[dict[str, int]] = {"probe": 8, "read": 2, "write": 24, "strange-revoke": 1, "revoke": 256}
 #: These wait in no queue: a probe that waits is read as a process that is dead.
 AT_ONCE_OR_NEVER: Final = frozenset({"probe", "revoke"})
 PROBES: Final = frozenset({"/healthz", "/readyz"})
@@ -100,12 +100,7 @@ class Slots:
         if kind in AT_ONCE_OR_NEVER:
             if self.full(kind):
                 return False
-            self._busy[kind] += 1
-        if kind == "probe":
-            return True
-        if kind == "revoke":
-            self._held_until = self._clock() + HOLD_S
-            asyncio.get_running_loop().call_later(HOLD_S, self._let_in)
+            self._begin(kind)
             return True
         if not self._waiting[kind] and self._free(kind):
             self._busy[kind] += 1
@@ -124,6 +119,20 @@ class Slots:
             raise
         return True
 
+    def prove(self, kind: Kind) -> Kind:
+        """Somebody of whom nothing was known is known now: who is there to revoke goes on as such."""
+        if kind != "strange-revoke":
+            return kind
+        self._begin("revoke")
+        self.leave(kind)
+        return "revoke"
+
+    def _begin(self, kind: Kind) -> None:
+        self._busy[kind] += 1
+        if kind == "revoke":
+            self._held_until = self._clock() + HOLD_S
+            asyncio.get_running_loop().call_later(HOLD_S, self._let_in)
+
     def leave(self, kind: Kind) -> None:
         """Give a place back."""
         self._busy[kind] -= 1
@@ -131,7 +140,7 @@ class Slots:
 
     def _free(self, kind: str) -> bool:
         held = self._busy["revoke"] and self._clock() < self._held_until
-        return self._busy[kind] < AT_ONCE[kind] and not held
+        return self._busy[kind] < AT_ONCE[kind] and (not held or kind == "strange-revoke")
 
     def _let_in(self) -> None:
         for kind, waiting in self._waiting.items():
@@ -162,9 +171,11 @@ class Admission:
         if who is not None and not self._may(who, kind, path):  # (2)
             self.refused["identity"] += 1
             return kind, TOO_MANY[kind]
-        if who is None and not self._stranger(STRANGERS.get(kind, "stranger"), address):  # (3)
-            self.refused["stranger"] += 1
-            return kind, TOO_MANY[kind]
+        if who is None:
+            if not self._stranger(STRANGERS.get(kind, "stranger"), address):  # (3)
+                self.refused["stranger"] += 1
+                return kind, TOO_MANY[kind]
+            kind = "strange-revoke" if kind == "revoke" else kind
         if self.slots.full(kind):  # (4)
             self.refused["busy"] += 1
             return kind, BUSY

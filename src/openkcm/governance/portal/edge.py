@@ -8,6 +8,7 @@ nothing we recognised are kept to a number: a new one puts the oldest of them ou
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
@@ -94,14 +95,14 @@ class Edge:
                 nonlocal inside
                 if inside and message["type"] == "http.response.start":  # the work is done; a stream may last
                     inside = False
-                    slots.leave(kind)
+                    slots.leave(scope["state"]["kind"])
                 await send(message)
 
             try:
                 await app(scope, receive, sent)
             finally:
                 if inside:
-                    slots.leave(kind)
+                    slots.leave(scope["state"]["kind"])
 
         return answer
 
@@ -153,7 +154,7 @@ class Door(HttpToolsProtocol):
         kind, refusal = self._edge.admission.judge(method, path, credential, address)
         if refusal is None:
             state: dict[str, Any] = self.scope["state"]
-            state["kind"], state["prove"] = kind, self._prove
+            state["kind"], state["prove"] = kind, partial(self._prove, state)
             super().on_headers_complete()
             return
         self._refused = True
@@ -186,8 +187,9 @@ class Door(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _prove(self) -> None:
+    def _prove(self, state: dict[str, Any]) -> None:
         self._edge.prove(self)
+        state["kind"] = self._edge.admission.slots.prove(state["kind"])
 
 
 def _session_cookie(header: bytes) -> str:

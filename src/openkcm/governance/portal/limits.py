@@ -36,12 +36,12 @@ BUDGETS: Final[dict[tuple[str, Kind], Budget]] = {
     ("tenant", "read"): Budget(3000, 500),
     ("tenant", "write"): Budget(1000, 100),
     ("address", "probe"): Budget(60, 20),
-    ("address", "stranger"): Budget(600, 60),
+    ("address", "stranger"): Budget(400, 40),
     ("address", "strange-revoke"): Budget(200, 20),
-    ("all", "stranger"): Budget(1200, 200),
-    ("all", "strange-revoke"): Budget(600, 150),
-    ("rare", "stranger"): Budget(500, 50),  # kept for addresses that asked little of late
-    ("rare", "strange-revoke"): Budget(1000, 100),
+    ("all", "stranger"): Budget(600, 60),
+    ("all", "strange-revoke"): Budget(300, 40),
+    ("rare", "stranger"): Budget(300, 40),  # kept for addresses that asked little of late
+    ("rare", "strange-revoke"): Budget(600, 60),
 }
 
 
