@@ -51,7 +51,7 @@ def note(folder, tree):
     introduced = next(r for r in records(folder) if r["type"] == "openkcm.SigningKeyRotated.1")
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode(introduced["data"]["public_key"]))
     body, _, signatures = text.rpartition("\n\n")
-    key.verify(base64.b64decode(signatures.split(" ")[2])[4:], (body + "\n").encode())
+    key.verify(base64.b64decode(signatures.splitlines()[0].split(" ")[2])[4:], (body + "\n").encode())
     return theirs.checkpoint.log_size, bytes.fromhex(theirs.checkpoint.log_hash)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from governance_ledger import CMK, EU, TRUST, Stored
+from governance_ledger import CMK, EU, ROGUE, TRUST, Stored
 from governance_ledger import Ledger as Script
 from openkcm.audit.notary import Fork, Notary, checkpoint_of, judge
 from openkcm.bus.checkpoints import Checkpoints, subscribe_checkpoints
@@ -101,6 +101,34 @@ async def test_checkpoints_grow_with_the_ledger_and_reach_the_region_alone(tmp_p
         writer.close()
         for connection in (cmk, eu, us):
             await connection.close()
+
+
+async def test_a_key_gives_its_word_over_its_seals_only_while_all_of_them_hold(tmp_path: Path) -> None:
+    with running_orbital(tmp_path) as orbital:
+        cmk = await orbital.connect("cmk")
+        bench = Bench(cmk)
+        writer = writer_at(tmp_path / "a.sqlite")
+        projection = Projection(writer, TRUST.public_key)
+        notary = bench.notary(writer)
+
+        async def published() -> dict[str, bool]:
+            projection.apply(bench.stored)
+            await notary.round()
+            notes = {tree: await bench.checkpoints.last(tree) for tree in (EU, "global")}
+            return {
+                tree: cp.vouches(open_published(s.subject, s.body, KEYS, NAME).note, CMK.public_key)
+                for tree, s in notes.items() if s is not None
+            }  # fmt: skip
+
+        await bench.grow(3)
+        assert await published() == {EU: True, "global": True}
+        bench.script.add(subjects.residence_aggregate(EU, "acme"), d.TenantConfigurationUpdated(), signer=ROGUE)
+        await bench.grow(1)
+        assert (await published())[EU] is False
+        await bench.grow(1)
+        assert (await published())[EU] is False  # and never again: it is a leaf under all that comes
+        writer.close()
+        await cmk.close()
 
 
 async def test_two_notaries_at_once_make_one_history(tmp_path: Path) -> None:

@@ -31,12 +31,23 @@ def test_good_seals_are_named_and_touched_ones_are_not(messages, workers, monkey
     monkeypatch.setattr(seals, "ALONE", 10)
     bad = [touched(m) if m.sequence % 7 == 0 else m for m in messages]
     found = list(seals.checked(bad, ROOT.public_key, workers=workers, batch=16))
-    assert [m for batch, _ in found for m in batch] == bad
-    good = {n for _, good in found for n in good}
+    assert [m for batch in found for m in batch.messages] == bad
+    good = {n for batch in found for n in batch.good}
     assert good == {m.sequence for m in messages if m.sequence % 7}
 
 
 def test_garbage_stops_nobody(messages):
     bad = [messages[0], msgspec.structs.replace(messages[1], body=b'{"tag":"SigningKeyRotated.1"'), messages[2]]
-    ((_, good),) = seals.checked(bad, ROOT.public_key)
-    assert good == {messages[0].sequence, messages[2].sequence}
+    (batch,) = seals.checked(bad, ROOT.public_key)
+    assert batch.good == {messages[0].sequence, messages[2].sequence}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_seal_that_somebody_vouches_for_is_not_looked_at(messages, workers, monkeypatch):
+    monkeypatch.setattr(seals, "ALONE", 10)
+    bad = [touched(m) if m.sequence > 40 else m for m in messages]
+    asked = lambda sequence, subject, key: sequence % 2 == 0 and key == CMK.key_id  # noqa: E731
+    found = list(seals.checked(bad, ROOT.public_key, workers=workers, batch=16, vouched=asked))
+    by_cmk = {m.sequence for m in messages[3:-2]}
+    assert {n for batch in found for n in batch.good if n in by_cmk} == {n for n in by_cmk if n <= 40 or n % 2 == 0}
+    assert sum(batch.spared for batch in found) == sum(n % 2 == 0 for n in by_cmk)

@@ -5,56 +5,42 @@ A million events are more than fits: what an account, a receipt or an export nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from openkcm.audit.authority import Authority, Finding
-from openkcm.audit.seals import checked
+from openkcm.audit.seals import Vouched, checked
 from openkcm.audit.verify import Event, TrustedLedger
+from openkcm.contract.stored import Identified, Message
 
-__all__ = ["Examined", "Message", "examine"]
+__all__ = ["Examined", "examine"]
 
 Heard = Callable[[Event, bytes], None]
-Seen = Callable[["Message"], None]
-Folded = Callable[[Sequence["Message"], frozenset[int]], object]
-
-
-class Message(Protocol):
-    """What a ledger hands out, live or from an export."""
-
-    @property
-    def sequence(self) -> int:
-        """The stream's sequence."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was found."""
-
-    @property
-    def body(self) -> bytes:
-        """One envelope."""
-
-    @property
-    def id(self) -> str:
-        """Under which it is stored."""
+Seen = Callable[[Message], None]
+Folded = Callable[[Sequence[Message], set[int]], object]
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
-    """A ledger that was verified from its first event to its last. `keys`: all that governance ever had."""
+    """A ledger that was verified from its first event to its last.
+
+    Attributes:
+        keys: All that governance ever had.
+        vouched: Events whose seals were not checked one by one, since somebody vouches for them.
+    """
 
     events: int
     epoch: int
     sequence: int
     findings: tuple[Finding, ...]
     keys: tuple[bytes, ...]
+    vouched: int
 
 
 def examine(
-    messages: Iterable[Message], trust_root: bytes, *, whole: bool = True, hear: Sequence[Heard] = (),
+    messages: Iterable[Identified], trust_root: bytes, *, whole: bool = True, hear: Sequence[Heard] = (),
     see: Sequence[Seen] = (), fold: Folded | None = None, progress: Callable[[int], None] = lambda _: None,
-    workers: int | None = None, known: Container[int] = (),
+    workers: int | None = None, vouched: Vouched | None = None,
 ) -> Examined:  # fmt: skip
     """Verify a ledger in order.
 
@@ -67,27 +53,29 @@ def examine(
         fold: Called with each batch, verified or not, and the sequences whose seal holds: a replay.
         progress: Told how many events are done.
         workers: Processes for seals; None takes all cores.
-        known: Sequences whose seals the caller checked before; `see` must hold their bytes to be the same.
+        vouched: Whether somebody vouches for an event's seal; `see` must hold its bytes to be those that are meant.
 
     Raises:
         BadEvent: The first event that breaks the ledger.
         AuditError: What `see` raises.
     """
-    trusted, authority = TrustedLedger(trust_root, whole=whole), Authority()
-    for batch, good in checked(messages, trust_root, workers=workers, known=known):
+    trusted, authority, spared = TrustedLedger(trust_root, whole=whole), Authority(), 0
+    for batch in checked(messages, trust_root, workers=workers, vouched=vouched):
         if fold is not None:
-            fold(batch, good)
-        for message in batch:
+            fold(batch.messages, batch.good)
+        for message, opened in zip(batch.messages, batch.opened, strict=True):
             for look in see:
                 look(message)
             event = trusted.add(
-                message.sequence, message.subject, message.body, message.id, checked=message.sequence in good
-            )
+                message.sequence, message.subject, message.body, message.id,
+                checked=message.sequence in batch.good, opened=opened,
+            )  # fmt: skip
             authority.judge(event)
             for listener in hear:
                 listener(event, message.body)
+        spared += batch.spared
         progress(trusted.events)
     return Examined(
         events=trusted.events, epoch=trusted.epoch, sequence=trusted.sequence, findings=tuple(authority.findings),
-        keys=tuple(trusted.keys.values()),
+        keys=tuple(trusted.keys.values()), vouched=spared,
     )  # fmt: skip

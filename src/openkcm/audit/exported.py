@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from openkcm.audit.replay import Line
 from openkcm.audit.trees import Leaf, Proof, SignedTrees, Slice, Tampered
 from openkcm.audit.verify import AuditError
 from openkcm.contract import checkpoint as cp
+from openkcm.contract import envelope
 from openkcm.contract.errors import ContractError
 
 __all__ = ["Export", "ExportError"]
@@ -59,19 +60,8 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     files: dict[str, str]
 
 
-class _Sealed(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the stored envelope the record repeats."""
-
-    id: str
-    subject: str
-    tag: str
-    counter: int
-    data: Any
-
-
 _P = TypeVar("_P", Leaf, Proof)
 _LINES: msgspec.json.Decoder[_Record] = msgspec.json.Decoder(_Record)
-_SEALED: msgspec.json.Decoder[_Sealed] = msgspec.json.Decoder(_Sealed)
 
 
 class Export:
@@ -87,7 +77,11 @@ class Export:
             self.manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=_Manifest)
             keys = msgspec.json.decode((folder / "keys.json").read_bytes(), type=dict[str, Any])
             self.trust_root = msgspec.convert(keys["trust_root"], bytes)
-        except (OSError, KeyError, msgspec.MsgspecError) as bad:
+            #: Governance's keys by name, as the export says: whose word over its own seals may spare checking them.
+            self.governance = {
+                str(one["key"]): msgspec.convert(one["public_key"], bytes) for one in keys.get("governance", ())
+            }
+        except (OSError, KeyError, TypeError, msgspec.MsgspecError) as bad:
             raise ExportError(f"{folder} is no export: {bad}") from bad
         if self.manifest.format != FORMAT:
             raise ExportError(f"{folder} is of format {self.manifest.format!r}: use a newer version to check it")
@@ -129,15 +123,14 @@ class Export:
             sequence = int(record.sequence)
         except (msgspec.MsgspecError, ValueError) as bad:
             raise Tampered(f"events.ndjson, line {number}: {bad}") from bad
-        line = Line(sequence=sequence, subject=record.subject, body=record.original, id=record.id)
         try:
-            e = _SEALED.decode(record.original)
-            said = (record.id, record.subject, record.type, record.counter, msgspec.json.decode(record.data))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return line  # no envelope: the audit says so in its place
-        if said != (e.id, e.subject, f"openkcm.{e.tag}", str(e.counter), e.data):
+            e = envelope.decode(record.original)
+        except ContractError:  # no envelope: the audit says so in its place
+            return Line(sequence=sequence, subject=record.subject, body=record.original, id=record.id)
+        said = (record.id, record.subject, record.type, record.counter)
+        if said != (e.id, e.subject, f"openkcm.{e.tag}", str(e.counter)) or not _same(record.data, e.data):
             raise Tampered(f"events.ndjson, line {number}: the record and the stored event differ", sequence)
-        return line
+        return Line(sequence=sequence, subject=record.subject, body=record.original, id=record.id, opened=e)
 
     def checkpoints(self) -> dict[tuple[str, int], cp.Note]:
         """Return the notes by tree and epoch, no signature verified yet.
@@ -164,14 +157,29 @@ class Export:
             Tampered: The leaves do not give the signed roots, or a line is none.
         """
         if self.manifest.whole:
-            return SignedTrees(self.checkpoints(), self._proofs(Leaf))
-        return Slice(self.checkpoints(), self._proofs(Proof))
+            return SignedTrees(self.checkpoints(), _Proofs(self.folder, Leaf), self.governance)
+        return Slice(self.checkpoints(), _Proofs(self.folder, Proof))
 
-    def _proofs(self, kind: type[_P]) -> Iterator[_P]:
-        decoder = msgspec.json.Decoder(kind)
-        with (self.folder / "proofs.ndjson").open("rb") as lines:
+
+def _same(one: msgspec.Raw, other: msgspec.Raw) -> bool:
+    """Whether two texts are the same JSON."""
+    try:
+        return bytes(one) == bytes(other) or msgspec.json.decode(one) == msgspec.json.decode(other)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+
+
+class _Proofs(Generic[_P]):
+    """The lines of proofs.ndjson, as often as they are asked for."""
+
+    def __init__(self, folder: Path, kind: type[_P]) -> None:
+        self._file = folder / "proofs.ndjson"
+        self._decoder: msgspec.json.Decoder[_P] = msgspec.json.Decoder(kind)
+
+    def __iter__(self) -> Iterator[_P]:
+        with self._file.open("rb") as lines:
             for number, raw in enumerate(lines, 1):
                 try:
-                    yield decoder.decode(raw)
+                    yield self._decoder.decode(raw)
                 except msgspec.MsgspecError as bad:
                     raise Tampered(f"proofs.ndjson, line {number}: {bad}") from bad

@@ -22,7 +22,6 @@ from openkcm.audit.verify import AuditError
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import merkle
 from openkcm.contract.errors import ContractError
-from openkcm.contract.merkle import Edge
 from openkcm.contract.subjects import tree_of
 
 __all__ = ["Cosigner", "NotBorneOut", "Shorter", "Signed", "Tree"]
@@ -90,7 +89,7 @@ class Signed:
         self._claims = [self._claim(note, None) for note in notes]
         self._claims += [self._claim(note, key) for key, note in cosigned]
         self._wanted = {(c.point.tree, c.point.epoch, c.point.size) for c in self._claims}
-        self._edges: dict[tuple[str, int], tuple[list[bytes], int, int]] = {}
+        self._edges: dict[tuple[str, int], tuple[merkle.Growing, int]] = {}
         self._roots: dict[tuple[str, int, int], tuple[bytes, int]] = {}
         self._first_epoch = 0
 
@@ -109,14 +108,11 @@ class Signed:
         """Take the ledger's next stored message in."""
         key = tree_of(subject), cp.epoch_of(sequence)
         self._first_epoch = self._first_epoch or key[1]
-        hashes, size, _ = self._edges.get(key, ([], 0, 0))
-        carried, at = merkle.ledger_leaf(key[1], sequence, subject, body), size
-        while at & 1:
-            carried, at = merkle.node_hash(hashes.pop(), carried), at >> 1
-        hashes.append(carried)
-        self._edges[key] = hashes, size + 1, sequence
-        if (*key, size + 1) in self._wanted:
-            self._roots[*key, size + 1] = Edge(size + 1, tuple(hashes)).root(), sequence
+        tree, _ = self._edges.get(key) or (merkle.Growing(), 0)
+        tree.append(merkle.ledger_leaf(key[1], sequence, subject, body))
+        self._edges[key] = tree, sequence
+        if (*key, tree.size) in self._wanted:
+            self._roots[*key, tree.size] = tree.root(), sequence
 
     def judge(self, keys: Sequence[bytes]) -> list[Tree]:
         """Return the trees, each with what was signed of it.
@@ -146,7 +142,8 @@ class Signed:
         point, who = claim.point, "the notary" if claim.witness is None else f"witness {claim.witness.name}"
         if claim.witness is None and not _signed_by_any(claim.note, keys):  # (1)
             raise NotBorneOut(point.epoch, point.sequence, f"{point} is signed by no key of the ledger's")
-        _, size, sequence = self._edges.get((point.tree, point.epoch), ([], 0, 0))
+        grown, sequence = self._edges.get((point.tree, point.epoch)) or (merkle.Growing(), 0)
+        size = grown.size
         if size < point.size and sequence < point.sequence:  # (2)
             have = f"the ledger has {size} events of {point.tree}, up to {sequence}"
             raise Shorter(point.epoch, sequence + 1, f"shorter than {who} knew: {point}; {have}")
@@ -159,7 +156,8 @@ class Signed:
             raise NotBorneOut(point.epoch, agreed + 1, f"{who} signed {point}; {have}: {span}")
 
     def _shown(self, key: tuple[str, int]) -> Tree:
-        hashes, size, sequence = self._edges[key]
+        grown, sequence = self._edges[key]
+        size = grown.size
         mine = [c for c in self._claims if (c.point.tree, c.point.epoch) == key]
         notary = [c.point.size for c in mine if c.witness is None]
         newest: dict[str, _Claim] = {}
@@ -169,7 +167,7 @@ class Signed:
                 if known is None or known.point.size <= claim.point.size:
                     newest[str(claim.witness)] = claim
         return Tree(
-            tree=key[0], epoch=key[1], size=size, sequence=sequence, root=Edge(size, tuple(hashes)).root(),
+            tree=key[0], epoch=key[1], size=size, sequence=sequence, root=grown.root(),
             checkpoints=len(notary), signed=max(notary, default=0),
             cosigners=tuple(_cosigner(c, size) for _, c in sorted(newest.items())),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -22,6 +22,7 @@ from openkcm.audit.verify import AuditError, BadEvent, TrustedLedger
 from openkcm.contract import envelope as env
 from openkcm.contract.checkpoint import EPOCH_SHIFT, epoch_of
 from openkcm.contract.errors import ContractError
+from openkcm.contract.stored import Identified
 from openkcm.contract.subjects import parse_decree
 
 __all__ = ["CannotRestore", "Copy", "Kept", "Lost", "Plan", "plan"]
@@ -42,31 +43,11 @@ class Kept(msgspec.Struct, frozen=True):
     id: str
 
 
-class Message(Protocol):
-    """What a copy hands out."""
-
-    @property
-    def sequence(self) -> int:
-        """Where the lost ledger had it."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was found."""
-
-    @property
-    def body(self) -> bytes:
-        """Its bytes."""
-
-    @property
-    def id(self) -> str:
-        """Its id in the stream."""
-
-
 class Copy(msgspec.Struct, frozen=True, kw_only=True):
     """What one place holds. `name`: as people know it (`eu-frankfurt`, `governance's read model`)."""
 
     name: str
-    messages: Sequence[Message]
+    messages: Sequence[Identified]
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +82,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(
-    backup: Sequence[Message], copies: Iterable[Copy], trust_root: bytes, *, known: Mapping[int, str] | None = None,
+    backup: Sequence[Identified], copies: Iterable[Copy], trust_root: bytes, *, known: Mapping[int, str] | None = None,
     last_known: int = 0,
 ) -> Plan:  # fmt: skip
     """Return what the new ledger is made of.
@@ -149,10 +130,10 @@ def _missing(held: Sequence[int], highest: int) -> Iterator[int]:
 
 
 def _tail(
-    base: Mapping[int, Message], copies: Iterable[Copy], first: int, last: int
-) -> tuple[list[Message], dict[str, set[int]]]:
+    base: Mapping[int, Identified], copies: Iterable[Copy], first: int, last: int
+) -> tuple[list[Identified], dict[str, set[int]]]:
     """Return what is behind the backup, and who holds which of it first."""
-    found: dict[int, tuple[str, Message]] = {n: ("the backup", m) for n, m in base.items()}
+    found: dict[int, tuple[str, Identified]] = {n: ("the backup", m) for n, m in base.items()}
     recovered: dict[str, set[int]] = {}
     for copy in copies:
         for message in copy.messages:
@@ -170,8 +151,8 @@ def _tail(
 
 
 def _continued(
-    backup: Sequence[Message], tail: Sequence[Message], trust_root: bytes
-) -> tuple[list[Message], list[Lost]]:
+    backup: Sequence[Identified], tail: Sequence[Identified], trust_root: bytes
+) -> tuple[list[Identified], list[Lost]]:
     counters: dict[tuple[str, int], int] = {}
     for message in backup:
         e = env.decode(message.body)

@@ -7,31 +7,38 @@ say something the ledger does not.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
 
+from openkcm.audit.aside import Aside
 from openkcm.audit.seals import checked
 from openkcm.audit.verify import AuditError
+from openkcm.contract.envelope import Envelope
 from openkcm.contract.resources import ROOT
-from openkcm.projector import Reader, open_reader, open_writer
-from openkcm.projector.ledger import LEDGER_TABLES, Message, Projection
+from openkcm.contract.stored import Message
+from openkcm.projector import Reader, Writer, open_reader, open_writer
+from openkcm.projector.ledger import LEDGER_TABLES, Projection
 
 __all__ = ["Difference", "Line", "Replay", "Tables", "compare", "folded", "tables_of"]
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One stored event, out of a replay or an export."""
+    """One stored event, out of a replay or an export. `opened`: its envelope, if somebody has decoded it already."""
 
     sequence: int
     subject: str
     body: bytes
     id: str
+    opened: Envelope | None = None
 
 
 SNAPSHOTS: Final = 20
+#: From so many events on, a process of its own brings more than it costs.
+ALONE: Final = 20_000
+EVENTS: Final = ("event_routine", "event_critical")
 Tables = dict[str, list[tuple[Any, ...]]]
 
 
@@ -50,15 +57,25 @@ class Unsteady(AuditError):
 class Replay:
     """A ledger folded anew, in a throw-away database. Use as a context manager, or `close` it.
 
+    A long one goes on in a process of its own, until somebody wants to read.
+
     Args:
         path: Keep the database there; None throws it away.
     """
 
     def __init__(self, trust_root: bytes, path: Path | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="openkcm-replay-")
-        file = path or Path(self._directory.name) / "replay.sqlite"
-        self.writer = open_writer(file, ROOT / "projections" / "cmk", synchronous="NORMAL")
-        self.projection = Projection(self.writer, trust_root)
+        self._file = path or Path(self._directory.name) / "replay.sqlite"
+        self._trust_root = trust_root
+        self._aside: Aside | None = None
+        self._taken = 0
+        self._indexes: tuple[str, ...] = ()
+        self._open()
+        self._indexes = self._writer.without_indexes(EVENTS)  # one that is sorted at the end costs a fifth
+
+    def _open(self) -> None:
+        self._writer = open_writer(self._file, ROOT / "projections" / "cmk", synchronous="OFF")
+        self._projection = Projection(self._writer, self._trust_root)
 
     def __enter__(self) -> Self:
         return self
@@ -66,13 +83,50 @@ class Replay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, messages: Sequence[Message], checked: Container[int] = ()) -> None:
+    def take(self, messages: Sequence[Message], checked: Collection[int] = ()) -> None:
         """Fold the next messages. `checked`: whose seal was found good before.
 
         Raises:
             ProjectorError: The shipped SQL does not fit.
         """
-        self.projection.apply(messages, checked=checked)
+        self._taken += len(messages)
+        if self._aside is None and self._taken > ALONE:
+            self._writer.close()
+            self._aside = Aside(self._file, self._trust_root)
+        if self._aside is not None:
+            self._aside.take(messages, checked)
+        else:
+            self._projection.apply(messages, checked=checked)
+
+    def _settle(self) -> None:
+        """Have everything in the file, and the file open here."""
+        if self._aside is not None:
+            aside, self._aside = self._aside, None
+            aside.finish()
+            self._taken = 0
+            self._open()
+
+    @property
+    def projection(self) -> Projection:
+        """How far it is folded.
+
+        Raises:
+            AuditError: It could not be.
+        """
+        self._settle()
+        return self._projection
+
+    @property
+    def writer(self) -> Writer:
+        """The database, with all its indexes.
+
+        Raises:
+            AuditError: It could not be folded.
+        """
+        self._settle()
+        self._writer.make(self._indexes)
+        self._indexes = ()
+        return self._writer
 
     def events(self, *, until: int, size: int = 5000) -> Iterator[list[Line]]:
         """Yield the folded events in order, in batches, up to and with a sequence."""
@@ -89,11 +143,21 @@ class Replay:
 
     def tables(self, tenant: str | None = None) -> Tables:
         """Return the tables that the ledger makes: all, or one tenant's rows."""
-        return _tables(self.writer, tenant)
+        self._settle()
+        return _tables(self._writer, tenant)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows each table that the ledger makes has."""
+        self._settle()
+        return {table: self._writer.rows(f"SELECT count(*) FROM {table}")[0][0] for table in LEDGER_TABLES}
 
     def close(self) -> None:
         """Close the database and, unless it was to be kept, remove it."""
-        self.writer.close()
+        if self._aside is not None:
+            self._aside.stop()
+        else:
+            self._writer.make(self._indexes)
+            self._writer.close()
         self._directory.cleanup()
 
 
@@ -104,8 +168,8 @@ def folded(messages: Iterable[Message], trust_root: bytes) -> Tables:
         ProjectorError: The shipped SQL does not fit.
     """
     with Replay(trust_root) as replay:
-        for batch, good in checked(messages, trust_root):
-            replay.take(batch, good)
+        for batch in checked(messages, trust_root):
+            replay.take(batch.messages, batch.good)
         return replay.tables()
 
 

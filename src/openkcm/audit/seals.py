@@ -8,99 +8,119 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import chain, islice
+from itertools import islice
 from multiprocessing import get_context
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from openkcm.contract import decrees, envelope, seal
+from openkcm.contract.envelope import Envelope
 from openkcm.contract.errors import ContractError
+from openkcm.contract.stored import Message
 
-__all__ = ["checked"]
+__all__ = ["Checked", "checked"]
 
 BATCH: Final = 4096
-#: Below this number a pool costs more than it brings.
+#: From so many seals on, a pool brings more than it costs.
 ALONE: Final = 2 * BATCH
 AHEAD: Final = 2  # batches under way while one is judged
-
-
-class Message(Protocol):
-    """What is checked."""
-
-    @property
-    def sequence(self) -> int:
-        """Its name in the answer."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was found."""
-
-    @property
-    def body(self) -> bytes:
-        """One envelope."""
-
-
 _M = TypeVar("_M", bound=Message)
+_Seal = tuple[int, bytes | None, bytes, bytes]  # sequence, key, seal, what is under it
+#: Whether somebody vouches for an event's seal: its sequence, its subject, the key it names.
+Vouched = Callable[[int, str, str], bool]
+
+
+class Checked(Generic[_M]):
+    """A batch of messages in order.
+
+    Attributes:
+        opened: Each one's envelope, None where the bytes are none.
+        good: Sequences whose seal holds, by itself or because somebody vouches for it. One that is missing proves
+            nothing: its key may not have been seen yet.
+        spared: How many seals were not looked at, since somebody vouches for them.
+    """
+
+    __slots__ = ("good", "messages", "opened", "spared")
+
+    def __init__(self, messages: list[_M]) -> None:
+        self.messages = messages
+        self.opened = [getattr(message, "opened", None) or _opened(message.body) for message in messages]
+        self.good: set[int] = set()
+        self.spared = 0
 
 
 def checked(
-    messages: Iterable[_M],
-    trust_root: bytes,
-    *,
-    workers: int | None = None,
-    batch: int = BATCH,
-    known: Container[int] = (),
-) -> Iterator[tuple[list[_M], frozenset[int]]]:
+    messages: Iterable[_M], trust_root: bytes, *, workers: int | None = None, batch: int = BATCH,
+    vouched: Vouched | None = None,
+) -> Iterator[Checked[_M]]:  # fmt: skip
     """Yield messages in batches, in order, each with the sequences whose seal holds.
 
-    A sequence that is missing from the answer proves nothing: its key may not have been seen yet.
-
     Args:
-        known: Sequences that somebody vouches for: they are in the answer, unchecked.
         workers: Processes; None takes the cores this process may run on. 1 checks here.
+        vouched: Whether a seal need not be looked at.
     """
     count = len(os.sched_getaffinity(0)) if workers is None else workers
     keys = {seal.key_id(trust_root): trust_root}
-    source = iter(messages)
-    first = list(islice(source, ALONE))
-    batches = _batches(chain(first, source), batch)
-    if len(first) < ALONE or count == 1:
-        for one in batches:
+    pool: ProcessPoolExecutor | None = None
+    pending: deque[tuple[Checked[_M], list[Future[list[int]]]]] = deque()
+    alone = ALONE if count > 1 else -1  # seals that are still checked here; -1: all
+    try:
+        for one in _batches(messages, batch):
             _learn(one, keys)
-            vouched, rest = _split(one, known)
-            yield one, frozenset([*vouched, *_good(keys, rest)])
-        return
-    with ProcessPoolExecutor(count, mp_context=get_context("forkserver")) as pool:
-        pending: deque[tuple[list[_M], list[int], list[Future[list[int]]]]] = deque()
-        for one in batches:
-            _learn(one, keys)
-            vouched, rest = _split(one, known)
-            size = max(1, -(-len(rest) // count))
-            parts = [rest[i : i + size] for i in range(0, len(rest), size)]
-            pending.append((one, vouched, [pool.submit(_good, dict(keys), part) for part in parts]))
-            if len(pending) > AHEAD:
-                yield _answer(*pending.popleft())
+            seals = _split(one, keys, vouched)
+            if alone < 0 or len(seals) <= alone:
+                alone -= len(seals) if alone > 0 else 0
+                one.good.update(_good(seals))
+                pending.append((one, []))
+            else:
+                alone = 0
+                pool = pool or ProcessPoolExecutor(count, mp_context=get_context("forkserver"))
+                size = -(-len(seals) // count)
+                parts = [seals[i : i + size] for i in range(0, len(seals), size)]
+                pending.append((one, [pool.submit(_good, part) for part in parts]))
+            while len(pending) > (AHEAD if pool is not None else 0):
+                yield _answered(*pending.popleft())
         while pending:
-            yield _answer(*pending.popleft())
+            yield _answered(*pending.popleft())
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
-def _answer(messages: list[_M], vouched: list[int], sent: list[Future[list[int]]]) -> tuple[list[_M], frozenset[int]]:
-    return messages, frozenset([*vouched, *(n for future in sent for n in future.result())])
+def _answered(one: Checked[_M], sent: list[Future[list[int]]]) -> Checked[_M]:
+    for future in sent:
+        one.good.update(future.result())
+    return one
 
 
-def _split(messages: Sequence[Message], known: Container[int]) -> tuple[list[int], list[tuple[int, bytes]]]:
-    vouched = [m.sequence for m in messages if m.sequence in known]
-    return vouched, [(m.sequence, m.body) for m in messages if m.sequence not in known]
+def _opened(body: bytes) -> Envelope | None:
+    try:
+        return envelope.decode(body)
+    except ContractError:
+        return None
 
 
-def _learn(messages: Sequence[Message], keys: dict[str, bytes]) -> None:
+def _split(one: Checked[Any], keys: dict[str, bytes], vouched: Vouched | None) -> list[_Seal]:
+    """Take in who is vouched for; return the seals that are to be checked."""
+    left: list[_Seal] = []
+    for message, e in zip(one.messages, one.opened, strict=True):
+        if e is None:
+            continue
+        if vouched is not None and vouched(message.sequence, message.subject, e.key):
+            one.good.add(message.sequence)
+            one.spared += 1
+        else:
+            left.append((message.sequence, keys.get(e.key), e.seal, e.signed_bytes()))
+    return left
+
+
+def _learn(one: Checked[Any], keys: dict[str, bytes]) -> None:
     """Note every key that some event introduces, whoever sealed it: a name fits one key only."""
-    for message in messages:
-        if b'"SigningKeyRotated.' not in message.body:
+    for e in one.opened:
+        if e is None or e.name != "SigningKeyRotated":
             continue
         try:
-            e = envelope.decode(message.body)
             decree = decrees.read(e.tag, e.data)
         except ContractError:
             continue
@@ -108,26 +128,19 @@ def _learn(messages: Sequence[Message], keys: dict[str, bytes]) -> None:
             keys[seal.key_id(decree.public_key)] = decree.public_key
 
 
-def _good(keys: dict[str, bytes], bodies: Sequence[tuple[int, bytes]]) -> list[int]:
+def _good(seals: Sequence[_Seal]) -> list[int]:
     found = []
-    for sequence, body in bodies:
+    for sequence, public_key, sealed, signed in seals:
         try:
-            e = envelope.decode(body)
-            public_key = keys.get(e.key)
             if public_key is not None:
-                seal.verify(public_key, e.seal, e.signed_bytes())
+                seal.verify(public_key, sealed, signed)
                 found.append(sequence)
         except ContractError:
             continue
     return found
 
 
-def _batches(messages: Iterable[_M], size: int) -> Iterator[list[_M]]:
-    batch: list[_M] = []
-    for message in messages:
-        batch.append(message)
-        if len(batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batches(messages: Iterable[_M], size: int) -> Iterator[Checked[_M]]:
+    source = iter(messages)
+    while batch := list(islice(source, size)):
+        yield Checked(batch)

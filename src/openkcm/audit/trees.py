@@ -10,16 +10,17 @@ AuditError
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
-from openkcm.audit.examine import Message
 from openkcm.audit.verify import AuditError, Event
 from openkcm.contract import checkpoint as cp
-from openkcm.contract import merkle, subjects
+from openkcm.contract import merkle, seal, subjects
 from openkcm.contract.errors import ContractError
+from openkcm.contract.stored import Message
 
 __all__ = ["Leaf", "Proof", "SignedTrees", "Slice", "Tampered", "check_signed"]
 
@@ -61,37 +62,48 @@ class SignedTrees:
 
     Args:
         notes: The checkpoints, by tree and epoch.
-        leaves: In the ledger's order. They may go on behind the checkpoints; what is behind proves nothing.
+        leaves: In the ledger's order; gone through twice. They may go on behind the checkpoints; what is behind proves
+            nothing.
+        keys: Governance's keys by name, as somebody says: who may have vouched for its own seals. A name is its key's
+            hash, so it cannot be another one's.
 
     Raises:
         Tampered: The leaves do not give the signed roots.
     """
 
-    def __init__(self, notes: Notes, leaves: Iterable[Leaf]) -> None:
+    def __init__(self, notes: Notes, leaves: Iterable[Leaf], keys: Mapping[str, bytes] | None = None) -> None:
         self._notes = notes
-        self._signed: dict[int, bytes] = {}
-        edges: dict[tuple[str, int], merkle.Edge] = {}
+        self._sizes = {place: note.checkpoint().size for place, note in notes.items()}
+        self._count = 0
+        self.signed = Ranges()
+        grown: dict[tuple[str, int], merkle.Growing] = {}
         for one in leaves:
-            place = (one.tree, one.epoch)
-            edge = edges.get(place, merkle.Edge())
-            size = notes[place].checkpoint().size if place in notes else 0
-            if edge.size >= size:
+            tree = grown.get((one.tree, one.epoch)) or grown.setdefault((one.tree, one.epoch), merkle.Growing())
+            if tree.size >= self._sizes.get((one.tree, one.epoch), 0):
                 continue
-            if (one.index, one.epoch) != (edge.size, cp.epoch_of(one.sequence)) or one.sequence in self._signed:
+            ordered = one.index == tree.size and one.sequence > self.signed.last
+            if not ordered or one.epoch != cp.epoch_of(one.sequence):
                 raise Tampered("the list of leaves is out of order", one.sequence)
-            self._signed[one.sequence] = one.leaf
-            edges[place] = edge.append(one.leaf)
+            self.signed.add(one.sequence)
+            self._count += 1
+            tree.append(one.leaf)
         for place, note in notes.items():
             point = note.checkpoint()
-            if edges.get(place, merkle.Edge()).root() != point.root:
+            if grown.get(place, merkle.Growing()).root() != point.root:
                 raise Tampered(f"the leaves do not give the root that was signed: {point}")
-        self._order = iter(sorted(self._signed))
+        self._order = (one for one in leaves if one.index < self._sizes.get((one.tree, one.epoch), 0))
         self._next = next(self._order, None)
+        known = {key: public for key, public in (keys or {}).items() if seal.key_id(public) == key}
+        self._vouching = {
+            place: frozenset(key for key, public in known.items() if cp.vouches(note, public))
+            for place, note in notes.items()
+        }
 
-    @property
-    def signed(self) -> Container[int]:
-        """The sequences whose bytes are held to what was signed."""
-        return self._signed.keys()
+    def vouched(self, sequence: int, subject: str, key: str) -> bool:
+        """Return whether the key that an event names gave its word for it, over the tree in which `see` finds it."""
+        if sequence not in self.signed:
+            return False
+        return key in self._vouching.get((subjects.tree_of(subject), cp.epoch_of(sequence)), ())
 
     def see(self, message: Message) -> None:
         """Compare the next event with its leaf.
@@ -99,18 +111,17 @@ class SignedTrees:
         Raises:
             Tampered: It is not what was signed there.
         """
-        sequence = message.sequence
-        if self._next is not None and sequence > self._next:
-            raise Tampered(f"missing: it was signed; the next is {sequence}", self._next)
-        signed = self._signed.get(sequence)
+        sequence, signed = message.sequence, self._next
         if signed is None:
-            if self._next is not None and sequence < self._next:
-                raise Tampered(f"was not there when {self._next} was signed", sequence)
+            if sequence in self.signed:
+                raise Tampered("out of order", sequence)
             return
-        if sequence != self._next:
-            raise Tampered("out of order", sequence)
-        leaf = merkle.ledger_leaf(cp.epoch_of(sequence), sequence, message.subject, message.body)
-        if leaf != signed:
+        if sequence > signed.sequence:
+            raise Tampered(f"missing: it was signed; the next is {sequence}", signed.sequence)
+        if sequence < signed.sequence:
+            why = "out of order" if sequence in self.signed else f"was not there when {signed.sequence} was signed"
+            raise Tampered(why, sequence)
+        if merkle.ledger_leaf(signed.epoch, sequence, message.subject, message.body) != signed.leaf:
             raise Tampered("not the event that was signed there", sequence)
         self._next = next(self._order, None)
 
@@ -124,9 +135,32 @@ class SignedTrees:
             Tampered: The ledger ends too early, or a checkpoint is not signed.
         """
         if self._next is not None:
-            raise Tampered("the ledger ends before it, and it was signed", self._next)
+            raise Tampered("the ledger ends before it, and it was signed", self._next.sequence)
         _check_all_signed(self._notes, keys)
-        return len(self._signed)
+        return self._count
+
+
+class Ranges:
+    """Rising numbers, most of them one after another. Small, however many they are."""
+
+    def __init__(self) -> None:
+        self._first: list[int] = []
+        self._last: list[int] = []
+        self.last = 0
+
+    def add(self, number: int) -> None:
+        """Take the next one in; it is higher than all before."""
+        if self._last and number == self._last[-1] + 1:
+            self._last[-1] = number
+        else:
+            self._first.append(number)
+            self._last.append(number)
+        self.last = number
+
+    def __contains__(self, number: object) -> bool:
+        assert isinstance(number, int)
+        at = bisect_right(self._first, number)
+        return at > 0 and number <= self._last[at - 1]
 
 
 class Slice:

@@ -34,6 +34,7 @@ from openkcm.contract.subjects import DecreeSubject
 __all__ = ["AuditError", "BadEvent", "Event", "TrustedLedger"]
 
 EPOCH_SHIFT: Final = 40
+_SEALED_FOR: Final = "{sealed for}"
 PRIORITIES: Final = {"critical": PRIORITY_CRITICAL, "routine": PRIORITY_ROUTINE}
 #: Aggregate -> the tokens its subject must have, given region and tenant (None: any).
 PLACES: Final[dict[str, tuple[str | None, str | None]]] = {
@@ -92,6 +93,7 @@ class TrustedLedger:
         self._skips: Container[str] = skips if skips is not None else () if whole else ("ledger",)
         self._ids: set[str] = set()
         self._counters: dict[tuple[int, str], int] = {}
+        self._places: dict[tuple[str, bool, str], DecreeSubject | tuple[str, str]] = {}  # many events share one
         self._broken: BadEvent | None = None
         self.epoch = 0
         self.sequence = 0
@@ -102,7 +104,10 @@ class TrustedLedger:
         """Every key that governance ever had, by name; retired ones too: what they signed before still holds."""
         return self._keys
 
-    def add(self, sequence: int, subject: str, body: bytes, message_id: str, *, checked: bool = False) -> Event:
+    def add(
+        self, sequence: int, subject: str, body: bytes, message_id: str, *, checked: bool = False,
+        opened: Envelope | None = None,
+    ) -> Event:  # fmt: skip
         """Check the next event and return it.
 
         Args:
@@ -110,6 +115,7 @@ class TrustedLedger:
             subject: Under which it is stored.
             message_id: Under which it is stored, the stream's de-duplication id.
             checked: Its seal was found good before, over these very bytes and the key they name.
+            opened: The envelope in `body`, if it was decoded before.
 
         Raises:
             BadEvent: It breaks the ledger; so does every later call.
@@ -117,15 +123,17 @@ class TrustedLedger:
         if self._broken is not None:
             raise self._broken
         try:
-            return self._add(sequence, subject, body, message_id, checked)
+            return self._add(sequence, subject, body, message_id, checked, opened)
         except BadEvent as bad:
             self._broken = bad
             raise
 
-    def _add(self, sequence: int, subject: str, body: bytes, message_id: str, checked: bool) -> Event:
+    def _add(
+        self, sequence: int, subject: str, body: bytes, message_id: str, checked: bool, opened: Envelope | None
+    ) -> Event:
         self._check_sequence(sequence)  # (1)
         try:  # (2)
-            sealed = envelope.decode(body)
+            sealed = opened or envelope.decode(body)
         except EnvelopeError as bad:
             raise self._bad(sequence, "envelope", str(bad)) from bad
         if sealed.id != message_id:
@@ -159,28 +167,12 @@ class TrustedLedger:
             raise self._bad(sequence, "sequence", f"{sequence - self.sequence - 1} missing after {self.sequence}")
 
     def _check_place(self, sequence: int, subject: str, sealed: Envelope) -> DecreeSubject:
-        try:
-            place = subjects.parse_decree(subject)
-        except NameError_ as bad:
-            raise self._bad(sequence, "place", str(bad)) from bad
-        if sealed.subject != subject:
-            raise self._bad(sequence, "place", f"sealed for {sealed.subject}, found under {subject}")
-        kind = decrees.kind_of(sealed.tag)
-        if kind is None:
-            raise self._bad(sequence, "shape", f"unknown event {sealed.tag}: use a newer version to audit this ledger")
-        if (kind.aggregate, kind.lane) != (place.kind, place.lane):
-            raise self._bad(
-                sequence, "place", f"{sealed.tag} belongs to {kind.aggregate}, {kind.lane}; found under {subject}"
-            )
-        region, tenant = PLACES[place.kind]
-        is_global = place.region == GLOBAL
-        own_id = place.id == (place.tenant if place.kind in {"tenant", "residence"} else place.id)
-        fits = not is_global if region is None else region == place.region
-        if not fits or not own_id or (tenant is not None and tenant != place.tenant):
-            raise self._bad(sequence, "place", f"no {place.kind} lives under {subject}")
-        if tenant is None and place.tenant == NOBODY:
-            raise self._bad(sequence, "place", f"a {place.kind} of no tenant under {subject}")
-        return place
+        asked = subject, sealed.subject == subject, sealed.tag
+        found = self._places.get(asked) or self._places.setdefault(asked, place_of(*asked))
+        if isinstance(found, tuple):
+            code, why = found
+            raise self._bad(sequence, code, why.replace(_SEALED_FOR, sealed.subject))
+        return found
 
     def _check_shape(self, sequence: int, sealed: Envelope) -> decrees.Decree:
         try:
@@ -215,3 +207,27 @@ class TrustedLedger:
             own = seal.key_id(decree.public_key)
             if own != decree.key:
                 raise self._bad(sequence, "seal", f"names key {decree.key}, but the public key is {own}")
+
+
+def place_of(subject: str, own: bool, tag: str) -> DecreeSubject | tuple[str, str]:
+    """Return where an event with this tag lives, or (code, why) when it cannot live there. `own`: it is sealed so."""
+    try:
+        place = subjects.parse_decree(subject)
+    except NameError_ as bad:
+        return "place", str(bad)
+    if not own:
+        return "place", f"sealed for {_SEALED_FOR}, found under {subject}"
+    kind = decrees.kind_of(tag)
+    if kind is None:
+        return "shape", f"unknown event {tag}: use a newer version to audit this ledger"
+    if (kind.aggregate, kind.lane) != (place.kind, place.lane):
+        return "place", f"{tag} belongs to {kind.aggregate}, {kind.lane}; found under {subject}"
+    region, tenant = PLACES[place.kind]
+    is_global = place.region == GLOBAL
+    own_id = place.id == (place.tenant if place.kind in {"tenant", "residence"} else place.id)
+    fits = not is_global if region is None else region == place.region
+    if not fits or not own_id or (tenant is not None and tenant != place.tenant):
+        return "place", f"no {place.kind} lives under {subject}"
+    if tenant is None and place.tenant == NOBODY:
+        return "place", f"a {place.kind} of no tenant under {subject}"
+    return place

@@ -19,7 +19,7 @@ from openkcm.audit.examine import Examined, examine
 from openkcm.audit.export import limits
 from openkcm.audit.noted import NotBorneOut, Tree
 from openkcm.audit.records import utc
-from openkcm.audit.seals import checked
+from openkcm.audit.seals import Vouched, checked
 from openkcm.audit.trees import SignedTrees, Slice, Tampered
 from openkcm.audit.verify import AuditError, BadEvent
 from openkcm.bus.connection import Stored
@@ -30,7 +30,7 @@ from openkcm.cli.sources import Source
 from openkcm.contract.checkpoint import epoch_of
 from openkcm.projector import ProjectorError
 
-__all__ = ["account", "as_json_text", "as_of", "broken", "moment", "replay", "verify"]
+__all__ = ["account", "as_json_text", "as_of", "broken", "moment", "replay", "verify", "verify_and_replay"]
 
 INTACT: Final = 0
 BROKEN: Final = 1
@@ -39,14 +39,16 @@ NOT_AUDITED: Final = (AuditError, BusError, ProjectorError, OSError, msgspec.Msg
 
 
 def verify(
-    source: Source, *, as_json: bool, against: Path | None = None, verified: bool = False,
-    witnesses: Iterable[str] = (), histories: Iterable[Path] = (),
+    source: Source, *, as_json: bool, against: Path | None = None, verified: bool = False, every_seal: bool = False,
+    witnesses: Iterable[str] = (), histories: Iterable[Path] = (), fold: replays.Replay | None = None,
 ) -> int:  # fmt: skip
     """Print whether the ledger holds, and what of it was signed; return the exit status.
 
     Args:
         against: An earlier whole export: the ledger must begin with it, event by event.
         verified: That export was verified then: the seals in it are not checked again.
+        every_seal: Check each seal, also where the sealing key vouches for them over a signed tree.
+        fold: Replayed as it is verified.
         witnesses: Verifier keys of witnesses that are trusted; a tree that one of them has not cosigned is named.
         histories: Those witnesses' own histories: the ledger must bear out all that is in them.
     """
@@ -61,7 +63,8 @@ def verify(
             result = examine(
                 source.messages(), source.trust_root, whole=source.whole, progress=seen,
                 see=[trees.see] if isinstance(trees, SignedTrees) else [],
-                hear=hear, known=trees.signed if verified and isinstance(trees, SignedTrees) else (),
+                hear=hear, vouched=_vouched(trees, verified=verified, every_seal=every_seal),
+                fold=None if fold is None else fold.take,
             )  # fmt: skip
         if trees is not None:
             proven = trees.check(result.keys)
@@ -77,12 +80,35 @@ def verify(
         print(as_json_text({
             "intact": True, "events": result.events, "epoch": result.epoch, "sequence": result.sequence,
             "findings": result.findings, "proven": proven, "trees": signed, "not_cosigned": absent,
+            "seals": {"one_by_one": result.events - result.vouched, "vouched": result.vouched},
             "limits": words,
         }))  # fmt: skip
     else:
         _print_verified(result, proven, words)
         _print_signed(signed, absent)
     return FINDINGS if result.findings or absent else INTACT
+
+
+def verify_and_replay(source: Source, keep: Path | None, *, as_json: bool, **how: Any) -> int:
+    """As `verify`, and fold what is verified with governance's own SQL, in the same pass; return the exit status."""
+    with replays.Replay(source.trust_root, keep) as made:
+        status = verify(source, as_json=as_json, fold=made, **how)
+        if status == BROKEN:
+            return status
+        try:
+            rows, cursor = made.counts(), made.projection.cursor
+        except NOT_AUDITED as bad:
+            return broken(bad, as_json=as_json)
+    said = f"replayed up to sequence {cursor}: {sum(rows.values())} rows in {len(rows)} tables"
+    print(said, file=sys.stderr if as_json else sys.stdout)
+    return status
+
+
+def _vouched(trees: SignedTrees | Slice | None, *, verified: bool, every_seal: bool) -> Vouched | None:
+    """Return what spares a seal: an earlier verification, or the sealing key's own word over the signed tree."""
+    if every_seal or not isinstance(trees, SignedTrees):
+        return None
+    return (lambda sequence, _subject, _key: sequence in trees.signed) if verified else trees.vouched
 
 
 def _print_signed(trees: list[Tree], absent: list[str]) -> None:
@@ -104,6 +130,11 @@ def _print_verified(result: Examined, proven: int | None, words: tuple[str, ...]
     console.print(f"[green]intact[/]: {result.events} events, epoch {result.epoch}, up to sequence {result.sequence}")
     if proven is not None:
         console.print(f"[green]proven[/]: {proven} events under signed checkpoints")
+    if result.vouched:
+        console.print(
+            f"[green]sealed[/]: {result.events - result.vouched} seals checked one by one, {result.vouched} by their "
+            "key's own word over the signed tree or as verified before (--every-seal checks each)", soft_wrap=True,
+        )  # fmt: skip
     for f in result.findings:
         console.print(
             f"[yellow]without authority[/]: {f.tag} at epoch {f.epoch}, sequence {f.sequence}: {f.code}: {f.why}",
@@ -228,9 +259,9 @@ def _directory(file: Path | None) -> Callable[[str], str]:
 def fold(made: replays.Replay, messages: Iterator[Stored], trust_root: bytes, *, until: int | None, seen: Any) -> None:
     """Fold messages into a replay, up to and with a sequence."""
     done = 0
-    for batch, good in checked(_upto(messages, until), trust_root):
-        made.take(batch, good)
-        done += len(batch)
+    for batch in checked(_upto(messages, until), trust_root):
+        made.take(batch.messages, batch.good)
+        done += len(batch.messages)
         seen(done)
 
 

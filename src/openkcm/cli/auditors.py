@@ -99,19 +99,24 @@ def _source(state: Path, export_: Path | None, root: str | None) -> Any:
 @click.option("--against", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="An earlier whole export: the ledger must begin with it, event by event.")  # fmt: skip
 @click.option("--verified", is_flag=True, help="You verified --against then: its seals are not checked again.")
+@click.option("--every-seal", is_flag=True, help="Check each seal, also where its key vouches over a signed tree.")
+@click.option("--replay", "replayed", is_flag=True, help="Fold it as well, with governance's own SQL.")
+@click.option("--keep", type=click.Path(exists=False, dir_okay=False, path_type=Path),
+              help="With --replay: keep the SQLite file there.")  # fmt: skip
 def verify(
     state: Path, export_: Path | None, root: str | None, as_json: bool, witnesses: tuple[str, ...],
-    histories: tuple[Path, ...], against: Path | None, verified: bool,
+    histories: tuple[Path, ...], against: Path | None, verified: bool, every_seal: bool, replayed: bool,
+    keep: Path | None,
 ) -> None:  # fmt: skip
     """Seals, counters, gaps, approvals, acks, proofs. Names the first bad event; exit status 1 then, 2 for findings."""
     from openkcm.cli import audit as auditor
 
     source = _source(state, export_, root)
-    sys.exit(
-        auditor.verify(
-            source, as_json=as_json, against=against, verified=verified, witnesses=witnesses, histories=histories
-        )
-    )
+    how: dict[str, Any] = {"against": against, "verified": verified, "every_seal": every_seal, "witnesses": witnesses,
+                           "histories": histories}  # fmt: skip
+    if replayed:
+        sys.exit(auditor.verify_and_replay(source, keep, as_json=as_json, **how))
+    sys.exit(auditor.verify(source, as_json=as_json, **how))
 
 
 @audit.command()

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from openkcm.audit.recovery import CannotRestore, Kept, Message
+from openkcm.audit.recovery import CannotRestore, Kept
+from openkcm.contract.stored import Identified
 
 __all__ = ["Header", "read", "write"]
 
@@ -47,7 +48,7 @@ class _Trailer(msgspec.Struct, frozen=True, kw_only=True):
 _LINE: Final = msgspec.json.Decoder(_Line)
 
 
-def write(path: Path, header: Header, messages: Iterable[Message]) -> int:
+def write(path: Path, header: Header, messages: Iterable[Identified]) -> int:
     """Write a backup beside `path` and put it in its place when it is whole and on the disk; return the events.
 
     Raises:

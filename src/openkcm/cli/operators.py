@@ -260,6 +260,16 @@ def ledger_backup(state: Path, file: Path) -> None:
     sys.exit(keeper.make_backup(state, file))
 
 
+@ledger.command("snapshot")
+@state_option
+@click.argument("folder", type=click.Path(path_type=Path))
+def ledger_snapshot(state: Path, folder: Path) -> None:
+    """Write governance's read model of the ledger into FOLDER, signed: another CMK starts from it in seconds."""
+    from openkcm.cli import snapshot
+
+    sys.exit(snapshot.make(state, folder))
+
+
 @ledger.command("restore")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @state_option

@@ -7,6 +7,8 @@ stream's sequence is a cursor, never an order.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
@@ -14,7 +16,7 @@ from msgspec import Meta
 
 from openkcm.contract import seal
 from openkcm.contract.errors import EnvelopeError, SealError
-from openkcm.contract.ids import EventId, KeyId, PersonId
+from openkcm.contract.ids import EventId, KeyId, PersonId, pattern_of
 
 __all__ = [
     "PRIORITY_CRITICAL",
@@ -43,7 +45,7 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Who caused the event: an issuer and an opaque subject. Names live in an erasable directory, never here."""
 
     issuer: Annotated[str, Meta(min_length=1, max_length=256)]
-    subject: PersonId
+    subject: str  # a PersonId
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -59,20 +61,22 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         key: Whose seal.
         data: The event's own JSON, byte for byte.
         seal: Ed25519 over `signed_bytes`, 64 bytes.
+
+    Names whose grammar is a pattern are plain here; `decode` checks them (a pattern in a field costs 0.5 us each).
     """
 
-    id: EventId
-    tag: Annotated[str, Meta(pattern=r"^[A-Z][A-Za-z0-9]{1,60}\.[1-9][0-9]{0,3}$")]
+    id: str
+    tag: str
     subject: Annotated[str, Meta(min_length=5, max_length=400)]
     counter: Counter
     epoch: Counter
     actor: Actor
-    correlation: EventId
-    causation: EventId | None = None
+    correlation: str
+    causation: str | None = None
     priority: Priority = "PRIORITY_ROUTINE"
     at_ms: Counter
     time_source: Annotated[str, Meta(max_length=32)]
-    key: KeyId
+    key: str
     data: msgspec.Raw
     seal: Annotated[bytes, Meta(max_length=64)] = b""
 
@@ -109,6 +113,10 @@ class KeyBook(Protocol):
         """Return the public key (32 bytes) of that name, or None."""
 
 
+_EVENT_ID: Final = re.compile(pattern_of(EventId))
+_PERSON: Final = re.compile(pattern_of(PersonId))
+_KEY: Final = re.compile(pattern_of(KeyId))
+_TAG: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}\.[1-9][0-9]{0,3}")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Envelope)
 
@@ -133,9 +141,20 @@ def decode(raw: bytes) -> Envelope:
     if len(raw) > MAX_ENVELOPE_BYTES:
         raise EnvelopeError(f"an envelope of {len(raw)} bytes; the most is {MAX_ENVELOPE_BYTES}")
     try:
-        return _DECODER.decode(raw)
+        e = _DECODER.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise EnvelopeError(f"not an envelope: {bad}") from bad
+    fresh = (e.id, e.correlation) if e.causation is None else (e.id, e.correlation, e.causation)
+    if not all(map(_EVENT_ID.fullmatch, fresh)):
+        raise EnvelopeError("not an envelope: an id that is no UUID")
+    if not _well_named(e.tag, e.actor.subject, e.key):
+        raise EnvelopeError("not an envelope: a tag, a person or a key that is not named as such")
+    return e
+
+
+@lru_cache(maxsize=4096)  # they come again and again
+def _well_named(tag: str, person: str, key: str) -> bool:
+    return bool(_TAG.fullmatch(tag) and _PERSON.fullmatch(person) and _KEY.fullmatch(key))
 
 
 def verify(envelope: Envelope, subject: str, keys: KeyBook, *, checked: bool = False) -> None:

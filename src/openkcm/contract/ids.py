@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
@@ -28,6 +28,7 @@ __all__ = [
     "WorkloadName",
     "check_token",
     "event_id",
+    "pattern_of",
 ]
 
 TOKEN_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -45,6 +46,11 @@ PersonId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]  # opaque O
 EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 Lane = Literal["critical", "routine"]
+
+
+def pattern_of(name: Any) -> str:
+    """Return the pattern of a type of names, to be compiled; `fullmatch` it."""
+    return str(name.__metadata__[0].pattern)
 
 
 def check_token(token: str, what: str) -> str:

@@ -43,10 +43,17 @@ _DECODER: Final = msgspec.json.Decoder(CheckpointPublished)
 
 
 def seal_published(
-    point: cp.Checkpoint, signer: seal.Signer, *, counter: int, epoch: int, at_ms: int, time_source: str
-) -> env.Envelope:
-    """Return the checkpoint, signed as a note and sealed for its subject, in the ledger's open epoch."""
-    note = cp.Note(point.text(), (cp.sign(point.text(), point.origin, signer),))
+    point: cp.Checkpoint, signer: seal.Signer, *, counter: int, epoch: int, at_ms: int, time_source: str,
+    vouched: bool = False,
+) -> env.Envelope:  # fmt: skip
+    """Return the checkpoint, signed as a note and sealed for its subject, in the ledger's open epoch.
+
+    Args:
+        vouched: The signer's word over its own seals stands beside its signature (`checkpoint.vouch`).
+    """
+    text = point.text()
+    lines = [cp.sign(text, point.origin, signer), *([cp.vouch(text, point.origin, signer)] if vouched else [])]
+    note = cp.Note(text, tuple(lines))
     subject = subjects.checkpoint(point.tree)
     own = event_id("_", "notary", CHECKPOINT_TAG, f"{point.origin}/{counter}/{point.size}/{at_ms}", subject)
     unsealed = env.Envelope(

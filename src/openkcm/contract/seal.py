@@ -21,6 +21,7 @@ __all__ = ["PUBLIC_KEY_BYTES", "SEAL_BYTES", "Signer", "canonical", "key_id", "v
 PUBLIC_KEY_BYTES: Final = 32
 SEAL_BYTES: Final = 64
 _NONE: Final = b"\xff\xff\xff\xff"
+_LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(1024))
 
 
 def canonical(domain: str, *fields: str | bytes | int | None) -> bytes:
@@ -31,7 +32,9 @@ def canonical(domain: str, *fields: str | bytes | int | None) -> bytes:
             out.append(_NONE)
             continue
         raw = field if isinstance(field, bytes) else str(field).encode()
-        out += (len(raw).to_bytes(4, "big"), raw)
+        length = len(raw)
+        out.append(_LENGTHS[length] if length < len(_LENGTHS) else length.to_bytes(4, "big"))
+        out.append(raw)
     return b"".join(out)
 
 

@@ -147,6 +147,7 @@ def beat(region: str) -> str:
 _REGION: Final = re.compile(r"kcm\.decree\.(" + TOKEN_PATTERN[1:-1] + r")\.")
 
 
+@lru_cache(maxsize=16_384)
 def tree_of(subject: str) -> str:
     """Return the Merkle tree in which a stored decree is a leaf: its region's, as the region's mirror filters it."""
     found = _REGION.match(subject)

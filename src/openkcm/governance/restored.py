@@ -20,7 +20,7 @@ from openkcm.governance.trees import Trees
 from openkcm.projector import ProjectorError, open_reader
 from openkcm.projector.ledger import LEDGER_TABLES
 
-__all__ = ["check_epoch", "make_way"]
+__all__ = ["check_epoch", "contradictions", "make_way", "put_aside"]
 
 log = logging.getLogger(__name__)
 FALSE: Final = "false"
@@ -42,17 +42,17 @@ async def make_way(registry: Path, ledger: Ledger, checkpoints: Checkpoints, tru
     if cursor == 0:
         return
     if not complete:  # (1)
-        _put_aside(registry, "older")
+        put_aside(registry, "older")
     elif state.messages and epoch_of(state.first) > epoch_of(cursor):  # (2)
-        _put_aside(registry, f"epoch{epoch_of(cursor)}")
+        put_aside(registry, f"epoch{epoch_of(cursor)}")
     else:
-        ours = await _contradictions(registry, checkpoints, trust_root)
-        if ours and ours != await _contradictions(_beside(registry, FALSE), checkpoints, trust_root):  # (3)
+        ours = await contradictions(registry, checkpoints, trust_root)
+        if ours and ours != await contradictions(_beside(registry, FALSE), checkpoints, trust_root):  # (3)
             log.error("the read model is not what was signed: %s", ours)
-            _put_aside(registry, FALSE)
+            put_aside(registry, FALSE)
 
 
-async def _contradictions(registry: Path, checkpoints: Checkpoints, trust_root: bytes) -> list[dict[str, str]]:
+async def contradictions(registry: Path, checkpoints: Checkpoints, trust_root: bytes) -> list[dict[str, str]]:
     """Return the newest checkpoints that this read model does not bear out, each with what it has instead."""
     try:
         reader = open_reader(registry)
@@ -71,7 +71,8 @@ def _beside(registry: Path, why: str) -> Path:
     return registry.with_name(f"{registry.stem}.{why}{registry.suffix}")
 
 
-def _put_aside(registry: Path, why: str) -> None:
+def put_aside(registry: Path, why: str) -> None:
+    """Have a read model make way; it is kept under another name."""
     kept = _beside(registry, why)
     log.warning("the read model is made anew from the ledger; %s is kept", kept)
     for end in ("", "-wal", "-shm"):

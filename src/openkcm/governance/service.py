@@ -27,7 +27,7 @@ from openkcm.contract import resources, seal, subjects
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.reports import HealthCheck
-from openkcm.governance import ending, inbox, restored
+from openkcm.governance import ending, inbox, restored, snapshot
 from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
 from openkcm.governance.beat import Beats
@@ -51,6 +51,7 @@ BATCH: Final = 500
 REPEAT_S: Final = 1.0
 TEND_S: Final = 0.5
 PROJECTED_TIMEOUT_S: Final = 2.0
+CANCEL_AGAIN_S: Final = 0.2
 #: What governance does of itself: confirmations, expiries.
 ITSELF: Final = Actor(issuer="cmk", subject="governance")
 
@@ -146,9 +147,11 @@ class Cmk:
     async def close(self) -> None:
         """Stop work, close the files and the connection."""
         self.news.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left: set[asyncio.Task[None]] = set(self._tasks)
+        while left:  # asyncio.wait_for of Python 3.11 loses a cancellation that comes with its result: say it again
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
         if self._end_health is not None:
             await self._end_health()
         await self.connection.close()
@@ -324,20 +327,33 @@ async def open_cmk(configuration: Configuration) -> Cmk:
         ConfigurationError, BusError, OSError: It cannot start; nothing is left running.
     """
     connection = await connect(configuration.nats, name="cmk")
+    registry, ledger, checkpoints = Path(configuration.registry), Ledger(connection), Checkpoints(connection)
     try:
-        await restored.make_way(
-            Path(configuration.registry), Ledger(connection), Checkpoints(connection), configuration.trust_root
-        )
+        await restored.make_way(registry, ledger, checkpoints, configuration.trust_root)
+        from_snapshot = await snapshot.install(registry, ledger, checkpoints, configuration.trust_root)
         cmk = Cmk(configuration, connection)
     except BaseException:
         await connection.close()
         raise
+    why: object = None
     try:
         await cmk.start()
+        if from_snapshot:  # its trees have grown to what was signed last: what was signed must be in them
+            why = await restored.contradictions(registry, checkpoints, configuration.trust_root)
+    except ConfigurationError as bad:
+        if not from_snapshot:
+            await cmk.close()
+            raise
+        why = bad
     except BaseException:
         await cmk.close()
         raise
-    return cmk
+    if not why:
+        return cmk
+    await cmk.close()
+    snapshot.refuse(registry, str(why))
+    restored.put_aside(registry, "refused")
+    return await open_cmk(configuration)
 
 
 async def _batches(source: AsyncIterator[Stored]) -> AsyncIterator[list[Stored]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from openkcm.projector import statements
+from openkcm.projector.prepared import Named, prepared
 from openkcm.projector.signatures import register
 
 __all__ = [
@@ -92,7 +93,7 @@ class Reader:
 class Writer(Reader):
     """The file's one writer. Knows its shipped statements by their file's stem."""
 
-    def __init__(self, connection: sqlite3.Connection, named: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(self, connection: sqlite3.Connection, named: Mapping[str, Named]) -> None:
         super().__init__(connection)
         self._named = named
 
@@ -106,11 +107,15 @@ class Writer(Reader):
             UnknownStatement: No shipped file of that name; nothing ran.
             StorageFailed: SQLite refused; nothing is kept.
         """
+        alone: dict[str, list[Mapping[str, Value]]] = {}
         work: list[tuple[str, list[Mapping[str, Value]]]] = []  # one name, and how often in a row
         for name, parameters in batch:
-            if name not in self._named:
+            statement = self._named.get(name)
+            if statement is None:
                 raise UnknownStatement(f"no statement {name!r} was shipped")
-            if work and work[-1][0] == name:
+            if statement.alone:
+                alone.setdefault(name, []).append(parameters)
+            elif work and work[-1][0] == name:
                 work[-1][1].append(parameters)
             else:
                 work.append((name, [parameters]))
@@ -118,27 +123,71 @@ class Writer(Reader):
             name = "begin"
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                for name, rows in work:
+                for name, rows in (*alone.items(), *work):
                     self._run(self._named[name], rows)
                 self._connection.execute("COMMIT")
-            except sqlite3.Error as bad:
+            except (sqlite3.Error, KeyError) as bad:  # KeyError: a parameter that was not given
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise StorageFailed(f"{name}: {bad}") from bad
 
-    def _run(self, statements_: tuple[str, ...], rows: list[Mapping[str, Value]]) -> None:
-        if len(statements_) == 1:
-            self._connection.executemany(statements_[0], rows)
+    def _run(self, named: Named, rows: list[Mapping[str, Value]]) -> None:
+        if len(named.statements) == 1:
+            (one,) = named.statements
+            self._connection.executemany(one.sql, map(one.pick, rows))
             return
         for parameters in rows:  # statements of one name may build on one another
-            for sql in statements_:
-                self._connection.execute(sql, parameters)
+            for one in named.statements:
+                self._connection.execute(one.sql, one.pick(parameters))
 
     def truncate_log(self) -> bool:
         """Empty the write-ahead log, so that nothing deleted is left in it; False while a reader is in the way."""
         with self._lock:
             busy: int = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         return not busy
+
+    def without_indexes(self, tables: Sequence[str]) -> tuple[str, ...]:
+        """Drop these tables' indexes, for a lot of rows to come; return what makes them again with `make`."""
+        marks = ", ".join("?" for _ in tables)
+        found = self.rows(
+            f"SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN ({marks})",
+            tables,
+        )
+        self.make([f"DROP INDEX {name}" for name, _ in found])
+        return tuple(sql for _, sql in found)
+
+    def take_over(self, path: Path, tables: Sequence[str]) -> None:
+        """Replace these tables' rows by those of another file of the same schema, as they are there at one moment.
+
+        Raises:
+            StorageFailed: SQLite refused.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("ATTACH DATABASE ? AS other", (str(path),))
+                self._connection.execute("BEGIN")
+                for table in tables:
+                    self._connection.execute(f"DELETE FROM main.{table}")
+                    self._connection.execute(f"INSERT INTO main.{table} SELECT * FROM other.{table} ORDER BY rowid")
+                self._connection.execute("COMMIT")
+                self._connection.execute("DETACH DATABASE other")
+            except sqlite3.Error as bad:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise StorageFailed(str(bad)) from bad
+
+    def make(self, statements_: Iterable[str]) -> None:
+        """Run statements of the schema's own.
+
+        Raises:
+            StorageFailed: SQLite refused.
+        """
+        with self._lock:
+            try:
+                for sql in statements_:
+                    self._connection.execute(sql)
+            except sqlite3.Error as bad:
+                raise StorageFailed(str(bad)) from bad
 
     def close(self) -> None:
         """Empty the write-ahead log into the file and close it."""
@@ -149,13 +198,23 @@ class Writer(Reader):
                 self._connection.close()
 
 
-def open_writer(path: Path, schema: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> Writer:
+#: How a file is written: what makes it durable and forgetful, or, for one that is thrown away, fast.
+PRAGMAS: Final[dict[str, tuple[str, ...]]] = {
+    "FULL": ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"),
+    "NORMAL": ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"),
+    "OFF": ("page_size = 16384", "journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF",
+            "cache_size = -262144"),
+}  # fmt: skip
+
+
+def open_writer(path: Path, schema: Path, *, synchronous: Literal["FULL", "NORMAL", "OFF"] = "FULL") -> Writer:
     """Open or create the file, bring it to the newest migration, and return its writer.
 
     Args:
         path: The file; created 0600.
         schema: Folder of migrations (`NNNN_name.sql`), its subfolders hold the named statements.
-        synchronous: FULL syncs each commit to the disk; NORMAL may lose the last ones with the power.
+        synchronous: FULL syncs each commit to the disk; NORMAL may lose the last ones with the power, OFF all: for
+            what can be made anew.
 
     Raises:
         SchemaError: A newer version made the file, or the shipped SQL is not right.
@@ -170,17 +229,18 @@ def open_writer(path: Path, schema: Path, *, synchronous: Literal["FULL", "NORMA
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False)
     try:
-        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", "foreign_keys = ON", "secure_delete = ON"):
+        for pragma in (*PRAGMAS[synchronous], "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         register(connection)
         _migrate(connection, steps)
+        ready = prepared(connection, named)
     except sqlite3.Error as bad:
         connection.close()
         raise SchemaError(f"{path.name}: {bad}") from bad
     except SchemaError:
         connection.close()
         raise
-    return Writer(connection, named)
+    return Writer(connection, ready)
 
 
 def _migrate(connection: sqlite3.Connection, steps: Sequence[tuple[int, str]]) -> None:

@@ -6,34 +6,19 @@ Every stored message counts, good or bad, as nodes count it; what a region's mir
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from openkcm.contract import reports
 from openkcm.contract.ids import GLOBAL, NOBODY
+from openkcm.contract.stored import Message
 from openkcm.projector.database import Reader, Value
 
 __all__ = ["Head", "HeadFold", "head_of"]
 
 _START: Final = (0, bytes(32))
 _Row = tuple[str, Mapping[str, Value]]
-
-
-class Message(Protocol):
-    """What a ledger hands out."""
-
-    @property
-    def sequence(self) -> int:
-        """The stream's sequence."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was found."""
-
-    @property
-    def body(self) -> bytes:
-        """Its bytes."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -54,6 +39,8 @@ class HeadFold:
 
     def add(self, message: Message) -> None:
         """Take the next message in."""
+        if ".critical." not in message.subject:
+            return
         parts = message.subject.split(".")
         if len(parts) < 6 or parts[4] != "critical":
             return

@@ -13,7 +13,7 @@ Numbered as in `Projection.judge`:
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -21,12 +21,13 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import seal, subjects
 from openkcm.contract.errors import ContractError, EnvelopeError
+from openkcm.contract.stored import Message
 from openkcm.contract.subjects import DecreeSubject
 from openkcm.projector.database import SchemaError, Value, Writer
 from openkcm.projector.heads import HeadFold
 from openkcm.projector.trees import TreeFold
 
-__all__ = ["LEDGER_TABLES", "Applied", "Message", "Projection"]
+__all__ = ["LEDGER_TABLES", "Applied", "Projection"]
 
 #: What the ledger alone decides: an auditor's replay gives these tables row for row.
 LEDGER_TABLES: Final = (
@@ -38,23 +39,9 @@ LEDGER_TABLES: Final = (
     "suspension", "lifted",
     "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile", "critical_head",
 )  # fmt: skip
+_LEARNT: Final = (d.LedgerOpened, d.SigningKeyRotated)
+LANES: Final = {lane: (f"event_{lane}", f"mark_{lane}") for lane in ("routine", "critical")}
 _Row = tuple[str, Mapping[str, Value]]
-
-
-class Message(Protocol):
-    """What a ledger hands out."""
-
-    @property
-    def sequence(self) -> int:
-        """The stream's sequence: a cursor."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was found."""
-
-    @property
-    def body(self) -> bytes:
-        """One envelope."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -120,14 +107,16 @@ class Projection:
                 if message.sequence <= self._cursor:
                     continue
                 outcome = self._judge(message, message.sequence in checked)
-                leaves += self._trees.add(message)
+                leaves.extend(self._trees.add(message))
                 self._heads.add(message)
-                rows.take(outcome, self._marks)
+                rows.take(outcome)
                 applied.append(outcome)
                 self._cursor = message.sequence
             if applied:
                 cursor: _Row = ("cursor", {"sequence": self._cursor, "epoch": self._epoch})
-                self._writer.apply([*rows.in_order(), *leaves, *self._trees.rows(), *self._heads.rows(), cursor])
+                self._writer.apply(
+                    [*rows.in_order(self._marks), *leaves, *self._trees.rows(), *self._heads.rows(), cursor]
+                )
         except BaseException:
             self._reload()
             raise
@@ -160,7 +149,7 @@ class Projection:
         kind = d.kind_of(e.tag)
         by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
         try:  # (2)
-            env.verify(e, message.subject, self._trust if by_root else self.signing_keys, checked=checked)
+            env.verify(e, message.subject, self._trust if by_root else self._in_force, checked=checked)
         except ContractError:
             return Applied(message.sequence, message.subject, where, fault="bad-seal")
         if kind is None:  # (5)
@@ -177,7 +166,8 @@ class Projection:
             decree = d.read(e.tag, e.data)
         except EnvelopeError:
             return self._marked(message, where, e, fault="unreadable")
-        self._learn(decree, message.sequence)
+        if kind.decree in _LEARNT:
+            self._learn(decree, message.sequence)
         return self._marked(message, where, e, decree)
 
     def _marked(
@@ -219,9 +209,9 @@ class _Batch:
         self._events: dict[str, list[_Row]] = {"event_routine": [], "event_critical": []}
         self._rejected: list[_Row] = []
         self._decrees: list[_Row] = []
-        self._marks: dict[tuple[str, int], _Row] = {}
+        self._marks: dict[tuple[str, int], tuple[str, dict[str, Value]]] = {}
 
-    def take(self, outcome: Applied, marks: Mapping[tuple[str, int], int]) -> None:
+    def take(self, outcome: Applied) -> None:
         """Add what one message changes."""
         where, e, decree = outcome.where, outcome.envelope, outcome.decree
         if outcome.fault is not None:
@@ -250,17 +240,19 @@ class _Batch:
             "at_ms": e.at_ms,
             "body": outcome.body,
         }
-        self._events[f"event_{where.lane}"].append((f"event_{where.lane}", parameters))
-        mark = (outcome.subject, e.epoch)
-        self._marks[mark] = (f"mark_{where.lane}", {**parameters, "counter": marks[mark]})
+        event, mark = LANES[where.lane]
+        self._events[event].append((event, parameters))
+        self._marks[outcome.subject, e.epoch] = mark, parameters
         if decree is not None:  # written anew, so that every field is there and in one form
-            data = msgspec.json.encode(decree).decode()
-            self._decrees.append((type(decree).__name__, {**parameters, "data": data}))
+            parameters["data"] = msgspec.json.encode(decree).decode()
+            self._decrees.append((type(decree).__name__, parameters))
 
-    def in_order(self) -> Iterator[_Row]:
-        """Yield all of it."""
-        for rows in (self._rejected, *self._events.values(), self._decrees, self._marks.values()):
+    def in_order(self, marks: Mapping[tuple[str, int], int]) -> Iterator[_Row]:
+        """Yield all of it. `marks`: how far each lane has come with it."""
+        for rows in (self._rejected, *self._events.values(), self._decrees):
             yield from rows
+        for place, (name, parameters) in self._marks.items():
+            yield name, {**parameters, "counter": marks[place]}
 
 
 def _unbase64(text: str) -> bytes:

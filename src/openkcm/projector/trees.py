@@ -7,14 +7,15 @@ Every stored message is a leaf, good or bad: a tree says what the ledger holds, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from openkcm.contract import merkle
 from openkcm.contract.checkpoint import epoch_of
 from openkcm.contract.merkle import HASH_BYTES, Edge
+from openkcm.contract.stored import Message
 from openkcm.contract.subjects import tree_of
 from openkcm.projector.database import Reader, Value
 
@@ -23,24 +24,11 @@ __all__ = ["StoredTree", "TreeFold", "TreeHead", "heads", "known_keys", "leaf_at
 #: 2 to this power hashes a tile.
 HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT
+LAST: Final = (WIDTH - 1) * HASH_BYTES  # what a tile holds before its last hash
+_SEQUENCE: Final = struct.Struct(">Q").pack
 _Row = tuple[str, Mapping[str, Value]]
+_NOTHING: Final[Sequence[_Row]] = ()
 _EDGE: Final = msgspec.json.Decoder(Edge)
-
-
-class Message(Protocol):
-    """What a ledger hands out."""
-
-    @property
-    def sequence(self) -> int:
-        """The stream's sequence."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was found."""
-
-    @property
-    def body(self) -> bytes:
-        """Its bytes."""
 
 
 class TreeHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +59,12 @@ class _Tree:
 
     def add(self, sequence: int, leaf: bytes) -> None:
         size, carried, level = self.size, leaf, 0
-        self._keep(0, sequence, leaf)
+        bottom = self.tiles.get(0)
+        if bottom is not None and len(bottom.hashes) < LAST:
+            bottom.hashes += leaf
+            bottom.sequences += _SEQUENCE(sequence)
+        else:
+            self._keep(0, sequence, leaf)
         while size & 1:
             carried, size, level = merkle.node_hash(self.hashes.pop(), carried), size >> 1, level + 1
             if level % HEIGHT == 0:  # a tile below is full: its root is a hash of the level above
@@ -86,7 +79,7 @@ class _Tree:
             tile = self.tiles[level] = _Tile(0 if tile is None else tile.number + 1, sequence)
         tile.hashes += found
         if level == 0:
-            tile.sequences += struct.pack(">Q", sequence)
+            tile.sequences += _SEQUENCE(sequence)
         if len(tile.hashes) == WIDTH * HASH_BYTES:
             self.written.append(self._row(level, tile))
 
@@ -122,17 +115,16 @@ class TreeFold:
         """The number of leaves of all present trees."""
         return sum(tree.size for tree in self._trees.values())
 
-    def add(self, message: Message) -> list[_Row]:
+    def add(self, message: Message) -> Sequence[_Row]:
         """Take the next message in; return the rows of a tree that it closes, for an epoch begins."""
         name, epoch = tree_of(message.subject), epoch_of(message.sequence)
-        tree, closed = self._trees.get(name), []
+        tree, closed = self._trees.get(name), _NOTHING
         if tree is None or tree.epoch != epoch:
             if tree is not None and name in self._changed:
                 closed = tree.rows()
             fresh = TreeHead(tree=name, epoch=epoch, sequence=0, edge=Edge())
             tree = self._trees[name] = _Tree(fresh, {})
-        leaf = merkle.ledger_leaf(epoch, message.sequence, message.subject, message.body)
-        tree.add(message.sequence, leaf)
+        tree.add(message.sequence, merkle.ledger_leaf(epoch, message.sequence, message.subject, message.body))
         self._changed.add(name)
         return closed
 

@@ -1,0 +1,121 @@
+"""A replay in a process of its own: one core verifies while another folds. Run as a module it is that process.
+
+Messages go through a pipe in frames: 4 bytes of length (big-endian), then msgpack of [messages, good], a message being
+[sequence, subject, body] and `good` the sequences whose seal holds. The end of the pipe ends the replay.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from queue import Queue
+from typing import IO, Final
+
+import msgspec
+
+from openkcm.audit.verify import AuditError
+from openkcm.contract.resources import ROOT
+from openkcm.contract.stored import Message
+from openkcm.projector import ProjectorError, open_writer
+from openkcm.projector.ledger import Projection
+
+__all__ = ["Aside"]
+
+AHEAD: Final = 4  # frames that wait for the other process
+_LENGTH: Final = 4
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    sequence: int
+    subject: str
+    body: bytes
+
+
+class _Frame(msgspec.Struct, frozen=True, array_like=True):
+    messages: list[_Message]
+    good: set[int]
+
+
+class Aside:
+    """Folds into a read model's file elsewhere. Give it batches in order, then `finish`.
+
+    Raises:
+        OSError: The process cannot be started.
+    """
+
+    def __init__(self, path: Path, trust_root: bytes) -> None:
+        command = [sys.executable, "-m", "openkcm.audit.aside", str(path), trust_root.hex()]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._frames: Queue[bytes | None] = Queue(AHEAD)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._sending = threading.Thread(target=self._send, name="replay", daemon=True)
+        self._sending.start()
+
+    def take(self, messages: Sequence[Message], good: Collection[int]) -> None:
+        """Fold the next messages; returns before it is done."""
+        self._frames.put(self._encoder.encode(([(m.sequence, m.subject, m.body) for m in messages], good)))
+
+    def finish(self) -> None:
+        """Return when all of it is in the file.
+
+        Raises:
+            AuditError: The replay failed, with its own words.
+        """
+        self._frames.put(None)
+        self._sending.join()
+        assert self._process.stderr is not None
+        said = self._process.stderr.read().decode(errors="replace").strip()
+        self._process.stderr.close()
+        if self._process.wait() != 0:
+            raise AuditError(f"the replay failed: {said.splitlines()[-1] if said else self._process.returncode}")
+
+    def stop(self) -> None:
+        """End it; what it has made is of no use."""
+        self._process.kill()
+        self._frames.put(None)
+        self._sending.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._process.wait()
+
+    def _send(self) -> None:
+        assert self._process.stdin is not None
+        broken = False
+        while (frame := self._frames.get()) is not None:
+            if not broken:
+                try:
+                    self._process.stdin.write(len(frame).to_bytes(_LENGTH, "big"))
+                    self._process.stdin.write(frame)
+                except OSError:  # it ended: `finish` says why; whoever fills the queue must not wait for ever
+                    broken = True
+        try:
+            self._process.stdin.close()
+        except OSError:
+            return
+
+
+def _frames(source: IO[bytes]) -> Iterator[_Frame]:
+    decoder = msgspec.msgpack.Decoder(_Frame)
+    while len(head := source.read(_LENGTH)) == _LENGTH:
+        yield decoder.decode(source.read(int.from_bytes(head, "big")))
+
+
+def main() -> None:
+    """Fold what comes on standard input into the file that is named."""
+    gc.disable()  # what is made here is dropped by its last reference; looking for cycles among it costs a tenth
+    try:
+        writer = open_writer(Path(sys.argv[1]), ROOT / "projections" / "cmk", synchronous="OFF")
+        projection = Projection(writer, bytes.fromhex(sys.argv[2]))
+        for frame in _frames(sys.stdin.buffer):
+            projection.apply(frame.messages, checked=frame.good)
+        writer.close()
+    except (ProjectorError, msgspec.MsgspecError, OSError) as bad:
+        sys.exit(str(bad))
+
+
+if __name__ == "__main__":
+    main()
