@@ -126,6 +126,6 @@ async def test_by_name_comes_page_after_page_and_no_statement_reads_a_whole_syst
     columns = ("tenant", "uid", "registration", "sequence", "term", "state", "found_as", "object_type", "record")
     given = dict.fromkeys(columns, 1)
     for name in ("object", "object_term"):
-        for sql in here.database._named[name]:
-            for *_, step in here.database.rows(f"EXPLAIN QUERY PLAN {sql}", given):
+        for one in here.database._named[name].statements:
+            for *_, step in here.database.rows(f"EXPLAIN QUERY PLAN {one.sql}", one.pick(given)):
                 assert "uid=?" in step or not step.startswith(("SCAN obj", "SEARCH ")), (name, step)
