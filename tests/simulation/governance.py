@@ -71,6 +71,10 @@ class Fold:
         self.criticals: list[tuple[Stored, env.Envelope]] = []
         self.said: dict[tuple[str, str, str], dict[tuple[str, int], tuple[reports.SyncAck, bytes]]] = {}
 
+    @property
+    def signing_keys(self) -> dict[str, bytes]:
+        return self.keys_at(1 << 62)
+
     def keys_at(self, sequence: int) -> dict[str, bytes]:
         return {k: p for k, (p, at) in self.keys.items() if at is None or sequence < at}
 

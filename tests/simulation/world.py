@@ -658,6 +658,10 @@ class World:
         for m in (*kept, *tail):
             hub.store(m.subject, m.body, m.id)
         self.by_root(d.LedgerOpened(epoch=hub.epoch, first_sequence=hub.base + 1, closes=("accepted",)))
+        announced = {env.decode(m.body).data for m in hub.ledger if b"SigningKeyRotated" in m.body}
+        for signer in {c.signer.key_id: c.signer for c in self.cmks}.values():  # as at every start: what is missing
+            if not any(signer.key_id.encode() in bytes(data) for data in announced):
+                self.by_root(d.SigningKeyRotated(key=signer.key_id, public_key=signer.public_key))
         hub.up = True
         hub.pulse()
         for cmk in self.cmks:

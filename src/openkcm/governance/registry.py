@@ -261,6 +261,10 @@ class Registry:
         e = self.seal(where, order, event)
         if e.epoch < 1:
             raise LedgerUnavailable("the ledger has not been opened yet")
+        if self._signer.key_id not in self._projection.signing_keys:
+            # It was lost with the ledger's tail, or is announced further on: we would not believe ourselves what we
+            # wrote, and give its counter twice.
+            raise LedgerUnavailable("the ledger does not announce this CMK's sealing key yet")
         body = env.encode(e)
         lane = d.lane_of(event.decree)
         without = self._ignorant(where.region, e.tag) if lane == "routine" else ()  # a revocation is never held back
