@@ -56,9 +56,8 @@ def _by_position(text: str) -> tuple[str, tuple[str, ...]]:
     def place(found: re.Match[str]) -> str:
         if found[1] is None:
             return found[0]
-        if found[1] not in names:
-            names.append(found[1])
-        return f"?{names.index(found[1]) + 1}"
+        names.append(found[1])
+        return "?"  # each occurrence by itself: a numbered one counts as named
 
     return _PARAMETER.sub(place, text), tuple(names)
 
