@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from openkcm.bus.connection import Connection, Message, connect
 from openkcm.bus.errors import BusError, Refused, Unavailable
 from openkcm.bus.feed import matches
+from openkcm.bus.lanes import held
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.permissions import (
     ACCOUNT_OF,
@@ -111,7 +112,8 @@ async def test_a_region_reads_nothing_of_another_and_makes_no_consumer_and_repor
         ("$JS.ledger.API.STREAM.INFO.LEDGER", b""),
         ("$JS.hub.API.STREAM.INFO.LEDGER", b""),
         ("$JS.eu-frankfurt.API.STREAM.INFO.LEDGER", b""),
-        ("$JS.API.STREAM.MSG.GET.LEDGER", b'{"seq":1}'),
+        ("$JS.ledger.API.STREAM.MSG.GET.LEDGER", b'{"seq":1}'),
+        ("$JS.eu-frankfurt.API.STREAM.MSG.GET.LEDGER", b'{"seq":1}'),
         ("$JS.API.DIRECT.GET.LEDGER", b'{"seq":1}'),
         ("$JS.API.STREAM.PURGE.VAULT", b""),
         ("kcm.vault.eu-frankfurt.acme.key.1", b"x"),
@@ -124,6 +126,7 @@ async def test_a_region_reads_nothing_of_another_and_makes_no_consumer_and_repor
     for subject in ("kcm.lane0.eu-frankfurt.>", "kcm.beat.eu-frankfurt", "kcm.>", ">", "_INBOX.>", "kcm.vault.>"):
         with pytest.raises(Refused):
             await node.subscribe(subject, ignore)
+    assert await held(node, "LEDGER", EU_RECORD) == []  # its own mirror, by subject: the hub never sent that
     admin = await orbital.connect("us-virginia-admin")
     info = await api(admin, "$JS.API.STREAM.INFO.LEDGER", {"subjects_filter": ">"})
     assert not [s for s in info["state"].get("subjects") or {} if EU in s]
@@ -145,6 +148,8 @@ async def test_a_reply_subject_makes_no_server_write_into_the_ledger(orbital: Or
         (f"kcm.report.{EU}.{EU_NODE}._.health-check", control),
         (f"kcm.vault.{EU}.acme.key.1", b"x"),
         ("$JS.API.STREAM.MSG.GET.VAULT", b'{"seq":1}'),
+        ("$JS.API.STREAM.MSG.GET.LEDGER", b'{"seq":1}'),
+        ("$JS.API.STREAM.MSG.GET.LEDGER-CRITICAL", b'{"seq":1}'),
     ):
         for reply in (target, f"kcm.upstream.{EU}", f"$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-{EU}"):
             await node.publish(subject, body, reply=reply)

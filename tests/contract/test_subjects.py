@@ -17,7 +17,13 @@ token = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 def test_a_decrees_subject_comes_back_from_its_text_and_from_lane0(region, tenant, lane, kind, id_):
     subject = subjects.DecreeSubject(region, tenant, lane, kind, id_)
     assert subjects.parse_decree(str(subject)) == subject
-    assert subjects.decree_of_lane0(subject.lane0) == subject.on("critical")
+    assert subjects.decree_of_lane0(subject.lane0) == subject
+
+
+@pytest.mark.parametrize("lane", ["critical", "urgent"])
+def test_lane0_names_no_lane_but_the_routine_one(lane):
+    with pytest.raises(NameError_):
+        subjects.decree_of_lane0(f"kcm.lane0.eu.acme.{lane}.residence.acme")
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,16 @@ REPORTS: Final[tuple[r.Report, ...]] = (
         cursor=(70, 7), known_tags=("AccessRevoked.1",), workers=1, memory="memfd_secret", sealed_mappings=True,
         dropped=0, alarms=("root-unreachable acme",),
         residences=(r.Mark(tenant=TENANT, generation=9, fence=3, state="revoked", lease_left_s=86_399),),
+        digest="1:0123456789abcdef0123456789abcdef",
+        told=r.Told(
+            first=0, of=1,
+            residences=(
+                r.ResidenceDigest(
+                    tenant=TENANT, generation=9, fence=3, digest="1:fedcba9876543210fedcba9876543210"
+                ),
+            ),
+        ),
+        expires={"kmip": 7_776_000},
     ),
     r.RootStateObserved(tenant=TENANT, state="KeyDisabled", detail="DisabledException", root_version="v1"),
     r.WorkloadDenied(tenant=TENANT, workload="payments", reason="removed"),
@@ -159,6 +169,7 @@ REPORTS: Final[tuple[r.Report, ...]] = (
     ),
 )  # fmt: skip
 BEAT: Final = r.Beat(region=REGION, ledger_epoch=1, head=r.Head(sequence=7, hash=SHA), nonces=(NONCE,))
+RECHECK: Final = r.Recheck(region=REGION, ledger_epoch=1, node=NODE, tenants=(TENANT,))
 
 
 def _aggregate(kind: d.Kind) -> subjects.DecreeSubject:
@@ -205,5 +216,6 @@ def every() -> dict[str, bytes]:
         tenant = getattr(report, "tenant", "_")
         subject = subjects.ReportSubject(REGION, NODE, tenant, subjects.report_token(tag.partition(".")[0]))
         files[f"reports/{tag}.json"] = sealed(tag, str(subject), report)
-    files[f"reports/{r.BEAT_TAG}.json"] = sealed(r.BEAT_TAG, subjects.beat(REGION), BEAT)
+    for tag, told in ((r.BEAT_TAG, BEAT), (r.RECHECK_TAG, RECHECK)):
+        files[f"reports/{tag}.json"] = sealed(tag, subjects.beat(REGION), told)
     return files

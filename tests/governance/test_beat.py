@@ -24,7 +24,7 @@ class Ledger:
 async def test_a_leader_that_names_an_older_head_than_was_read_or_written_gets_no_beat():
     ledger, sent = Ledger(), []
 
-    async def send(_region, body, _id):
+    async def send(_region, body, _id, _tag):
         sent.append(reports.read_beat(env.decode(body).data).head.sequence)
 
     beats = Beats(ledger, seed("cmk"), node_keys=dict, epoch=lambda: 1, heard=lambda _: None, send=send)

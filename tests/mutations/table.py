@@ -14,6 +14,7 @@ __all__ = ["MUTATIONS", "Mutation"]
 
 E, G, C = "openkcm.execution.", "openkcm.governance.", "openkcm.contract."
 DESIRED, CUSTODIAN = "test:tests/execution/test_desired.py::", "test:tests/execution/test_custodian.py::"
+DRIFT, REREAD = "test:tests/governance/test_drift.py::", "test:tests/execution/test_reread.py::"
 PENDING = "test:tests/governance/test_pending.py::"
 
 
@@ -42,7 +43,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("ack from the disk", E + "custodian", "state = self.durable\n", "state = self.state\n", CUSTODIAN + "test_an_ack_says_what_is_on_the_disk_and_not_what_is_only_in_memory"),
     M("fence before ack", E + "custodian", "while residence.revocations or residence.destroyed:", "while False:", CUSTODIAN + "test_a_later_decree_is_not_acknowledged_while_an_earlier_revocations_fence_is_not_in_the_vault"),
     M("ack again after a restart", E + "custodian", "        self.settle(tenant)\n        self._spawn(self._obeyed(tenant))", "        self.settle(tenant)", CUSTODIAN + "test_a_restarted_node_says_again_what_it_keeps"),
-    M("ack again when repeated", E + "judge", '_affirmed(r)[:-1] if m.source == "lane0" else []', "[]", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
+    M("ack again when repeated", E + "judge", "return r, _affirmed(r)[:-1]  # repeated", "return r, []  # repeated", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
     M("ack again in a new epoch", E + "judge", '[Effect("commit"), *again]', '[Effect("commit")]', DESIRED + "test_a_new_epoch_has_everything_acknowledged_anew"),
     # --- whose word it is
     M("seal", E + "judge", "env.verify(e, str(where), book)", "pass", "sim:forgery:20"),
@@ -57,10 +58,19 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("mark grows by what was applied", E + "residence_state", "while floor + 1 in above:", "while above and floor < max(above):", "world:CriticalGap"),
     M("critical gap behind lane0", E + "judge", "if missing and not r.missing_critical:", "if False:", "world:CriticalGap"),
     M("frozen until readable", E + "residence_state", '(bool(r.unreadable) or r.missing_critical, "frozen")', '(r.missing_critical, "frozen")', DESIRED + "test_an_unreadable_critical_decree_locks_the_residence"),
-    M("what is skipped is read again", E + "desired", "cursor = min(state.cursor_routine, min(starts) - 1)", "cursor = state.cursor_routine", "sim:lying:40"),
+    M("what is skipped is read again", E + "desired", "cursor = min(state.cursor_routine, min(starts) - 1)", "cursor = state.cursor_routine", DESIRED + "test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is"),
     M("smaller than mark", E + "desired", "behind = m.last_routine < state.seen_routine or m.last_critical < state.seen_critical", "behind = False", DESIRED + "test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing"),
     M("own cursor at start", E + "feeds", 'await self._readers["critical"].reset(self._custodian.state.cursor_critical)', 'await self._readers["critical"].reset(1 << 60)', "sim:kills:20"),
     M("the lease of a node without memory", E + "feeds", "if not self._without_memory or await", "if not self._without_memory or True or await", "test:tests/execution/test_feeds.py::test_a_node_without_memory_opens_only_behind_the_routine_lane_too"),
+    # --- what a node holds against what the ledger says
+    M("digests are compared", G + "drift", "if check.digest == mine:", "if True:", "sim:corruption:8"),
+    M("a node that stands still lacks something", G + "drift", "if behind and seen.still < STILL and seen.busy < BUSY:", "if behind:", DRIFT + "test_a_node_that_stands_still_below_the_ledger_lacks_something"),
+    M("what is on its way is no drift", G + "drift", "if on_its_way and _counters(theirs) != _counters(own):", "if False:", DRIFT + "test_under_constant_change_residences_at_the_same_counters_are_compared_and_no_others"),
+    M("only the same is compared", G + "drift", "or not canon.comparable(check.digest, mine) or ahead:", ":", DRIFT + "test_nothing_is_compared_that_is_not_the_same"),
+    M("a lost fact is taken again", E + "judge", "if _lost(state, r, e, m):", "if False:", REREAD + "test_a_critical_decree_told_again_on_lane0_is_obeyed_when_its_fact_was_lost"),
+    M("critical facts are never unread", E + "reread", "        removed=before.removed | told.removed,", "        removed=told.removed,", REREAD + "test_critical_facts_of_ours_are_kept_even_when_a_whole_mirror_does_not_tell_them"),
+    M("a short mirror heals nothing", E + "reread", "after = _joined(before, told) if not short else", "after = _joined(before, told) if True else", REREAD + "test_a_mirror_that_holds_less_than_the_mark_lifts_nothing_and_closes_the_residence"),
+    M("a residence that a short mirror closed is read again", E + "digests", "whole=not (r.missing_critical or r.unreadable),", "", REREAD + "test_a_residence_that_a_short_mirror_closed_opens_when_the_mirror_is_whole"),
     # --- what lifts
     M("two people", E + "decree_rules", "if len(good) < statements.REQUIRED_SIGNATURES:", "if len(good) < 1:", "world:Lattice"),
     M("approvers follow each other", E + "decree_rules", "if x.version != r.approvers_version + 1 or x.previous != r.approvers_hash:", "if False:", DESIRED + "test_a_set_of_approvers_that_names_another_history_is_refused"),

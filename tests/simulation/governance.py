@@ -15,13 +15,15 @@ from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.spool import Spooled
 from openkcm.contract import decrees as d
+from openkcm.contract import digest as canon
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, subjects
 from openkcm.contract.errors import ContractError
-from openkcm.contract.reports import HealthCheck
+from openkcm.contract.reports import HealthCheck, ResidenceDigest
 from openkcm.governance import inbox
 from openkcm.governance.aggregate import Order
 from openkcm.governance.beat import Beats
+from openkcm.governance.drift import Drift, Told
 from openkcm.governance.errors import GovernanceError
 from openkcm.governance.killswitch import KillSwitch
 from openkcm.governance.pending import Ack
@@ -67,6 +69,8 @@ class Fold:
         self.marks: dict[tuple[str, int], int] = {}
         self.ordered: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
         self.facts: dict[tuple[str, str], ResidenceFacts] = {}
+        self.routines: list[tuple[Stored, env.Envelope]] = []
+        self.last: dict[tuple[str, str], int] = {}
         self.confirmed: dict[str, str] = {}
         self.criticals: list[tuple[Stored, env.Envelope]] = []
         self.said: dict[tuple[str, str, str], dict[tuple[str, int], tuple[reports.SyncAck, bytes]]] = {}
@@ -93,6 +97,7 @@ class Fold:
         if e.counter <= mark or (where.lane == "routine" and e.counter != mark + 1):
             return None
         self.marks[m.subject, e.epoch] = e.counter
+        self.last[where.region, where.lane] = m.sequence
         self._take(m, e, decree, (where.tenant, where.region))
         return Applied(m.sequence, m.subject, where, e, decree)
 
@@ -101,8 +106,8 @@ class Fold:
             facts = self.facts.setdefault(residence, ResidenceFacts(*residence))
             at = types.SimpleNamespace(epoch=e.epoch, counter=e.counter, event=e.id)
             self.facts[residence] = RULES[type(decree)](facts, decree, at)  # type: ignore[arg-type]
-        if ".critical.residence." in m.subject:
-            self.criticals.append((m, e))
+        if ".residence." in m.subject:
+            (self.criticals if ".critical." in m.subject else self.routines).append((m, e))
         match decree:
             case d.LedgerOpened():
                 self.epoch = max(self.epoch, decree.epoch)
@@ -166,6 +171,21 @@ class Fold:
             if tenant in (None, t) and region in (None, r)
         ]  # fmt: skip
 
+    def digests(self, region: str) -> dict[str, ResidenceDigest]:
+        """As `governance.ledger_facts` reads them from SQL."""
+        return {t: _digest(f, self) for (t, r), f in self.facts.items() if r == region}
+
+    def behind(self, region: str, cursor: tuple[int, int]) -> bool:
+        return any(
+            self.last.get((where, lane), 0) > at
+            for where in (region, "global") for lane, at in zip(("routine", "critical"), cursor, strict=True)
+        )  # fmt: skip
+
+    def routine_above(self, tenant: str, region: str, epoch: int, generation: int) -> list[Any]:
+        subject = str(subjects.residence_aggregate(region, tenant))
+        found = [(m, e) for m, e in self.routines if (e.subject, e.epoch) == (subject, epoch)]
+        return [(m.sequence, e.id, m.subject, e.tag, m.body) for m, e in found if e.counter > generation]
+
     def critical_marks(self) -> list[tuple[str, str, int, int]]:
         newest: dict[tuple[str, str], tuple[int, int]] = {}
         for _, e in self.criticals:
@@ -180,6 +200,27 @@ class Fold:
         subject = str(subjects.residence_aggregate(region, tenant, "critical"))
         found = [(m, e) for m, e in self.criticals if (e.subject, e.epoch) == (subject, epoch) and e.counter > floor]
         return [(m.sequence, e.id, m.subject, e.tag, m.body) for m, e in found[-limit:]]
+
+
+def _digest(f: ResidenceFacts, fold: Fold) -> ResidenceDigest:
+    def counter(lane: Any) -> int:
+        return fold.marks.get((str(subjects.residence_aggregate(f.region, f.tenant, lane)), fold.epoch), 0)
+
+    x, root = f.configuration, f.root
+    told = canon.Facts(
+        tenant=f.tenant, generation=counter("routine"), fence=counter("critical"),
+        configuration=None if x is None else (x.lease_s, x.hand_out, x.max_objects),
+        approvers=None if f.approvers_hash is None else (f.approvers_version, f.approvers_hash),
+        root=None if root is None else (root.provider, root.ref, root.credential),
+        systems=tuple((known, f.systems[known], None) for known in sorted(f.systems)),  # none orders a policy here
+        workloads=tuple(sorted(
+            (w.enrolment, w.workload, w.system, w.registration, w.fingerprint, w.spiffe, w.authority) for w in f.workloads.values()
+        )),
+        suspended=f.suspended, removed=tuple(sorted(f.removed)),
+        revocations=tuple(sorted((e, fence, event) for e, (fence, event) in f.revocations.items())),
+        lifted=tuple(sorted(f.lifted)), destroyed=f.destroyed,
+    )  # fmt: skip
+    return ResidenceDigest(tenant=f.tenant, generation=told.generation, fence=told.fence, digest=canon.digest(told))
 
 
 class Cmk:
@@ -222,6 +263,10 @@ class Cmk:
         self.beats = Beats(
             self.ledger, self.signer, node_keys=self.fold.node_keys,  # type: ignore[arg-type]
             epoch=lambda: self.fold.epoch, heard=self._heard, send=self._send_beat,
+        )  # fmt: skip
+        self.comparison = Drift(
+            self.fold, epoch=lambda: self.fold.epoch, read_to=lambda: self.fold.cursor, behind=self.fold.behind,
+            monotonic=self.monotonic,
         )  # fmt: skip
         for region in self.regions:
             self.beats.join(region)
@@ -289,11 +334,25 @@ class Cmk:
 
     def _heard(self, check: HealthCheck) -> None:
         self.watch.heard(check, 0)
+        told = self.comparison.heard(check)
+        if told is not None:
+            self.tasks.append(asyncio.ensure_future(self._tell_again(told)))
 
-    async def _send_beat(self, region: str, body: bytes, id_: str) -> None:
+    async def _tell_again(self, told: Told) -> None:
+        where = told.question.region
+        with contextlib.suppress(BusError):
+            await self.beats.ask(told.question)
+            for tenant, generation, _ in told.again:
+                at = (tenant, where, told.question.ledger_epoch)
+                for decree in (*self.fold.critical_above(*at, 0), *self.fold.routine_above(*at, generation)):
+                    self.regions[where].again(Stored(decree[0], decree[2], decree[4], decree[1]))
+
+    async def _send_beat(self, region: str, body: bytes, id_: str, tag: str) -> None:
         if not (self.hub.up and self.link.up):
             raise Unavailable("no hub")
         self.regions[region].beat(Stored(0, subjects.beat(region), body, id_))
+        if tag != reports.BEAT_TAG:
+            return
         beat = reports.read_beat(env.decode(body).data)
         self.history.add("beat", cmk=self.name, region=region, nonces=list(beat.nonces), head=beat.head.sequence)
 

@@ -287,6 +287,12 @@ class Region:
     def concerns(self, subject: str) -> bool:
         return any(matches(subject, f) for f in self.mirrors["critical"].filters)
 
+    def again(self, stored: Stored) -> None:
+        """A decree of this region that governance tells again."""
+        if stored.id not in self.muted:
+            for hear in list(self.lane0.values()):
+                self.down.send(lambda hear=hear: hear(stored))
+
     def republish(self, stored: Stored) -> None:
         """A critical decree on lane0: a signal, no promise."""
         if self.concerns(stored.subject) and stored.id not in self.muted:

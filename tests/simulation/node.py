@@ -19,10 +19,10 @@ from openkcm.contract import envelope as env
 from openkcm.contract import subjects
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.seal import Signer
+from openkcm.execution import digests, rows
 from openkcm.execution import feeds as feeds_module
 from openkcm.execution import gates as gates_module
 from openkcm.execution import reporter as reporter_module
-from openkcm.execution import rows
 from openkcm.execution.arena import Gate
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.feeds import Feeds
@@ -140,6 +140,7 @@ class Disk:
         self.rng, self.full, self.slow_s = rng, False, 0.0
         self.node: tuple[int, int, bytes] | None = None
         self.residences: dict[str, bytes] = {}
+        self.columns: dict[str, dict[str, Any]] = {}
 
     def delay(self) -> float:
         return self.slow_s + self.rng.random() * 0.01
@@ -152,6 +153,14 @@ class Disk:
                 self.node = (row["cursor_routine"], row["cursor_critical"], row["body"])
             elif name == "residence":
                 self.residences[row["tenant"]] = row["body"]
+                self.columns[row["tenant"]] = row
+
+    def rows(self, _query: str) -> list[tuple[Any, ...]]:
+        """As `execution.digests` reads them."""
+        if self.node is None:
+            return []
+        held = [{**self.columns[t], "body": body} for t, body in self.residences.items()] or [{}]
+        return [(*self.node[:2], *(row.get(name) for name in digests.COLUMNS)) for row in held]
 
 
 class Roots:
@@ -244,6 +253,12 @@ class Reader:
 async def _mirror_head(at: Node, stream: str) -> int:
     await at.reachable()
     return at.region.mirrors["critical" if stream == "LEDGER-CRITICAL" else "routine"].last
+
+
+async def _held(at: Node, stream: str, subject: str) -> list[Stored]:
+    await at.reachable()
+    mirror = at.region.mirrors["critical" if stream == "LEDGER-CRITICAL" else "routine"]
+    return [m for m in mirror.messages if m.subject == subject]
 
 
 class Operation:
@@ -378,11 +393,18 @@ class Node:
         )
         self.reporter.custodian = self.custodian
         self.feeds = Feeds(self, self.custodian, self.name)  # type: ignore[arg-type]
+        self.feeds.tell = self.reporter.tell_digests
+        self.kept = digests.Kept(self.disk)  # type: ignore[arg-type]
+        self.reporter.snapshot = self._snapshot
         self.listening = False
         self.arena.alive = FOR_EVER  # renewed all the time, until the custodian stands still
         self.tasks = [asyncio.ensure_future(w) for w in (self._live(),)]
         for task in self.tasks:
             task.add_done_callback(self._ended)
+
+    async def _snapshot(self) -> digests.Snapshot | None:
+        await self.running.wait()
+        return self.kept.read(self.custodian.state.epoch)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -439,7 +461,8 @@ class Node:
         self.under_way.clear()
         self.region.lane0.pop(self.name, None)
         self.region.beats.pop(self.name, None)
-        for task in (*self.tasks, *self.custodian._tasks, *self.custodian._settling.values()):
+        again = self.feeds._doubted.values()
+        for task in (*self.tasks, *self.custodian._tasks, *self.custodian._settling.values(), *again):
             task.cancel()
         self.history.add("kill", node=self.name)
 
@@ -557,4 +580,5 @@ def own_clocks() -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, "boottime_ns", _boottime_ns))
         stack.enter_context(mock.patch.object(feeds_module, "LaneReader", Reader))
         stack.enter_context(mock.patch.object(feeds_module, "mirror_head", _mirror_head))
+        stack.enter_context(mock.patch.object(feeds_module, "held", _held))
         yield

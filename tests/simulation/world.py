@@ -23,7 +23,9 @@ from openkcm.bus.errors import BusError
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, statements, subjects
+from openkcm.execution import rows
 from openkcm.execution.residence_state import Mark, verdict
+from openkcm.execution.residence_state import Residence as Held
 from openkcm.execution.voice import Voice
 from openkcm.governance.errors import GovernanceError
 from openkcm.governance.residence import Approved, Residence
@@ -37,7 +39,7 @@ from simulation.node import Node, Roots, own_clocks
 EU, US = "eu-frankfurt", "us-virginia"
 FEATURES = (
     "kills", "reboots", "pauses", "partitions", "weather", "disk", "vault", "cmk", "hub", "loss", "lying", "forgery",
-    "membership", "keys", "leases", "mirrors", "roots", "approvers", "disks",
+    "membership", "keys", "leases", "mirrors", "roots", "approvers", "disks", "corruption",
 )  # fmt: skip
 PLAY_S, HEAL_S = (40.0, 90.0), 75.0
 LEASES_S = (30, 40, 60)
@@ -441,6 +443,7 @@ class World:
             "partitions": [self._partition, self._half], "weather": [self._weather], "vault": [self._leaf, self._node_link],
             "cmk": [self._cmk_dies], "hub": [self._hub_dies], "loss": [self._loss], "lying": [self._reappend, self._withhold],
             "mirrors": [self._tail], "roots": [self._root], "disks": [self._disk_lost],
+            "corruption": [self._corrupt],
         }  # fmt: skip
         acts = [a for f in sorted(self.features) for a in menu.get(f, [])]
         while acts:
@@ -473,6 +476,29 @@ class World:
         await asyncio.sleep(self.rng.random() * 4)
         if not node.up and not self.healed and self.alive(node):
             node.start()
+
+    async def _corrupt(self) -> None:
+        """A row of a node's database is not what was written; the node may start with it, or go on without it."""
+        node, rng = self.any_node(), self.rng
+        if not node.disk.residences:
+            return
+        tenant = rng.choice(sorted(node.disk.residences))
+        r = rows._RESIDENCE.decode(node.disk.residences[tenant])
+        altered = rng.choice((
+            b"\x00" * 40,
+            msgspec.json.encode(msgspec.structs.replace(r, workloads={})),
+            msgspec.json.encode(msgspec.structs.replace(r, suspended=not r.suspended)),
+            msgspec.json.encode(msgspec.structs.replace(r, revocations={})),
+            msgspec.json.encode(Held(tenant=tenant)),
+        ))  # fmt: skip
+        node.disk.residences[tenant] = altered
+        self.history.add("corrupted", node=node.name, tenant=tenant)
+        if rng.random() < 0.5:
+            node.kill()
+            self.marks = {k: v for k, v in self.marks.items() if k[0] != node.name}
+            await asyncio.sleep(rng.random() * 2)
+            if not node.up and not self.healed and self.alive(node):
+                node.start()
 
     async def _next_take(self, node: Node) -> None:
         if not node.up:
@@ -694,8 +720,6 @@ class World:
         self.history.add("healed")
         self.heal_at = self.loop.time()
         await asyncio.sleep(3.0)
-        for tenant, region in self._expected():  # what was kept back at the very end shows with the next decree
-            await self._quietly(self.labels(tenant, region))
         for _ in range(int(HEAL_S)):
             await asyncio.sleep(1.0)
             if not self.different():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.contract.reports import BEAT_TAG, HEALTH_TAG
 from openkcm.contract.subjects import ReportSubject, beat
 
 __all__ = ["health_subject", "send_beat", "send_health", "subscribe_beats", "subscribe_health"]
@@ -21,14 +22,21 @@ def health_subject(region: str, node: str) -> str:
     return str(ReportSubject(region, node, "_", "health-check"))
 
 
-async def send_health(connection: Connection, subject: str, body: bytes, *, id: str) -> None:  # noqa: A002 -- the field's word
+async def send_health(
+    connection: Connection,
+    subject: str,
+    body: bytes,
+    *,
+    id: str,  # noqa: A002 -- the field's word
+    tag: str = HEALTH_TAG,
+) -> None:
     """Say that this node lives (node).
 
     Raises:
         Unavailable: Not connected to the own leaf.
         Refused: Not this node's subject.
     """
-    await connection.publish_checked(subject, body, headers={"Nats-Msg-Id": id, "Kcm-Tag": "HealthCheck.1"})
+    await connection.publish_checked(subject, body, headers={"Nats-Msg-Id": id, "Kcm-Tag": tag})
 
 
 async def subscribe_health(connection: Connection, heard: Heard) -> End:
@@ -40,13 +48,20 @@ async def subscribe_health(connection: Connection, heard: Heard) -> End:
     return await _subscribe(connection, "kcm.report.*.*._.health-check", heard)
 
 
-async def send_beat(connection: Connection, region: str, body: bytes, *, id: str) -> None:  # noqa: A002 -- the field's word
-    """Answer a region's nodes (governance).
+async def send_beat(
+    connection: Connection,
+    region: str,
+    body: bytes,
+    *,
+    id: str,  # noqa: A002 -- the field's word
+    tag: str = BEAT_TAG,
+) -> None:
+    """Answer a region's nodes, or ask one of them (governance).
 
     Raises:
         Refused, Unavailable: As they say.
     """
-    await connection.publish_checked(beat(region), body, headers={"Nats-Msg-Id": id, "Kcm-Tag": "Beat.1"})
+    await connection.publish_checked(beat(region), body, headers={"Nats-Msg-Id": id, "Kcm-Tag": tag})
 
 
 async def subscribe_beats(connection: Connection, region: str, heard: Heard) -> End:

@@ -18,12 +18,12 @@ import msgspec
 
 from openkcm.bus.connection import Connection, Message, Stored, stored_of
 from openkcm.bus.errors import BusError, Unavailable
-from openkcm.bus.ledger import state_of
+from openkcm.bus.ledger import get_at_leader, state_of
 from openkcm.bus.publish import api
 from openkcm.contract.errors import NameError_
 from openkcm.contract.subjects import decree_of_lane0, parse_decree
 
-__all__ = ["LaneReader", "mirror_head", "repeat", "subscribe_lane0"]
+__all__ = ["LaneReader", "held", "mirror_head", "repeat", "subscribe_lane0"]
 
 log = logging.getLogger(__name__)
 PULL_S: Final = 10.0  # a long poll; the server ends it with a status message
@@ -285,3 +285,19 @@ async def mirror_head(connection: Connection, stream: str) -> int:
         Unavailable, Refused: As they say.
     """
     return state_of(await api(connection, f"$JS.API.STREAM.INFO.{stream}")).last
+
+
+async def held(connection: Connection, stream: str, subject: str) -> list[Stored]:
+    """Return all that one of the own leaf's mirrors holds under an exact subject, in order.
+
+    Raises:
+        Unavailable, Refused: As they say.
+    """
+    found: list[Stored] = []
+    while (one := await get_at_leader(connection, stream, _behind(found, subject))) is not None:
+        found.append(one)
+    return found
+
+
+def _behind(found: list[Stored], subject: str) -> dict[str, int | str]:
+    return {"seq": found[-1].sequence + 1 if found else 1, "next_by_subj": subject}

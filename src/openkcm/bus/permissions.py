@@ -95,7 +95,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
         "$JS.API.STREAM.INFO.LEDGER",
         "$JS.ledger.API.DIRECT.GET.CHECKPOINTS", "$JS.ledger.API.DIRECT.GET.COSIGNATURES"),
-    # A node: its own four consumers, its own reports, its region's vault; and nothing that names a filter.
+    # A node: its own four consumers, its own reports, its region's vault; single messages of its mirrors, to read a
+    # residence again; and nothing that names a consumer's filter.
     *(Rule("{node}", "publish", subject.format(consumer=consumer, node="{node}"))
       for consumer in ("LEDGER.{node}-routine", "LEDGER.{node}-tree", "LEDGER-CRITICAL.{node}-critical",
                        "VAULT.{node}-vault")
@@ -104,6 +105,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *_rules("{node}", "publish",
         "$JS.API.STREAM.INFO.LEDGER", "$JS.API.STREAM.INFO.LEDGER-CRITICAL",
         "$JS.API.STREAM.INFO.VAULT", "$JS.API.STREAM.INFO.REPORTS-OUT",
+        "$JS.API.STREAM.MSG.GET.LEDGER", "$JS.API.STREAM.MSG.GET.LEDGER-CRITICAL",
         "$JS.API.STREAM.MSG.GET.VAULT", "$JS.API.STREAM.MSG.DELETE.VAULT",
         "kcm.report.{region}.{node}.>", "kcm.vault.{region}.>"),
     *_rules("{node}", "subscribe", "kcm.lane0.{region}.>", "kcm.lane0.global._.>", "kcm.beat.{region}",

@@ -20,6 +20,7 @@ __all__ = ["run"]
 
 LOOK_S: Final = 1.0
 SILENT_MS: Final = 10_000
+EXPIRES_S: Final = 7 * 86_400
 FAILED: Final = 1
 UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
 COLUMNS: Final = (
@@ -31,6 +32,7 @@ COLUMNS: Final = (
     "Lag critical",
     "Shortest lease",
     "Tenants",
+    "Differs",
     "Alarms",
 )
 
@@ -80,6 +82,12 @@ def worries(fleet: dict[str, Any], now_ms: int) -> list[str]:
                 continue
             if node["lag"] and node["lag"]["critical"]:
                 found.append(f"{name} has not committed {node['lag']['critical']} critical events")
+            if node["differs"]:
+                found.append(f"{name} holds something else than the ledger of {', '.join(node['differs'])}")
+            found += [
+                f"{name}: certificate {certificate} {'expires within the week' if left > 0 else 'has expired'}"
+                for certificate, left in node["expires"].items() if left < EXPIRES_S
+            ]  # fmt: skip
             found += [f"{name}: {alarm}" for alarm in node["alarms"]]
     return found
 
@@ -119,6 +127,7 @@ def _cells(node: dict[str, Any], now_ms: int) -> list[str]:
         f"[{'red' if lag.get('critical') else 'green'}]{lag.get('critical', '')}[/]",
         "" if left is None else _duration(left),
         ", ".join(f"{count} {state}" for state, count in sorted(states.items())),
+        f"[red]{len(node['differs'])}[/]" if node["differs"] else "",
         ", ".join(node["alarms"]),
     ]
 

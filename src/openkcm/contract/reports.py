@@ -12,25 +12,32 @@ import msgspec
 from msgspec import Meta
 
 from openkcm.contract.checkpoint import epoch_of
+from openkcm.contract.digest import Digest
 from openkcm.contract.errors import PayloadError, UnknownTag
 from openkcm.contract.ids import EventId, Lane, NodeName, Region, TenantId
 from openkcm.contract.retired import RETIRED_REPORTS
 
 __all__ = [
     "BEAT_TAG",
+    "HEALTH_TAG",
+    "RECHECK_TAG",
     "REPORTS",
     "Beat",
     "CheckpointCosigned",
     "Counted",
     "HandedOut",
     "HealthCheck",
+    "Recheck",
     "Report",
+    "ResidenceDigest",
     "ResidenceShredded",
     "RootStateObserved",
     "RotationComplete",
     "RotationProgressed",
     "SyncAck",
+    "Told",
     "read",
+    "read_recheck",
     "tag_of",
 ]
 
@@ -140,12 +147,33 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     lease_left_s: int
 
 
+class ResidenceDigest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One residence as it lies in the node's SQLite: its counters in the ledger's epoch, and `digest.digest` of it."""
+
+    tenant: TenantId
+    generation: Count
+    fence: Count
+    digest: Digest
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page of residences' digests, told when governance asks for them: these from number `first` on, `of` in all."""
+
+    first: Count
+    of: Count
+    residences: Annotated[tuple[ResidenceDigest, ...], Meta(max_length=256)] = ()
+
+
 class HealthCheck(Report, frozen=True, kw_only=True):
     """Every 2 s: a nonce for the beat to echo, and what an operator needs to know.
 
     Attributes:
         sent_boottime_ns: CLOCK_BOOTTIME at sending; the lease counts from here once a beat echoes the nonce.
         cursor: (routine, critical) stream sequences the node has committed.
+        digest: `digest.region_digest` over the residences that lie in the node's SQLite, in the same transaction as
+            `cursor`; None: an older node, or one that could not read it.
+        told: Each residence's digest, when governance asked.
+        expires: Name of a certificate of this node's -> seconds until it expires, negative afterwards.
         residences: A page of them: what changed since it was told, then the others in turn. Whoever listens adds up.
     """
 
@@ -163,6 +191,9 @@ class HealthCheck(Report, frozen=True, kw_only=True):
     dropped: Count
     alarms: tuple[str, ...] = ()
     residences: tuple[Mark, ...] = ()
+    digest: Digest | None = None
+    told: Told | None = None
+    expires: dict[str, int] = {}
 
 
 class Counted(Report, frozen=True, kw_only=True):
@@ -263,13 +294,28 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     nonces: tuple[Nonce, ...]
 
 
+class Recheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Governance asks a node about its residences, beside the beat. Sealed by the CMK; never stored.
+
+    Attributes:
+        tenants: Residences to read again from the node's own mirrors; none: tell each residence's digest.
+    """
+
+    region: Region
+    ledger_epoch: Count
+    node: NodeName
+    tenants: Annotated[tuple[TenantId, ...], Meta(max_length=256)] = ()
+
+
 BEAT_TAG: Final = "Beat.1"
+RECHECK_TAG: Final = "Recheck.1"
+HEALTH_TAG: Final = "HealthCheck.2"
 REPORTS: Final[dict[str, type[Report]]] = {
     "SyncAck.1": SyncAck,
     "RotationComplete.1": RotationComplete,
     "RotationProgressed.1": RotationProgressed,
     "ResidenceShredded.1": ResidenceShredded,
-    "HealthCheck.1": HealthCheck,
+    HEALTH_TAG: HealthCheck,
     "RootStateObserved.1": RootStateObserved,
     "WorkloadDenied.1": WorkloadDenied,
     "KeyUsage.1": KeyUsage,
@@ -284,6 +330,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 #: Every tag that can be read: the living ones and the retired.
 KNOWN_TAGS: Final = tuple(sorted(_DECODERS))
 _BEAT: Final = msgspec.json.Decoder(Beat)
+_RECHECK: Final = msgspec.json.Decoder(Recheck)
 
 
 def tag_of(report: Report) -> str:
@@ -303,7 +350,10 @@ def read(tag: str, data: bytes | msgspec.Raw) -> Report:
         raise UnknownTag(f"unknown report {tag}")
     value = _decoded(decoder, tag, data)
     old = RETIRED_REPORTS.get(tag)
-    return value if old is None else msgspec.convert(old.fields(value), REPORTS[old.successor])
+    try:
+        return value if old is None else msgspec.convert(old.fields(value), REPORTS[old.successor])
+    except msgspec.ValidationError as bad:
+        raise PayloadError(f"{tag}: {bad}") from bad
 
 
 def read_beat(data: bytes | msgspec.Raw) -> Beat:
@@ -313,6 +363,15 @@ def read_beat(data: bytes | msgspec.Raw) -> Beat:
         PayloadError: The data does not fit.
     """
     return _decoded(_BEAT, BEAT_TAG, data)
+
+
+def read_recheck(data: bytes | msgspec.Raw) -> Recheck:
+    """Return the question in an envelope's `data`.
+
+    Raises:
+        PayloadError: The data does not fit.
+    """
+    return _decoded(_RECHECK, RECHECK_TAG, data)
 
 
 def _decoded(decoder: msgspec.json.Decoder[_T], tag: str, data: bytes | msgspec.Raw) -> _T:

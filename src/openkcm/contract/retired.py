@@ -59,6 +59,33 @@ class _WorkloadEnrolled1(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     spiffe: Annotated[str, Meta(pattern=r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$", max_length=2048)] | None = None
 
 
+class _Mark1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tenant: str
+    generation: int
+    fence: int
+    state: str
+    lease_left_s: int
+
+
+class _HealthCheck1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Said nothing of what lies in the node's database, nor when its certificates end."""
+
+    node: str
+    region: str
+    nonce: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+    boot_id: str
+    sent_boottime_ns: int
+    ledger_epoch: int
+    cursor: tuple[int, int]
+    known_tags: tuple[str, ...]
+    workers: int
+    memory: str
+    sealed_mappings: bool
+    dropped: int
+    alarms: tuple[str, ...] = ()
+    residences: tuple[_Mark1, ...] = ()
+
+
 class Retired(NamedTuple):
     """One retired tag: its shape, the tag that follows it, and the successor's fields."""
 
@@ -75,4 +102,5 @@ RETIRED: Final[dict[str, Retired]] = {
 
 RETIRED_REPORTS: Final[dict[str, Retired]] = {
     "HandedOut.1": Retired(_HandedOut1, "HandedOut.2", _handed_once),
+    "HealthCheck.1": Retired(_HealthCheck1, "HealthCheck.2", msgspec.to_builtins),
 }

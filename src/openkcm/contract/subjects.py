@@ -56,8 +56,9 @@ class DecreeSubject(msgspec.Struct, frozen=True, order=True):
 
     @property
     def lane0(self) -> str:
-        """The subject under which the hub republishes this (critical) decree."""
-        return f"kcm.lane0.{self.region}.{self.tenant}.{self.kind}.{self.id}"
+        """The subject under which the hub republishes a critical decree; a routine one, told again, names its lane."""
+        lane = "" if self.lane == "critical" else f"{self.lane}."
+        return f"kcm.lane0.{self.region}.{self.tenant}.{lane}{self.kind}.{self.id}"
 
     def on(self, lane: Lane) -> DecreeSubject:
         """Return the same aggregate's subject on `lane`."""
@@ -117,6 +118,11 @@ def decree_of_lane0(subject: str) -> DecreeSubject:
     Raises:
         NameError_: Not a lane0 subject.
     """
+    if subject.count(".") == 6:
+        region, tenant, lane, kind, id_ = _split(subject, "lane0", 5)
+        if lane != "routine":
+            raise NameError_(f"no lane {lane!r} is told again on lane0")
+        return DecreeSubject(region, tenant, "routine", kind, id_)
     region, tenant, kind, id_ = _split(subject, "lane0", 4)
     return DecreeSubject(region, tenant, "critical", kind, id_)
 

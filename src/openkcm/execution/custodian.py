@@ -114,8 +114,8 @@ class Custodian:
                     self.on_trust()
                 case "alarm":
                     self._alarm(effect)
-                case "defer":
-                    pass
+                case "defer" | "reread" | "tell":
+                    pass  # whoever gave the input sees to it
                 case _:
                     later.append(effect)
         if later:

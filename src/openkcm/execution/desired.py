@@ -32,9 +32,11 @@ from openkcm.execution.inputs import (
     MirrorMeasured,
     NonceSent,
     ReadAgain,
+    Reread,
     RootObserved,
 )
 from openkcm.execution.judge import Outcome, dropped, judged
+from openkcm.execution.reread import reread
 from openkcm.execution.residence_state import Effect, State, verdict
 
 __all__ = ["LOCKING", "step"]
@@ -103,6 +105,8 @@ def _beat(state: State, b: BeatArrived) -> Outcome:
             state, alarms = dropped(state, "beat-of-unknown-key")
             return replace(state, forked=True), alarms
         env.verify(e, b.subject, book)
+        if e.tag == reports.RECHECK_TAG:
+            return _recheck(state, b, reports.read_recheck(e.data))
         beat = reports.read_beat(e.data) if e.tag == reports.BEAT_TAG else None
     except ContractError:
         return dropped(state, "bad-beat")
@@ -122,6 +126,15 @@ def _beat(state: State, b: BeatArrived) -> Outcome:
     if granted is None:
         return state, []
     return granted, [Effect("commit", rows=(rows.node_row(granted),)), Effect("lease")]
+
+
+def _recheck(state: State, b: BeatArrived, asked: reports.Recheck) -> Outcome:
+    """Governance finds that we hold something else than the ledger says, or wants to know where."""
+    if asked.region != state.region or b.subject != subjects.beat(state.region):
+        return dropped(state, "bad-beat")
+    if asked.node != state.node or asked.ledger_epoch != state.epoch:
+        return state, []
+    return state, [Effect("reread", tenant) for tenant in asked.tenants] or [Effect("tell")]
 
 
 def _grant(state: State) -> State | None:
@@ -201,4 +214,5 @@ _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
     MirrorMeasured: _measured,
     ForkSeen: _fork,
     ReadAgain: _again,
+    Reread: reread,
 }

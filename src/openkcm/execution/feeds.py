@@ -13,11 +13,12 @@ from typing import Final
 
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError
-from openkcm.bus.lanes import LaneReader, mirror_head
+from openkcm.bus.lanes import LaneReader, held, mirror_head
 from openkcm.contract.ids import Lane
+from openkcm.contract.subjects import residence_aggregate
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
-from openkcm.execution.inputs import Arrived, BeatArrived, MirrorMeasured, ReadAgain
+from openkcm.execution.inputs import Arrived, BeatArrived, Held, MirrorMeasured, ReadAgain, Reread
 
 __all__ = ["STREAM_OF", "Feeds"]
 
@@ -32,6 +33,10 @@ IMPATIENT_S: Final = 60.0
 #: Before a lane is read again because something is missing: at first, and at most, doubling.
 AGAIN_S: Final = 2.0
 AGAIN_MAX_S: Final = 300.0
+#: A residence that governance doubts: how often its mirrors are read while they hold less than our marks, and how many
+#: residences at once.
+REREAD_TRIES: Final = 4
+REREADS: Final = 4
 
 
 class Feeds:
@@ -44,6 +49,9 @@ class Feeds:
         self._without_memory = False
         self._patient_from = 0.0
         self.at_head = asyncio.Event()
+        self.tell: Callable[[], Awaitable[None]] = _tell_nobody
+        self._doubted: dict[str, asyncio.Task[None]] = {}
+        self._rereads = asyncio.Semaphore(REREADS)
 
     async def start(self) -> None:
         """Measure the mirrors against our mark and put the readers at our own cursor."""
@@ -137,8 +145,37 @@ class Feeds:
         self._custodian.take(Arrived("lane0", stored.sequence, stored.subject, stored.body, boottime_ns()))
 
     async def on_beat(self, stored: Stored) -> None:
-        """Take governance's sign of life."""
-        self._custodian.take(BeatArrived(stored.subject, stored.body))
+        """Take governance's sign of life, or its question about what lies here."""
+        for effect in self._custodian.take(BeatArrived(stored.subject, stored.body)).effects:
+            if effect.kind == "tell":
+                await self.tell()
+            elif effect.kind == "reread" and effect.tenant not in self._doubted:
+                self._doubted[effect.tenant] = asyncio.ensure_future(self._reread(effect.tenant))
+
+    async def _reread(self, tenant: str) -> None:
+        try:
+            async with self._rereads:
+                await self._judge_anew(tenant)
+        finally:
+            del self._doubted[tenant]
+
+    async def _judge_anew(self, tenant: str) -> None:
+        """Read all that the mirrors hold of a residence, and have it judged."""
+        for attempt in range(REREAD_TRIES + 1):
+            try:
+                routine, critical = [await self._held(tenant, lane) for lane in STREAM_OF]
+            except BusError as away:
+                _log.warning("%s is not read again: %s", tenant, away)
+                return
+            last = attempt == REREAD_TRIES
+            if not self._custodian.take(Reread(tenant, routine, critical, boottime_ns(), final=last)).deferred:
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _held(self, tenant: str, lane: Lane) -> tuple[Held, ...]:
+        subject = str(residence_aggregate(self._custodian.state.region, tenant, lane))
+        found = await held(self._connection, STREAM_OF[lane], subject)
+        return tuple(Held(stored.sequence, stored.subject, stored.body) for stored in found)
 
     async def vault(self, cursor: int, take: Callable[[list[Stored]], Awaitable[None]]) -> None:
         """Feed the vault's changes into the catalogue, for ever."""
@@ -154,3 +191,7 @@ class Feeds:
             except BusError as away:
                 _log.warning("vault: %s", away)
                 await asyncio.sleep(RETRY_S)
+
+
+async def _tell_nobody() -> None:
+    """Before anybody listens."""

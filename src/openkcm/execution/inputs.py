@@ -13,10 +13,12 @@ __all__ = [
     "BeatArrived",
     "BroughtAbout",
     "ForkSeen",
+    "Held",
     "Input",
     "MirrorMeasured",
     "NonceSent",
     "ReadAgain",
+    "Reread",
     "RootObserved",
 ]
 
@@ -86,4 +88,26 @@ class ReadAgain(msgspec.Struct, frozen=True):
     lane: Lane
 
 
-Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain
+class Held(msgspec.Struct, frozen=True):
+    """One message of a mirror."""
+
+    sequence: int
+    subject: str
+    body: bytes
+
+
+class Reread(msgspec.Struct, frozen=True):
+    """All that the mirrors hold of a residence, each lane in its order.
+
+    Attributes:
+        final: Do not wait any longer for what a mirror may still be about to get.
+    """
+
+    tenant: str
+    routine: tuple[Held, ...]
+    critical: tuple[Held, ...]
+    now_ns: int
+    final: bool = False
+
+
+Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain | Reread

@@ -113,6 +113,8 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         return _frozen(r, r.routine_sequence + 1, "epoch-not-opened")
     if state.fork is not None:
         return _frozen(r, m.sequence, "forked-ledger")
+    if e.counter != mark.floor + 1 and m.source == "lane0":  # told again, and not the next: the lane will bring it
+        return r, []
     if e.counter != mark.floor + 1:  # a gap: what lies before it decides about what comes after it
         return _frozen(r, r.routine_sequence + 1, "routine-gap")
     try:
@@ -131,7 +133,8 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         after,
         routine={**r.routine, e.epoch: mark.add(e.counter)},
         head_routine=e.id,
-        routine_sequence=m.sequence if r.frozen_at is None else r.routine_sequence,  # what was skipped lies before it
+        # what was skipped lies before it; what was told again on lane0 says nothing of the lane's own place
+        routine_sequence=m.sequence if r.frozen_at is None and m.source != "lane0" else r.routine_sequence,
         thawed=False,
         refusal=refusal,
     )
@@ -174,19 +177,38 @@ _QUIET: Final = (d.TenantConfigurationUpdated, d.RevocationConfirmed, d.Approver
 def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
     mark = r.critical.get(e.epoch, Mark())
     missing = m.source == "critical" and e.counter > mark.add(e.counter).floor
-    if e.counter in mark:
-        if missing and not r.missing_critical:  # it came on lane0; the mirror lacks what lies before it
-            closed = replace(r, missing_critical=True)
-            return closed, [
-                Effect("alarm", r.tenant, "critical-gap"),
-                Effect("close", r.tenant, verdict(closed)),
-                Effect("commit"),
-            ]
-        return r, _affirmed(r)[:-1] if m.source == "lane0" else []  # repeated: governance lacks our ack
+    if e.counter not in mark:
+        return _obeyed(state, r, e, m, missing)
+    if missing and not r.missing_critical:  # it came on lane0; the mirror lacks what lies before it
+        closed = replace(r, missing_critical=True)
+        return closed, [
+            Effect("alarm", r.tenant, "critical-gap"),
+            Effect("close", r.tenant, verdict(closed)),
+            Effect("commit"),
+        ]
+    if m.source != "lane0":
+        return r, []
+    if _lost(state, r, e, m):  # we have it, and not what it says
+        after, effects = _obeyed(state, r, e, m, missing)
+        return after, [Effect("alarm", r.tenant, "critical-fact-was-lost"), *effects]
+    return r, _affirmed(r)[:-1]  # repeated: governance lacks our ack
+
+
+def _lost(state: State, r: Residence, e: env.Envelope, m: Arrived) -> bool:
+    """Whether a decree that we have counted says something we do not hold: the critical lane only ever adds."""
+    try:
+        decree = d.read(e.tag, e.data)
+        return RULES[type(decree)](r, decree, e, state.region, m.now_ns) != r
+    except (EnvelopeError, Refused):
+        return False
+
+
+def _obeyed(state: State, r: Residence, e: env.Envelope, m: Arrived, missing: bool) -> tuple[Residence, list[Effect]]:
+    mark = r.critical.get(e.epoch, Mark())
     after = replace(
         r,
         critical={**r.critical, e.epoch: mark.add(e.counter)},
-        head_critical=(*r.head_critical, e.id)[-16:],
+        head_critical=r.head_critical if e.counter in mark else (*r.head_critical, e.id)[-16:],
         missing_critical=missing or (r.missing_critical and not _contiguous(r, e, mark)),
     )
     effects: list[Effect] = []

@@ -30,7 +30,7 @@ from openkcm.contract.envelope import Envelope, encode
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.reports import CheckpointCosigned
 from openkcm.contract.seal import Signer
-from openkcm.execution import configuration, control, metrics, rows, secretmem
+from openkcm.execution import configuration, control, digests, metrics, rows, secretmem
 from openkcm.execution.admin import Admin, socket_of
 from openkcm.execution.arena import RegionArena
 from openkcm.execution.authorities import Trust, in_force
@@ -60,7 +60,7 @@ from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Prober
 from openkcm.execution.vaultcheck import lost_keys
 from openkcm.execution.voice import Voice
-from openkcm.projector import Writer, open_reader, open_writer
+from openkcm.projector import ProjectorError, Reader, Writer, open_reader, open_writer
 
 __all__ = ["run"]
 
@@ -71,6 +71,7 @@ FIRST_UNSEALS_S: Final = 5.0
 SWITCH_S: Final = 0.0005  # the disk's thread gives the loop its turn so soon; Python's own 5 ms were the kill switch's
 WORKLOADS: Final = 8  # words for enrolments, a key slot: residences without keys here have workloads all the same
 SPARE_CELLS: Final = 64  # beside one L2 a slot: what is lent while keys are made, unsealed, rewrapped
+DIGEST_S: Final = 0.5
 VAULT_CHECK_S: Final = float(os.environ.get("OPENKCM_VAULT_CHECK_S", "60"))
 
 
@@ -141,7 +142,7 @@ class Node:
             await reports.send(main, e.subject, encode(e), id=e.id, tag=e.tag)
 
         async def send_health(e: Envelope) -> None:
-            await beat.send_health(main, e.subject, encode(e), id=e.id)
+            await beat.send_health(main, e.subject, encode(e), id=e.id, tag=e.tag)
 
         reporter = Reporter(voice, gates, send, send_health)
         safe = Safe(Vault(main, node.region), voice, node.region)
@@ -172,6 +173,8 @@ class Node:
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
         catalogue.cursor, reader = vault_cursor, open_reader(Path(node.database))
+        reporter.snapshot = kept_of(reader, custodian)
+        feeds.tell = reporter.tell_digests
         rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
         shredder = Shredder(safe, lambda: custodian.state, database, disk, reporter.report)
         tree = self._tree(main, voice, database, disk, custodian, send)
@@ -323,3 +326,21 @@ class Node:
         temporary = self._ready_path.with_suffix(".tmp")
         temporary.write_text(json.dumps(facts))
         temporary.replace(self._ready_path)
+
+
+def kept_of(reader: Reader, custodian: Custodian) -> Callable[[], Awaitable[digests.Snapshot | None]]:
+    """Return what reads the digests of our database, off the loop; None when it takes long: a sign of life must not."""
+    kept = digests.Kept(reader)
+    reading: asyncio.Future[digests.Snapshot | None] | None = None
+
+    async def read() -> digests.Snapshot | None:
+        nonlocal reading
+        if reading is None or reading.done():
+            reading = asyncio.ensure_future(asyncio.to_thread(kept.read, custodian.state.epoch))
+        try:
+            return await asyncio.wait_for(asyncio.shield(reading), DIGEST_S)
+        except (TimeoutError, ProjectorError) as bad:
+            _log.warning("no digest of the own database: %s", bad or f"it takes over {DIGEST_S} s")
+            return None
+
+    return read

@@ -15,6 +15,7 @@ from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
+from openkcm.execution.digests import Snapshot
 from openkcm.execution.gates import Gates
 from openkcm.execution.inputs import NonceSent
 from openkcm.execution.residence_state import CLOSED, Mark, Residence, State, verdict
@@ -27,7 +28,9 @@ HEALTH_INTERVAL_S: Final = 2.0
 MARKS: Final = 128  # residences a HealthCheck tells of: about 12 KiB, however many the node has
 UNHEARD_INTERVAL_S: Final = 0.25  # while no beat answers: a node that starts serves nobody until one does
 RETRY_S: Final = 0.5
-KNOWN_TAGS: Final = decrees.KNOWN_TAGS
+PAGE: Final = 200  # residences' digests in a message: about 25 KiB
+#: What this node can read: decrees, and what governance says beside them.
+KNOWN_TAGS: Final = (*decrees.KNOWN_TAGS, reports.BEAT_TAG, reports.RECHECK_TAG)
 Send = Callable[[Envelope], Awaitable[None]]
 
 
@@ -50,6 +53,8 @@ class Reporter:
         self.workers: Callable[[], int] = lambda: 0
         self.before_ack: Callable[[str], Awaitable[None]] | None = None  # hand-outs so far: an ack says that it is over
         self.memory: tuple[str, bool] = ("mlock", False)
+        self.snapshot: Callable[[], Awaitable[Snapshot | None]] = _nothing_kept
+        self.expires: Callable[[], dict[str, int]] = dict
 
     async def acknowledge(self, tenant: str, lane: Lane, state: State) -> None:
         """Send the cumulative SyncAcks of one lane, one an epoch, until the region's own server has them."""
@@ -119,22 +124,35 @@ class Reporter:
     async def health(self) -> None:
         """Every 2 s (more often while unheard), for ever: a nonce and what an operator needs to know."""
         while True:
-            nonce = secrets.token_hex(16)
-            now = boottime_ns()
-            self.custodian.take(NonceSent(nonce, now))  # (1) before it leaves: the lease counts from here
-            try:
-                await self._send_health(
-                    self._voice.report(None, self.health_check(nonce, now), epoch=self._state.epoch)
-                )
-            except BusError as away:
-                _log.info("no HealthCheck: %s", away)
+            now = await self._say_health(await self.snapshot())
             await asyncio.sleep(HEALTH_INTERVAL_S if self._heard_of_late(now) else UNHEARD_INTERVAL_S)
+
+    async def tell_digests(self) -> None:
+        """Tell each residence's digest, in as many HealthChecks as it takes: governance asked."""
+        kept = await self.snapshot()
+        if kept is None:
+            return
+        for first in range(0, max(1, len(kept.residences)), PAGE):
+            page = kept.residences[first : first + PAGE]
+            await self._say_health(kept, reports.Told(first=first, of=len(kept.residences), residences=page))
+
+    async def _say_health(self, kept: Snapshot | None, told: reports.Told | None = None) -> int:
+        nonce, now = secrets.token_hex(16), boottime_ns()
+        self.custodian.take(NonceSent(nonce, now))  # (1) before it leaves: the lease counts from here
+        try:
+            check = self.health_check(nonce, now, kept, told)
+            await self._send_health(self._voice.report(None, check, epoch=self._state.epoch))
+        except BusError as away:
+            _log.info("no HealthCheck: %s", away)
+        return now
 
     def _heard_of_late(self, now_ns: int) -> bool:
         beat = self._state.beat
         return beat is not None and beat[0] == self._state.boot_id and now_ns - beat[1] < 2 * HEALTH_INTERVAL_S * 1e9
 
-    def health_check(self, nonce: str, now_ns: int) -> reports.HealthCheck:
+    def health_check(
+        self, nonce: str, now_ns: int, kept: Snapshot | None = None, told: reports.Told | None = None
+    ) -> reports.HealthCheck:
         """Return the node's condition."""
         state = self._state
         memory, sealed = self.memory
@@ -145,7 +163,7 @@ class Reporter:
             boot_id=state.boot_id,
             sent_boottime_ns=now_ns,
             ledger_epoch=state.epoch,
-            cursor=(state.cursor_routine, state.cursor_critical),
+            cursor=(state.cursor_routine, state.cursor_critical) if kept is None else kept.cursor,
             known_tags=KNOWN_TAGS,
             workers=self.workers(),
             memory="memfd_secret" if memory == "memfd_secret" else "mlock",
@@ -153,6 +171,9 @@ class Reporter:
             dropped=sum(state.dropped.values()),
             alarms=tuple(sorted(self.custodian.alarms)),
             residences=self._marks(now_ns),
+            digest=None if kept is None else kept.digest,
+            told=told,
+            expires=self.expires(),
         )
 
     def _marks(self, now_ns: int) -> tuple[reports.Mark, ...]:
@@ -175,3 +196,7 @@ class Reporter:
             )
             for t in page
         )
+
+
+async def _nothing_kept() -> Snapshot | None:
+    return None

@@ -234,6 +234,8 @@ EffectKind = Literal[
     "rotate",
     "alarm",
     "defer",
+    "reread",
+    "tell",
 ]
 
 

@@ -12,6 +12,7 @@ from openkcm.execution.residence_state import Effect, Mark, Residence, Row, Stat
 __all__ = ["committed", "load", "node_row", "residence_row"]
 
 Named = tuple[str, Row]
+UNREADABLE = "unreadable-row"
 _RESIDENCE = msgspec.json.Decoder(Residence)
 
 
@@ -72,7 +73,8 @@ def committed(before: State, after: State, effects: Iterable[Effect]) -> list[Ef
 
 
 def load(fresh: State, node: tuple[int, int, bytes] | None, residences: Iterable[bytes]) -> State:
-    """Return the state that the rows hold. Nonces and waiting beats die with the process.
+    """Return the state that the rows hold. Nonces and waiting beats die with the process. A row that cannot be read is
+    left out and counted: its residence serves nobody until governance has it read again from the mirrors.
 
     Args:
         fresh: Who and where we are, this boot.
@@ -82,7 +84,12 @@ def load(fresh: State, node: tuple[int, int, bytes] | None, residences: Iterable
     if node is None:
         return fresh
     kept = _NODE.decode(node[2])
-    loaded = [_RESIDENCE.decode(raw) for raw in residences]
+    loaded = []
+    for raw in residences:
+        try:
+            loaded.append(_RESIDENCE.decode(raw))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # unknown is closed, until it is read again
+            kept = replace(kept, dropped={**kept.dropped, UNREADABLE: kept.dropped.get(UNREADABLE, 0) + 1})
     return replace(
         fresh,
         cursor_routine=node[0],

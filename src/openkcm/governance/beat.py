@@ -35,7 +35,7 @@ HEADS_KEPT: Final = 4096
 CHAIN_WAIT_S: Final = 2.0
 NodeKeys = Callable[[], dict[str, tuple[str, str, bytes]]]
 NOTHING_READ: Final = Head(0, 0, bytes(32))
-Send = Callable[[str, bytes, str], Awaitable[None]]
+Send = Callable[[str, bytes, str, str], Awaitable[None]]
 
 
 def filters_of(region: str) -> list[str]:
@@ -80,7 +80,7 @@ class Beats:
     Args:
         node_keys: (node, region, public key) by key name, as enrolled now.
         heard: Told of each HealthCheck that is genuine.
-        send: Publishes (region, bytes, id).
+        send: Publishes (region, bytes, id, tag).
     """
 
     def __init__(
@@ -165,12 +165,23 @@ class Beats:
             self.chains[region].head_at(0 if last is None else last.sequence), CHAIN_WAIT_S
         )
         beat = reports.Beat(region=region, ledger_epoch=self._epoch(), head=head, nonces=nonces)
+        await self._say(region, reports.BEAT_TAG, beat)
+        self.sent += 1
+
+    async def ask(self, question: reports.Recheck) -> None:
+        """Ask a node about its residences.
+
+        Raises:
+            BusError: It could not be sent.
+        """
+        await self._say(question.region, reports.RECHECK_TAG, question)
+
+    async def _say(self, region: str, tag: str, said: reports.Beat | reports.Recheck) -> None:
         self._count += 1
         own = str(uuid.uuid4())
         e = env.Envelope(
-            id=own, tag=reports.BEAT_TAG, subject=subjects.beat(region), counter=self._count, epoch=self._epoch(),
+            id=own, tag=tag, subject=subjects.beat(region), counter=self._count, epoch=self._epoch(),
             actor=env.Actor(issuer="cmk", subject="beat"), correlation=own, at_ms=time.time_ns() // 1_000_000,
-            time_source="cmk-clock", key=self._signer.key_id, data=msgspec.Raw(msgspec.json.encode(beat)),
+            time_source="cmk-clock", key=self._signer.key_id, data=msgspec.Raw(msgspec.json.encode(said)),
         )  # fmt: skip
-        await self._send(region, env.encode(env.seal_envelope(e, self._signer)), own)
-        self.sent += 1
+        await self._send(region, env.encode(env.seal_envelope(e, self._signer)), own, tag)

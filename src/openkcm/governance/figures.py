@@ -23,6 +23,8 @@ def figures(cmk: Cmk) -> dict[str, float]:
         figure("openkcm_cmk_revocations_spooled"): cmk.switch.waiting,
         figure("openkcm_cmk_reports_dropped_total"): cmk.dropped_reports + cmk.beats.dropped,
         figure("openkcm_cmk_beats_sent_total"): cmk.beats.sent,
+        figure("openkcm_cmk_drift_found_total"): cmk.telling.drift.found,
+        figure("openkcm_cmk_drift_healed_total"): cmk.telling.drift.healed,
     }
     waiting, statuses = 0.0, Counter({"Revoking": 0, "Revoked": 0, "RevokedByLease": 0})
     for open_ in cmk.views.open_revocations():
@@ -54,6 +56,10 @@ def _node(cmk: Cmk, region: str, node: str) -> dict[str, float]:
         return out
     for lane, lag in (lags(cmk, region, node) or {}).items():
         out[figure("openkcm_cmk_node_lag_events", region=region, node=node, lane=lane)] = lag
+    out[figure("openkcm_cmk_node_differs", region=region, node=node)] = len(cmk.telling.drift.differs(node))
+    for certificate, left in health.check.expires.items():
+        labels = {"region": region, "node": node, "certificate": certificate}
+        out[figure("openkcm_cmk_node_certificate_seconds", **labels)] = left
     for alarm in {alarm.partition(":")[0] for alarm in health.check.alarms}:
         out[figure("openkcm_cmk_node_alarm", region=region, node=node, alarm=alarm)] = 1
     return out

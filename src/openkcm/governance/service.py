@@ -37,6 +37,7 @@ from openkcm.governance.killswitch import KillSwitch
 from openkcm.governance.news import Item, News
 from openkcm.governance.registry import Recorded, Registry
 from openkcm.governance.residence import Residence
+from openkcm.governance.telling import Telling
 from openkcm.governance.trees import Trees
 from openkcm.governance.views import Views
 from openkcm.governance.watch import Watch
@@ -71,6 +72,7 @@ class Cmk:
         self.views = Views(open_reader(path))
         self.trees = Trees(Checkpoints(connection), self.views.reader, configuration.trust_root)
         self.watch = Watch(self.views)
+        self.telling = Telling(connection, self.views, self.watch, self.projection, lambda: self.beats)
         self.registry = Registry(
             self.ledger, self.signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant
         )
@@ -152,6 +154,7 @@ class Cmk:
             for task in left:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        await self.telling.close()
         if self._end_health is not None:
             await self._end_health()
         await self.connection.close()
@@ -210,6 +213,7 @@ class Cmk:
         restored.check_epoch(self.projection.cursor, batch[0].sequence)
         applied = await asyncio.to_thread(self.projection.apply, batch)
         self.watch.saw(applied)
+        self.telling.facts.touched(applied)
         self._node_keys = None
         self._grown.set()
         for one in applied:
@@ -260,11 +264,12 @@ class Cmk:
         self.beats.on_health(stored.subject, stored.body)
 
     def _on_health(self, check: HealthCheck) -> None:
+        self.telling.heard(check)
         if self.watch.heard(check, self.registry.now_ms):
             self.news.tell(Item(kind="health", tenant="_", region=check.region, node=check.node))
 
-    async def _send_beat(self, region: str, body: bytes, id_: str) -> None:
-        await send_beat(self.connection, region, body, id=id_)
+    async def _send_beat(self, region: str, body: bytes, id_: str, tag: str) -> None:
+        await send_beat(self.connection, region, body, id=id_, tag=tag)
 
     def _on_recorded(self, recorded: Recorded) -> None:
         self.watch.recorded(recorded.event)

@@ -282,13 +282,13 @@ class Views:
         query = "SELECT epoch, generation, lease_s FROM lease WHERE tenant = ? AND region = ? ORDER BY 1, 2"
         return [(e, g, s) for e, g, s in self.reader.rows(query, (tenant, region))]
 
-    def lag(self, region: str, lane: str, cursor: int) -> int:
-        """Return how many events that concern a region lie above `cursor` on a lane, LAG_MOST at most."""
+    def lag(self, region: str, lane: str, cursor: int, most: int = LAG_MOST) -> int:
+        """Return how many events that concern a region lie above `cursor` on a lane, `most` at most."""
         query = (
             f"SELECT count(*) FROM (SELECT 1 FROM event_{lane} WHERE sequence > :cursor "
             "AND (region = :region OR (region = 'global' AND tenant = '_')) LIMIT :most)"
         )
-        return int(self.reader.rows(query, {"cursor": cursor, "region": region, "most": LAG_MOST})[0][0])
+        return int(self.reader.rows(query, {"cursor": cursor, "region": region, "most": most})[0][0])
 
     # --- revocations under way --------------------------------------------------------------------------------------
 
@@ -346,6 +346,18 @@ class Views:
         )
         rows = self.reader.rows(query, (tenant, region, epoch, floor, limit))
         return [(n, i, s, t, b) for n, i, s, t, b in reversed(rows)]
+
+    def routine_above(
+        self, tenant: str, region: str, epoch: int, generation: int, limit: int = 64
+    ) -> list[tuple[int, str, str, str, bytes]]:
+        """Return (sequence, id, subject, tag, bytes) of a residence's first routine decrees above `generation`."""
+        query = (
+            "SELECT sequence, id, subject, tag, body FROM event_routine "
+            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? "
+            "ORDER BY counter LIMIT ?"
+        )
+        rows = self.reader.rows(query, (tenant, region, epoch, generation, limit))
+        return [(n, i, s, t, b) for n, i, s, t, b in rows]
 
     # --- history ----------------------------------------------------------------------------------------------------
 

@@ -335,7 +335,8 @@ def fleet(reader: Reader) -> Values:
     regions = []
     for name, rules in reader.cmk.regions.items():
         enrolled = sorted({n for n, _, removed in reader.views.nodes(name) if removed is None})
-        nodes = [{"node": n, "health": reader.cmk.watch.health.get(n)} for n in enrolled]
+        watch, drift = reader.cmk.watch, reader.cmk.telling.drift
+        nodes = [{"node": n, "health": watch.health.get(n), "differs": drift.differs(n)} for n in enrolled]
         regions.append({"region": name, "residency": rules.residency, "nodes": nodes, "draining": rules.draining})
     return {"fleet": regions, "now_ms": reader.cmk.registry.now_ms, "read_to": reader.cmk.projection.cursor,
             "epoch": reader.cmk.projection.epoch, "spooled": reader.cmk.switch.waiting}  # fmt: skip

@@ -136,7 +136,8 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
     check = msgspec.to_builtins(health.check)
     marks = [mark for mark, _ in health.marks.values() if caller.operator or mark.tenant in caller.roles]
     check["residences"] = msgspec.to_builtins(marks)
-    return {**check, "lag": lag, "last_seen_ms": health.at_ms}
+    differs = [x.tenant for x in desk.cmk.telling.drift.differs(node) if caller.operator or x.tenant in caller.roles]
+    return {**check, "lag": lag, "last_seen_ms": health.at_ms, "differs": differs}
 
 
 @operation("GET", "/events", None, name="streamEvents", media_type="text/event-stream")
