@@ -1,9 +1,10 @@
 """`just bench portal`: how the portal answers with 1,000 tenants in 3 regions, with 500 open event streams, in a flood.
 
-(0) The read model at 1,000 tenants in 3 regions, folded from sealed events: CPU ms of what lists and pages ask. Then a
-real hub and one CMK with fewer tenants: (1) lists and pages over HTTP; (2) CPU of the CMK while 500 streams are open,
-with events; (3) an open loop past capacity on the public API while the kill switch is pulled: its time to the 202,
-beside quiet. Writes `docs/bench/portal.json`.
+(0) The read model, folded from sealed events: CPU ms of what lists and pages ask. Then a real hub, three regions and a
+CMK in a process of its own: (1) 1,000 tenants come aboard over the API, within its budgets; (2) lists and pages over
+HTTP, from request to last byte; (3) the CMK's share of a core while events come, without and with 500 open streams.
+Then a whole one-command stack: (4) a flood beside the switch and KMIP (`flood.py`). Writes `docs/bench/portal.json`;
+`--only` measures some of them anew and keeps the others.
 """
 
 from __future__ import annotations
@@ -13,165 +14,60 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import msgspec
+import uvloop
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from governance_ledger import ANNA, BERT, TRUST, Ledger, approvers  # noqa: E402 -- the tests' stack, see above
-from governance_stack import OPERATOR, Stack, b64, issuer, running_cmk  # noqa: E402
+import flood  # noqa: E402 -- beside this file; the tests' stack is found by the line above
+
+from governance_ledger import ANNA, BERT, TRUST, Ledger, approvers  # noqa: E402
+from governance_stack import Idp, b64, ceremony, configuration, issuer  # noqa: E402
 from openkcm.contract import decrees as d  # noqa: E402
 from openkcm.contract import resources, subjects  # noqa: E402
+from openkcm.contract.fleet import parse_region  # noqa: E402
 from openkcm.governance.views import Views  # noqa: E402
 from openkcm.governance.watch import Watch  # noqa: E402
 from openkcm.projector import open_reader, open_writer  # noqa: E402
 from openkcm.projector.ledger import Projection  # noqa: E402
-from orbital_fixture import EU, US, running_orbital  # noqa: E402
+from orbital_fixture import EU, US, Orbital, run_apart, servers, shipped_regions  # noqa: E402
 
-PAGES: Final = ("/", "/fleet")
+TOKYO: Final = "ap-tokyo"
+REGIONS: Final = (EU, US, TOKYO)
+OPERATORS: Final = tuple(f"operator-{n}" for n in range(10))
+WRITERS: Final = 32
+EVENTS_S: Final = 10
 LISTS: Final = (
-    "/cmk/v1/tenants", "/cmk/v1/tenants?$top=50", "/cmk/v1/tenants/{t}", "/cmk/v1/tenants/{t}/regions",
-    "/cmk/v1/tenants/{t}/regions/{r}", "/cmk/v1/tenants/{t}/regions/{r}/sync", "/cmk/v1/tenants/{t}/approvals",
-    "/cmk/v1/fleet", "/cmk/v1/ledger?limit=100",
+    "/tenants", "/tenants?$top=50", "/tenants/{t}", "/tenants/{t}/regions", "/tenants/{t}/people",
+    "/tenants/{t}/regions/{r}", "/tenants/{t}/regions/{r}/sync", "/tenants/{t}/regions/{r}/root-key",
+    "/tenants/{t}/regions/{r}/systems", "/tenants/{t}/regions/{r}/workloads", "/tenants/{t}/approvals",
+    "/tenants/{t}/revocations", "/tenants/{t}/terminations", "/fleet", "/ledger?limit=100", "/ledger?limit=1000",
+    "/tenants/{t}/verification", "/tenants/{t}/export",
+)  # fmt: skip
+PAGES: Final = (
+    "/", "/?q=bench-05", "/fleet", "/tenants/{t}/regions/{r}", "/tenants/{t}/regions/{r}/onboarding",
+    "/tenants/{t}/regions/{r}/workloads", "/tenants/{t}/kill-switch", "/tenants/{t}/approvals", "/tenants/{t}/people",
+    "/tenants/{t}/audit",
 )  # fmt: skip
 
 
-async def fill(stack: Stack, tenants: int, regions: tuple[str, ...]) -> list[str]:
-    """Register tenants, many at a time; each region gets its root key and a system."""
-    names = [f"bench-{n:04d}" for n in range(tenants)]
-    gate = asyncio.Semaphore(16)
-
-    async def one(name: str) -> None:
-        admin = ["tenant-admin", "key-admin", "kill-switch"]
-        people = [
-            {"person": f"{name}-admin", "roles": admin, "approval_key": b64(ANNA.public_key)},
-            {"person": f"{name}-approver", "roles": ["approver"], "approval_key": b64(BERT.public_key)},
-        ]
-        async with gate:
-            await stack.must(OPERATOR, "POST", "/tenants", {"id": name, "regions": regions, "people": people})
-            for region in regions:
-                path = f"/tenants/{name}/regions/{region}"
-                await stack.must(
-                    f"{name}-admin", "PUT", f"{path}/root-key", {"provider": "file", "ref": f"/keys/{name}"}
-                )
-                await stack.must(f"{name}-admin", "POST", f"{path}/systems", {"system": "payments"})
-
-    await asyncio.gather(*(one(name) for name in names))
-    return names
-
-
-async def timed(client: httpx.AsyncClient, path: str, rounds: int, **more: Any) -> dict[str, float]:
-    """Return median and worst of the answers' milliseconds."""
-    took = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        answer = await client.get(path, **more)
-        took.append((time.perf_counter() - began) * 1000)
-        assert answer.status_code == 200, (path, answer.status_code, answer.text[:200])
-    return {"p50_ms": round(statistics.median(took), 2), "worst_ms": round(max(took), 2), "bytes": len(answer.content)}
-
-
-def cpu_s() -> float:
-    """CPU seconds of this process, in which the CMK runs."""
-    return time.process_time()
-
-
-async def listened(stack: Stack, streams: int, seconds: float, token: str) -> dict[str, Any]:
-    """Open streams from another process, let events come, and return the CMK's share of a core."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "--listen", str(streams), "--url", str(stack.client.base_url), "--token", token,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert child.stdout is not None
-    opened = int((await child.stdout.readline()).split()[-1])
-    idle, began = cpu_s(), time.monotonic()
-    await asyncio.sleep(seconds / 2)
-    idle_share = (cpu_s() - idle) / (time.monotonic() - began)
-    busy, began, told = cpu_s(), time.monotonic(), 0
-    while time.monotonic() - began < seconds / 2:  # ten events a second, each to every stream
-        stack.cmk.news.tell(_news(told))
-        told += 1
-        await asyncio.sleep(0.1)
-    busy_share = (cpu_s() - busy) / (time.monotonic() - began)
-    child.terminate()
-    await child.wait()
-    return {
-        "streams": opened,
-        "events_a_second": 10,
-        "idle_core": round(idle_share, 3),
-        "busy_core": round(busy_share, 3),
-    }
-
-
-def _news(number: int) -> Any:
-    from openkcm.governance.news import Item
-
-    return Item(kind="event", tenant="bench-0000", region=EU, event="AccessSuspended", sequence=10**9 + number)
-
-
-async def listen(streams: int, url: str, token: str) -> None:
-    """The other process: hold the streams open until it is ended."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=3600, limits=limits) as client:
-        opened = 0
-
-        async def one() -> None:
-            nonlocal opened
-            async with client.stream("GET", "/cmk/v1/events", headers={"Authorization": f"Bearer {token}"}) as stream:
-                opened += stream.status_code == 200
-                async for _ in stream.aiter_raw():
-                    pass
-
-        tasks = [asyncio.create_task(one()) for _ in range(streams)]
-        while opened < streams and not any(task.done() for task in tasks):  # noqa: ASYNC110 -- each of them counts
-            await asyncio.sleep(0.05)
-        print("open", opened, flush=True)
-        await asyncio.gather(*tasks)
-
-
-async def flood(url: str, token: str, seconds: float) -> None:
-    """The other process: an open loop, as many requests as it can begin."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
-        until, tasks, answers = time.monotonic() + seconds, set(), {}
-
-        async def one() -> None:
-            with contextlib.suppress(httpx.HTTPError):
-                answer = await client.get("/cmk/v1/tenants/bench-0001", headers={"Authorization": f"Bearer {token}"})
-                answers[answer.status_code] = answers.get(answer.status_code, 0) + 1
-
-        while time.monotonic() < until:
-            task = asyncio.create_task(one())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            await asyncio.sleep(0.0005)
-        await asyncio.gather(*tasks)
-        print(json.dumps(answers), flush=True)
-
-
-async def pulled(stack: Stack, names: list[str]) -> dict[str, float]:
-    """Pull the switch of tenants one after another; ms to the 202, and to the event in the ledger's read model."""
-    took = []
-    for name in names:
-        began = time.perf_counter()
-        answer = await stack.ask(f"{name}-admin", "POST", f"/tenants/{name}/revocations", {"regions": [EU]})
-        took.append((time.perf_counter() - began) * 1000)
-        assert answer.status_code == 202, answer.text
-        assert answer.json()["revocations"][0]["recorded"] == "ledger"
-    return {"p50_ms": round(statistics.median(took), 1), "worst_ms": round(max(took), 1)}
+# --- (0) the read model ---------------------------------------------------------------------------------------------
 
 
 def scale(tenants: int, home: Path) -> dict[str, Any]:
     """Fold so many tenants in three regions, and return the CPU ms of each reading."""
-    regions = (EU, US, "ap-tokyo")
     writer = open_writer(home / "scale.sqlite", resources.ROOT / "projections" / "cmk", synchronous="NORMAL")
     ledger = Ledger()
     for name in (f"bench-{n:04d}" for n in range(tenants)):
@@ -180,8 +76,8 @@ def scale(tenants: int, home: Path) -> dict[str, Any]:
             for who, key in (("anna", ANNA), ("bert", BERT))
         )
         ledger.add(subjects.tenant_aggregate(name), d.TenantRegistered(people=people))
-        ledger.add(subjects.tenant_aggregate(name), d.TenantRegionsAssigned(regions=regions))
-        for region in regions:
+        ledger.add(subjects.tenant_aggregate(name), d.TenantRegionsAssigned(regions=REGIONS))
+        for region in REGIONS:
             where = subjects.residence_aggregate(region, name)
             root = d.RootReference(provider="file", ref="l1.keys")
             for decree in (approvers(), d.TenantConfigurationUpdated(lease_s=3600), d.RootKeyLinked(root=root),
@@ -214,61 +110,269 @@ def scale(tenants: int, home: Path) -> dict[str, Any]:
         found[what] = round(statistics.median(took), 2)
     writer.close()
     views.reader.close()
-    return {"tenants": tenants, "regions": len(regions), "events": len(ledger.messages), "cpu_ms": found}
+    return {"tenants": tenants, "regions": len(REGIONS), "events": len(ledger.messages), "cpu_ms": found}
 
 
-async def main(tenants: int, streams: int) -> dict[str, Any]:
-    """Measure all three."""
-    from openkcm.governance.portal import limits
+# --- a CMK in its own process ---------------------------------------------------------------------------------------
 
-    with tempfile.TemporaryDirectory() as home, issuer() as idp, running_orbital(Path(home) / "orbital") as orbital:
-        budgets = dict(limits.BUDGETS)
-        limits.BUDGETS.clear()  # filling is a flood of ours
-        async with running_cmk(orbital, idp, Path(home) / "cmk") as stack:
-            regions = (EU, US)
-            began = time.monotonic()
-            names = await fill(stack, tenants, regions)
-            print(f"{tenants} tenants in {len(regions)} regions, {time.monotonic() - began:.0f} s", flush=True)
-            token = idp.token(OPERATOR)
-            headers = {"Authorization": f"Bearer {token}"}
-            found: dict[str, Any] = {"cpus": os.cpu_count(), "tenants": tenants, "regions": len(regions)}
-            found["lists"] = {
-                path: await timed(stack.client, path.format(t=names[0], r=EU), 15, headers=headers) for path in LISTS
-            }
-            found["pages"] = {path: await timed(stack.client, path, 15, headers=headers) for path in PAGES}
-            found["streams"] = await listened(stack, streams, 10, token)
-            found["switch_quiet"] = await pulled(stack, names[:20])
-            limits.BUDGETS.update(budgets)
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, __file__, "--flood", "8", "--url", str(stack.client.base_url), "--token",
-                idp.token("bench-0001-admin"), stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            await asyncio.sleep(2)
-            found["switch_in_flood"] = await pulled(stack, names[20:40])
-            out, _ = await child.communicate()
-            found["flood"] = json.loads(out.splitlines()[-1])
+
+class Portal:
+    """The CMK's process and whoever asks it: within the budgets, however long that takes."""
+
+    def __init__(self, client: httpx.AsyncClient, pid: int, idp: Idp) -> None:
+        self.client, self.pid, self.idp = client, pid, idp
+        self.tokens: dict[str, str] = {}
+        self.refused: Counter[int] = Counter()
+
+    def headers(self, who: str) -> dict[str, str]:
+        """One token a person, as clients hold it."""
+        if who not in self.tokens:
+            self.tokens[who] = self.idp.token(who, exp=int(time.time()) + 7200)
+        return {"Authorization": f"Bearer {self.tokens[who]}"}
+
+    async def order(self, who: str, method: str, path: str, body: Any) -> dict[str, Any]:
+        """Give an order until it is taken."""
+        while True:
+            answer = await self.client.request(method, f"/cmk/v1{path}", json=body, headers=self.headers(who))
+            if answer.status_code == 202:
+                taken: dict[str, Any] = answer.json()
+                return taken
+            if answer.status_code not in {429, 503}:
+                raise SystemExit(f"{method} {path}: {answer.status_code} {answer.text}")
+            self.refused[answer.status_code] += 1
+            await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
+
+
+@contextlib.contextmanager
+def three_regions(home: Path) -> Iterator[Orbital]:
+    """A hub and three leaves: the two that are shipped and one more of their kind."""
+    tokyo = parse_region((ROOT / "nodes" / EU / "node.toml").read_bytes().replace(EU.encode(), TOKYO.encode()))
+    regions = [*shipped_regions(), msgspec.structs.replace(tokyo, nodes=(f"{TOKYO}-1",))]
+    orbital = Orbital(home, regions)
+    pattern = (ROOT / "nodes" / EU / "leaf.conf").read_text().replace(EU, TOKYO)
+    (home / "leaf.conf").parent.mkdir(parents=True)
+    (home / "leaf.conf").write_text(pattern)
+    leaves = {r.region: ROOT / "nodes" / r.region / "leaf.conf" for r in shipped_regions()}
+    servers.lay_out(home, regions, orbital.ports, {**leaves, TOKYO: home / "leaf.conf"})
+    try:
+        for name in orbital.ports:
+            orbital.start(name)
+        run_apart(servers.apply_streams(home, regions, orbital.ports))
+        yield orbital
+    finally:
+        orbital.stop()
+
+
+@contextlib.asynccontextmanager
+async def portal(orbital: Orbital, idp: Idp, home: Path) -> AsyncIterator[Portal]:
+    """Run `openkcm cmk`."""
+    await ceremony(orbital)
+    made = configuration(orbital, idp, home, operators=OPERATORS, check_streams=False)
+    text = (home / "regions" / EU / "node.toml").read_text().replace(EU, TOKYO)
+    (home / "regions" / TOKYO).mkdir()
+    (home / "regions" / TOKYO / "node.toml").write_text(text)
+    (home / "cmk.json").write_bytes(msgspec.json.encode(made))
+    ready = home / "ready"
+    command = [
+        sys.executable,
+        "-m",
+        "openkcm.cli.main",
+        "cmk",
+        "--config",
+        str(home / "cmk.json"),
+        "--ready",
+        str(ready),
+    ]
+    with (home / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+    try:
+        while not ready.exists():
+            if process.returncode is not None:
+                raise SystemExit((home / "log").read_text())
+            await asyncio.sleep(0.05)
+        url = msgspec.json.decode(ready.read_bytes())["url"]
+        limits = httpx.Limits(max_connections=WRITERS)
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60, limits=limits) as client:
+            yield Portal(client, process.pid, idp)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+# --- (1) coming aboard, (2) lists and pages -------------------------------------------------------------------------
+
+
+async def fill(at: Portal, tenants: int) -> tuple[list[str], dict[str, Any]]:
+    """Register tenants, many at a time; each region gets its root key and a system."""
+    names = [f"bench-{n:04d}" for n in range(tenants)]
+    gate = asyncio.Semaphore(WRITERS)
+    took: dict[str, list[float]] = {}
+
+    async def timed(what: str, *order: Any) -> None:
+        began = time.perf_counter()
+        await at.order(*order)
+        took.setdefault(what, []).append((time.perf_counter() - began) * 1000)
+
+    async def one(n: int, name: str) -> None:
+        admin = ["tenant-admin", "key-admin", "kill-switch"]
+        people = [
+            {"person": f"{name}-admin", "roles": admin, "approval_key": b64(ANNA.public_key)},
+            {"person": f"{name}-approver", "roles": ["approver"], "approval_key": b64(BERT.public_key)},
+        ]
+        async with gate:
+            body = {"id": name, "regions": REGIONS, "people": people}
+            await timed("register", OPERATORS[n % len(OPERATORS)], "POST", "/tenants", body)
+            for region in REGIONS:
+                path, key = f"/tenants/{name}/regions/{region}", {"provider": "file", "ref": f"/keys/{name}"}
+                await timed("root key", f"{name}-admin", "PUT", f"{path}/root-key", key)
+                await timed("system", f"{name}-admin", "POST", f"{path}/systems", {"system": "payments"})
+
+    began, busy = time.monotonic(), flood.cpu_s(at.pid)
+    await asyncio.gather(*(one(n, name) for n, name in enumerate(names)))
+    wall, cpu = time.monotonic() - began, flood.cpu_s(at.pid) - busy
+    events = 14 * tenants
+    return names, {
+        "seconds": round(wall, 1), "events": events, "events_s": round(events / wall), "writers": WRITERS,
+        "cmk_cpu_ms_an_event": round(cpu * 1000 / events, 2), "told_to_come_back": dict(at.refused),
+        **{f"{what}, ms": _spread(values) for what, values in took.items()},
+    }  # fmt: skip
+
+
+def _spread(took: list[float]) -> dict[str, float]:
+    ordered = sorted(took)
+    return {"p50": round(ordered[len(ordered) // 2], 2), "p99": round(ordered[int(len(ordered) * 0.99)], 2),
+            "worst": round(ordered[-1], 2)}  # fmt: skip
+
+
+async def read(at: Portal, path: str, rounds: int = 40) -> dict[str, float]:
+    """Milliseconds from the request to the last byte, as a client on the same machine sees them."""
+    took = []
+    for n in range(rounds):
+        began = time.perf_counter()
+        answer = await at.client.get(path, headers=at.headers(OPERATORS[n % len(OPERATORS)]))
+        took.append((time.perf_counter() - began) * 1000)
+        assert answer.status_code == 200, (path, answer.status_code, answer.text[:200])
+    return {**_spread(took), "bytes": len(answer.content)}
+
+
+async def pulled(at: Portal, names: list[str]) -> dict[str, Any]:
+    """The switch right after so much was written: where each order was recorded, and how long its answer took."""
+    took, recorded = [], Counter[str]()
+    for name in names:
+        began = time.perf_counter()
+        answer = await at.order(f"{name}-admin", "POST", f"/tenants/{name}/revocations", {"regions": [EU]})
+        took.append((time.perf_counter() - began) * 1000)
+        recorded[answer["revocations"][0]["recorded"]] += 1
+    return {**_spread(took), "recorded": dict(recorded)}
+
+
+# --- (3) event streams ----------------------------------------------------------------------------------------------
+
+
+async def share(at: Portal, names: list[str], seconds: float) -> dict[str, float]:
+    """The CMK's share of a core while so many events a second are ordered."""
+    busy, began, n = flood.cpu_s(at.pid), time.monotonic(), 0
+    while (passed := time.monotonic() - began) < seconds:
+        name = names[n % len(names)]
+        await at.order(
+            f"{name}-admin", "PATCH", f"/tenants/{name}/regions/{EU}/configuration", {"labels": {"n": str(n)}}
+        )
+        n += 1
+        await asyncio.sleep(max(0.0, n / EVENTS_S - (time.monotonic() - began)))
+    return {"core": round((flood.cpu_s(at.pid) - busy) / passed, 3), "events_s": round(n / passed, 1)}
+
+
+async def streams(at: Portal, names: list[str], count: int, seconds: float) -> dict[str, Any]:
+    """Events without a listener, then with so many, in another process; and what reached them."""
+    alone = await share(at, names, seconds)
+    tokens = [at.headers(who)["Authorization"] for who in OPERATORS]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, "--listen", str(count), "--url", str(at.client.base_url), "--tokens", *tokens,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None
+    await child.stdout.readline()
+    busy, began = flood.cpu_s(at.pid), time.monotonic()
+    await asyncio.sleep(seconds / 2)
+    idle = (flood.cpu_s(at.pid) - busy) / (time.monotonic() - began)
+    heard = await share(at, names, seconds)
+    await asyncio.sleep(1)
+    child.send_signal(signal.SIGTERM)
+    out, _ = await child.communicate()
+    return {
+        "streams": count, "idle_core": round(idle, 3), "events without streams": alone, "events with streams": heard,
+        "events_received_a_stream": json.loads(out),
+    }  # fmt: skip
+
+
+async def listen(count: int, url: str, tokens: list[str]) -> None:
+    """The other process: hold the streams open until it is ended."""
+    heard, opened, over = [0] * count, 0, asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    async with httpx.AsyncClient(
+        base_url=url, trust_env=False, timeout=3600, limits=httpx.Limits(max_connections=None)
+    ) as client:
+
+        async def one(n: int) -> None:
+            nonlocal opened
+            headers = {"Authorization": tokens[n % len(tokens)]}
+            async with client.stream("GET", "/cmk/v1/events", headers=headers) as stream:
+                assert stream.status_code == 200, stream.status_code
+                opened += 1
+                async for piece in stream.aiter_raw():
+                    heard[n] += piece.count(b"event: event")
+
+        tasks = [asyncio.create_task(one(n)) for n in range(count)]
+        while opened < count and not any(task.done() for task in tasks):  # noqa: ASYNC110 -- each of them counts
+            await asyncio.sleep(0.05)
+        print("open", opened, flush=True)
+        await over.wait()
+        print(json.dumps({"least": min(heard), "most": max(heard)}), flush=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def over_http(tenants: int, count: int) -> dict[str, Any]:
+    """(1) to (3)."""
+    with tempfile.TemporaryDirectory() as folder, issuer() as idp, three_regions(Path(folder) / "orbital") as orbital:
+        async with portal(orbital, idp, Path(folder) / "cmk") as at:
+            names, filled = await fill(at, tenants)
+            print(json.dumps(filled), flush=True)
+            found: dict[str, Any] = {"tenants": tenants, "regions": len(REGIONS), "filled over HTTP": filled}
+            found["switch right after, ms"] = await pulled(at, names[:20])
+            shown = names[tenants // 2]
+            found["lists, ms"] = {p: await read(at, f"/cmk/v1{p}".format(t=shown, r=EU)) for p in LISTS}
+            found["pages, ms"] = {p: await read(at, p.format(t=shown, r=EU)) for p in PAGES}
+            found["streams"] = await streams(at, names[20:120], count, 10)
             return found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tenants", type=int, default=100)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tenants", type=int, default=1000)
     parser.add_argument("--streams", type=int, default=500)
+    parser.add_argument("--flood-rate", type=float, default=5000)
+    parser.add_argument("--port-base", type=int, default=29000)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench" / "portal.json")
+    parser.add_argument("--only", choices=["read_model", "http", "flood"], action="append")
     parser.add_argument("--listen", type=int)
-    parser.add_argument("--flood", type=float)
     parser.add_argument("--url")
-    parser.add_argument("--token")
+    parser.add_argument("--tokens", nargs="*")
     given = parser.parse_args()
     if given.listen:
-        asyncio.run(listen(given.listen, given.url, given.token))
-    elif given.flood:
-        asyncio.run(flood(given.url, given.token, given.flood))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            model = scale(1000, Path(folder))
-        print(json.dumps(model), flush=True)
-        result = {"read_model": model, **asyncio.run(main(given.tenants, given.streams))}
-        target = ROOT / "docs" / "bench" / "portal.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=2) + "\n")
-        print(json.dumps(result, indent=2))
+        uvloop.run(listen(given.listen, given.url, given.tokens))
+        sys.exit()
+    target: Path = given.out
+    result: dict[str, Any] = json.loads(target.read_text()) if target.exists() and given.only else {}
+    parts = given.only or ["read_model", "http", "flood"]
+    if "read_model" in parts:
+        with tempfile.TemporaryDirectory() as folder_:
+            result["read_model"] = scale(1000, Path(folder_))
+    if "http" in parts:
+        result["http"] = {**uvloop.run(over_http(given.tenants, given.streams)), "load_average": os.getloadavg()[0]}
+    if "flood" in parts:
+        figures = flood.run(given.port_base, rate=given.flood_rate, seconds=15, loose=False)
+        result["flood"] = {**figures, "load_average": os.getloadavg()[0]}
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
