@@ -40,7 +40,7 @@ DECREES: Final[tuple[d.Decree, ...]] = (
             d.Person(person=BEN.person, roles=("approver",)),
         )
     ),
-    d.TenantRegionsAssigned(regions=(REGION, "us-virginia")),
+    d.TenantRegionsAssigned(regions=(REGION, "us-virginia"), approval="approval-0001", signatures=BOTH),
     d.RoleGranted(
         person=BEN.person, roles=("auditor",), approval_key=KEY.public_key, approval="approval-0001", signatures=BOTH
     ),

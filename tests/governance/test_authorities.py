@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from governance_ledger import ANNA, BERT, ROGUE
-from governance_stack import Idp, Stack, issuer, running_cmk, sign
+from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk, sign
 from orbital_fixture import EU, US, Orbital
 from own_ca import OwnCa
 
@@ -101,3 +101,39 @@ async def test_a_name_that_another_tenants_ca_has_is_refused_without_saying_whos
     foreign = f"/tenants/{two}/regions/{EU}/workload-authorities/{authority}"
     assert (await stack.ask(f"{two}-admin", "DELETE", foreign)).status_code == 404
     assert (await stack.ask(f"{two}-admin", "DELETE", foreign.replace(two, one))).status_code == 404
+
+
+async def test_two_people_add_a_region_and_nobody_does_it_alone_or_with_other_words(stack: Stack) -> None:
+    tenant = await stack.tenant()
+    admin, approver, path = f"{tenant}-admin", f"{tenant}-approver", f"/tenants/{tenant}/approvals"
+    last = await stack.last()
+    people = [
+        {"person": f"{tenant}-admin", "roles": ["tenant-admin"]},
+        {"person": f"{tenant}-approver", "roles": ["approver"]},
+    ]
+    body = {"id": tenant, "regions": [EU, US], "people": people}
+    assert (await stack.ask(OPERATOR, "POST", "/tenants", body)).status_code == 409  # the provider alone
+    for given in ({"add": EU}, {"add": "mars"}, {}, {"regions": US}, {"regions": f"{EU} {US} mars"}):
+        answer = await stack.ask(admin, "POST", f"{path}/prepare", {"command": "AddRegion", "arguments": given})
+        assert answer.status_code in {409, 422}, (given, answer.text)
+    assert await stack.last() == last
+    words = await stack.must(admin, "POST", f"{path}/prepare", {"command": "AddRegion", "arguments": {"add": US}})
+    assert words["statement"]["arguments"] == [["regions", f"{EU} {US}"]]
+    asked = {"approval": words["approval"], "command": "AddRegion", "arguments": words["statement"]["arguments"]}
+    wrong = {**asked, "arguments": [["regions", US]], "signature": sign(ANNA, words)}
+    assert (await stack.ask(admin, "POST", path, wrong)).status_code == 409
+    await stack.must(admin, "POST", path, {**asked, "signature": sign(ANNA, words)})
+    grants = f"{path}/{words['approval']}/grants"
+    assert (await stack.ask(admin, "POST", grants, {"signature": sign(ANNA, words)})).status_code == 403
+    assert (await stack.ask(approver, "POST", grants, {"signature": sign(ROGUE, words)})).status_code == 422
+    assert (await stack.ask(admin, "GET", f"/tenants/{tenant}/regions/{US}")).status_code == 404
+    await stack.must(approver, "POST", grants, {"signature": sign(BERT, words)})
+    there = await stack.must(admin, "GET", f"/tenants/{tenant}/regions/{US}")
+    assert (there["state"], there["approvers"]["approvers"], there["lease_s"]) == (
+        "Requested",
+        [admin, approver],
+        86400,
+    )
+    again = await stack.ask(approver, "POST", grants, {"signature": sign(BERT, words)})
+    assert again.status_code == 409  # an approval counts once
+    await stack.must(admin, "PUT", f"/tenants/{tenant}/regions/{US}/root-key", {"provider": "file", "ref": "/keys/us"})

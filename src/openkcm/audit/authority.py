@@ -65,6 +65,7 @@ class _Tenant:
     def __init__(self) -> None:
         self.keys: dict[str, bytes | None] = {}
         self.used: set[str] = set()
+        self.regions: frozenset[str] = frozenset()
 
     @property
     def signers(self) -> dict[str, bytes]:
@@ -128,6 +129,20 @@ class Authority:
         tenant = self._tenants.setdefault(event.subject.tenant, _Tenant())
         for person in x.people:
             tenant.keys.setdefault(person.person, person.approval_key)
+
+    def _assigned(self, event: Event, x: d.TenantRegionsAssigned) -> None:
+        # The first list is free; a later one adds to it, and two people sign for all of it.
+        tenant = self._tenants.setdefault(event.subject.tenant, _Tenant())
+        if tenant.regions:
+            if x.approval is None or x.approval in tenant.used:
+                raise _Unsupported("approval", "no approval, or one used before")
+            words = statements.regions_statement(event.subject.tenant, x.approval, x.regions)
+            if len(statements.signers(words, x.signatures, tenant.signers)) < statements.REQUIRED_SIGNATURES:
+                raise _Unsupported("signatures", "not two of the tenant's people signed AddRegion")
+            if not tenant.regions <= set(x.regions):
+                raise _Unsupported("regions", "a region cannot be taken away by a list without it")
+            tenant.used.add(x.approval)
+        tenant.regions = frozenset(x.regions)
 
     def _role(self, event: Event, x: d.RoleGranted | d.RoleWithdrawn | d.ApprovalPolicyChanged) -> None:
         # Two people sign; only a person's own first key, while there are not yet two who could, comes without.
@@ -321,6 +336,7 @@ RULES: Final[dict[type[d.Decree], Callable[[Authority, Event, d.Decree], None]]]
     d.NodeEnrolled: Authority._enrolled,  # type: ignore[dict-item]  # noqa: SLF001 -- each rule takes its own decree
     d.NodeRemoved: Authority._removed,  # type: ignore[dict-item]  # noqa: SLF001
     d.TenantRegistered: Authority._registered,  # type: ignore[dict-item]  # noqa: SLF001
+    d.TenantRegionsAssigned: Authority._assigned,  # type: ignore[dict-item]  # noqa: SLF001
     d.RoleGranted: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001
     d.RoleWithdrawn: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001
     d.ApprovalPolicyChanged: Authority._role,  # type: ignore[dict-item]  # noqa: SLF001

@@ -16,7 +16,7 @@ from openkcm.contract.passkey import MAX_SIGNATURE_BYTES, Assertion
 
 Command = Literal[
     "RestoreAccess", "LinkRootKey", "LengthenLease", "DestroyContext", "SetApprovers", "GrantRole", "WithdrawRole",
-    "ChangeApprovalPolicy", "TrustWorkloadAuthority",
+    "ChangeApprovalPolicy", "TrustWorkloadAuthority", "AddRegion",
 ]  # fmt: skip
 MAX_CERTIFICATE = 32_768
 

@@ -121,9 +121,11 @@ class TenantRegistered(Decree, frozen=True, kw_only=True):
 
 
 class TenantRegionsAssigned(Decree, frozen=True, kw_only=True):
-    """The regions the tenant may live in: the whole list."""
+    """The regions the tenant may live in: the whole list. A later one is longer, and carries two signatures."""
 
     regions: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=256)]
+    approval: Id | None = None
+    signatures: Annotated[tuple[Signature, ...], Meta(max_length=8)] = ()
 
 
 class RoleGranted(Decree, frozen=True, kw_only=True):
@@ -399,7 +401,7 @@ DECREES: Final[dict[str, Kind]] = {
     "NodeRemoved.1":                Kind(NodeRemoved, "ledger", "critical"),
     "SigningKeyRotated.1":          Kind(SigningKeyRotated, "ledger", "critical"),
     "TenantRegistered.1":           Kind(TenantRegistered, "tenant", "routine"),
-    "TenantRegionsAssigned.1":      Kind(TenantRegionsAssigned, "tenant", "routine"),
+    "TenantRegionsAssigned.2":      Kind(TenantRegionsAssigned, "tenant", "routine"),
     "RoleGranted.1":                Kind(RoleGranted, "tenant", "routine"),
     "RoleWithdrawn.1":              Kind(RoleWithdrawn, "tenant", "routine"),
     "ApprovalPolicyChanged.1":      Kind(ApprovalPolicyChanged, "tenant", "routine"),

@@ -48,6 +48,12 @@ def _handed_once(old: _HandedOut1) -> dict[str, Any]:
     return {"tenant": old.tenant, "handed": [one]}
 
 
+class _TenantRegionsAssigned1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Could not carry signatures: a tenant had the regions it came with."""
+
+    regions: Annotated[tuple[Annotated[str, Meta(pattern=_TOKEN)], ...], Meta(min_length=1, max_length=256)]
+
+
 class _WorkloadEnrolled1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Knew one CA: the region's."""
 
@@ -97,6 +103,7 @@ class Retired(NamedTuple):
 RETIRED: Final[dict[str, Retired]] = {
     "AccessDenied.1": Retired(_AccessDenied1, "AccessDenied.2", msgspec.structs.asdict),
     "SystemRegistered.1": Retired(_SystemRegistered1, "SystemRegistered.2", msgspec.structs.asdict),
+    "TenantRegionsAssigned.1": Retired(_TenantRegionsAssigned1, "TenantRegionsAssigned.2", msgspec.structs.asdict),
     "WorkloadEnrolled.1": Retired(_WorkloadEnrolled1, "WorkloadEnrolled.2", msgspec.structs.asdict),
 }
 

@@ -32,6 +32,7 @@ __all__ = [
     "different_people",
     "link_statement",
     "policy_statement",
+    "regions_statement",
     "restore_statement",
     "role_statement",
     "signers",
@@ -146,6 +147,12 @@ def policy_statement(tenant: str, approval: str, quorum: int) -> Statement:
         tenant=tenant, region=GLOBAL, command="ChangeApprovalPolicy", approval=approval,
         arguments=(("quorum", str(quorum)),),
     )  # fmt: skip
+
+
+def regions_statement(tenant: str, approval: str, regions: Iterable[str]) -> Statement:
+    """The words of another region: every region that the tenant has from then on."""
+    named = (("regions", " ".join(sorted(regions))),)
+    return Statement(tenant=tenant, region=GLOBAL, command="AddRegion", approval=approval, arguments=named)
 
 
 def approvers_hash(

@@ -156,12 +156,18 @@ async def register_tenant(cmk: Cmk, asked: Asked, body: bodies.TenantBody) -> li
         raise IllegalNow(f"region {', '.join(draining)} is being drained and takes in no tenant")
     await go_on(where, Tenant, "RegisterTenant", lambda t: t.register(people, body.regions, cmk.regions))
     await go_on(where, Tenant, "AssignRegions", lambda t: t.assign_regions(body.regions))
-    done += await appoint_first(cmk, asked, body.id)
-    order = asked.order(cmk, body.id, "SetDefaults")
-    done += await _everywhere(cmk, body.id, sorted(set(body.regions)), order, lambda r: r.set_defaults())
+    done += await settle_regions(cmk, asked, body.id)
     if not done:
         raise IllegalNow(f"tenant {body.id} is registered already")
     return done
+
+
+async def settle_regions(cmk: Cmk, asked: Asked, tenant: str) -> list[Recorded]:
+    """Give each region of a tenant its first approvers and the defaults. Once more changes nothing."""
+    done = await appoint_first(cmk, asked, tenant)
+    regions = (await cmk.registry.load(tenant_aggregate(tenant), Tenant)).facts.regions
+    order = asked.order(cmk, tenant, "SetDefaults")
+    return done + await _everywhere(cmk, tenant, regions, order, lambda r: r.set_defaults())
 
 
 async def appoint_first(cmk: Cmk, asked: Asked, tenant: str) -> list[Recorded]:

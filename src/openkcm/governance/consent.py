@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from openkcm.contract.ids import PersonId
 from openkcm.contract.subjects import DecreeSubject, approval_aggregate, residence_aggregate, tenant_aggregate
 from openkcm.governance.approval import OPEN, Approval, ApprovalFacts, Approved
 from openkcm.governance.authorities import authority_of, check_unclaimed
-from openkcm.governance.commands import Asked
+from openkcm.governance.commands import Asked, settle_regions
 from openkcm.governance.errors import IllegalNow, Invalid, NotFound, NotOpen, OtherWords
 from openkcm.governance.references import check_root
 from openkcm.governance.registry import Recorded
@@ -34,11 +34,15 @@ Arguments = Mapping[str, str]
 
 
 class Consent(NamedTuple):
-    """A command: what it is about, its words, and its execution there. `people`: the tenant, with everybody's key."""
+    """A command: what it is about, its words, its execution there, and what follows elsewhere (again changes nothing).
+
+    `people`: the tenant, with everybody's key.
+    """
 
     about: Literal["region", "tenant"]
     words: Callable[[Cmk, Any, TenantFacts, str, Arguments], statements.Statement]
     order: Callable[[Cmk, Any, TenantFacts, Arguments, Approved], None]
+    after: Callable[[Cmk, Asked, str], Awaitable[list[Recorded]]] | None = None
 
 
 def _restore_words(
@@ -148,6 +152,21 @@ def _withdraw_words(_: Cmk, _t: Tenant, people: TenantFacts, approval: str, give
     return statements.role_statement(people.tenant, "WithdrawRole", approval, person, roles)
 
 
+def _regions(t: TenantFacts, given: Arguments) -> tuple[str, ...]:
+    """Return all regions that the tenant then has: those named, or those it has and one to `add`."""
+    named = given.get("regions", "").split() or [*t.regions, given.get("add", "")]
+    return tuple(sorted(set(named)))
+
+
+def _region_words(cmk: Cmk, t: Tenant, people: TenantFacts, approval: str, given: Arguments) -> statements.Statement:
+    regions = _regions(people, given)
+    unknown = [r for r in regions if r not in people.regions and (r not in cmk.regions or cmk.regions[r].draining)]
+    if unknown:
+        raise Invalid(f"no region {unknown[0][:80]!r} that takes tenants in")
+    t.check_regions(regions)
+    return statements.regions_statement(people.tenant, approval, regions)
+
+
 def _quorum(given: Arguments) -> int:
     return _number(given, "ChangeApprovalPolicy", "quorum", 2, 8)
 
@@ -183,6 +202,9 @@ COMMANDS: Final[dict[str, Consent]] = {
     "GrantRole": Consent("tenant", _grant_words, _grant_role),
     "WithdrawRole": Consent(
         "tenant", _withdraw_words, lambda _c, t, _p, g, a: t.withdraw(*_person(g), a)
+    ),
+    "AddRegion": Consent(
+        "tenant", _region_words, lambda _c, t, p, g, a: t.add_region(_regions(p, g), a), settle_regions
     ),
     "ChangeApprovalPolicy": Consent("tenant", _policy_words, lambda _c, t, _p, g, a: t.change_policy(_quorum(g), a)),
 }
@@ -340,10 +362,12 @@ async def grant(cmk: Cmk, asked: Asked, tenant: str, approval: str, signature: b
         lambda x: COMMANDS[request.command].order(cmk, x, matter.people, given, approved),
     )  # fmt: skip
     assert executed
+    after = COMMANDS[request.command].after
+    followed = await after(cmk, asked, tenant) if after is not None else []
     noted = await cmk.registry.execute(  # (4)
         where, Approval, cmk.own_order(tenant, "NoteExecution", approval), lambda a: a.executed(executed[0].event)
     )
-    return [*executed, *done, *noted]
+    return [*executed, *done, *followed, *noted]
 
 
 async def reject(cmk: Cmk, asked: Asked, tenant: str, approval: str) -> list[Recorded]:

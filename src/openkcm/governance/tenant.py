@@ -58,16 +58,24 @@ def _registered(t: TenantFacts, x: d.TenantRegistered, _: Decreed) -> TenantFact
 
 
 def _regions(t: TenantFacts, x: d.TenantRegionsAssigned, _: Decreed) -> TenantFacts:
-    return replace(t, regions=x.regions)
+    if not t.regions:
+        return replace(t, regions=x.regions)
+    agreed = _agreed(t, x) if set(t.regions) < set(x.regions) else None
+    return t if agreed is None else replace(agreed, regions=x.regions)
 
 
-def _agreed(t: TenantFacts, x: d.RoleGranted | d.RoleWithdrawn | d.ApprovalPolicyChanged) -> TenantFacts | None:
+Agreed = d.RoleGranted | d.RoleWithdrawn | d.ApprovalPolicyChanged | d.TenantRegionsAssigned
+
+
+def _agreed(t: TenantFacts, x: Agreed) -> TenantFacts | None:
     """Return the facts with the approval used up; None when two people have not signed these very words."""
     approval = x.approval
     if approval is None or approval in t.approvals_used:
         return None
     if isinstance(x, d.ApprovalPolicyChanged):
         words = statements.policy_statement(t.tenant, approval, x.quorum)
+    elif isinstance(x, d.TenantRegionsAssigned):
+        words = statements.regions_statement(t.tenant, approval, x.regions)
     else:
         command = "GrantRole" if isinstance(x, d.RoleGranted) else "WithdrawRole"
         words = statements.role_statement(
@@ -163,6 +171,31 @@ class Tenant(LedgerAggregate):
             self.decree(d.TenantRegionsAssigned(regions=wanted))
         elif self.facts.regions != wanted:
             raise IllegalNow(f"tenant {self.facts.tenant} has other regions")
+
+    def add_region(self, regions: Collection[str], approved: Approved) -> None:
+        """Let the tenant live in one region more; `regions`: all that it then has.
+
+        Raises:
+            IllegalNow: Not just one more than it has.
+            BadSignature: Not two people's over these very regions.
+        """
+        self.check_regions(regions)
+        self._take(
+            d.TenantRegionsAssigned(
+                regions=tuple(sorted(regions)), approval=approved.approval, signatures=approved.signatures
+            )
+        )
+
+    def check_regions(self, regions: Collection[str]) -> None:
+        """Check that these are the tenant's regions and one more.
+
+        Raises:
+            IllegalNow: They are not, or the tenant's end has begun.
+        """
+        if self.facts.terminating is not None:
+            raise IllegalNow("the tenant's end has begun: it gets no further region")
+        if not set(self.facts.regions) < set(regions) or len(set(regions)) != len(self.facts.regions) + 1:
+            raise IllegalNow("AddRegion takes one region that the tenant does not have yet")
 
     def register_own_key(self, person: str, key: bytes) -> None:
         """Give a person its first approval key. The very same once more changes nothing.

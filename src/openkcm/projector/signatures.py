@@ -59,6 +59,10 @@ def _policy(tenant: str, _region: str, x: d.ApprovalPolicyChanged) -> s.Statemen
     return s.policy_statement(tenant, x.approval, x.quorum)
 
 
+def _regions(tenant: str, _region: str, x: d.TenantRegionsAssigned) -> s.Statement:
+    return s.regions_statement(tenant, x.approval or "", x.regions)
+
+
 STATEMENTS: Final[dict[str, Callable[[str, str, Any], s.Statement]]] = {
     "AccessRestored.1": _restored,
     "TenantConfigurationUpdated.1": _configured,
@@ -66,6 +70,7 @@ STATEMENTS: Final[dict[str, Callable[[str, str, Any], s.Statement]]] = {
     "WorkloadAuthorityTrusted.1": _authority,
     "ContextDestroyed.1": _destroyed,
     "ApproversSet.1": _approvers,
+    "TenantRegionsAssigned.2": _regions,
     "RoleGranted.1": _granted,
     "RoleWithdrawn.1": _withdrawn,
     "ApprovalPolicyChanged.1": _policy,
