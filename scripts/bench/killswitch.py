@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import os
 import platform
@@ -33,22 +32,17 @@ from typing import Any
 import httpx
 import killswitch_plot
 import msgspec
+from fleet import PERSON_RATE, SETTLE_S, SWITCHES, Fleet
 
 from openkcm.bus.connection import connect
 from openkcm.bus.reports import Reports
-from openkcm.cli import endpoints, idp, orbital, rogue
-from openkcm.cli.customer import customer_of
+from openkcm.cli import endpoints, orbital, rogue
 from openkcm.cli.layout import Layout
-from openkcm.cli.onboarding import portal_of
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
-from openkcm.contract.seal import Signer
 
 ROOT = Path(__file__).parents[2]
-SWITCHES = 6  # people of a tenant who may pull it, beside its admin
-PERSON_RATE = 2.0  # orders a second that one person gets
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
-SETTLE_S = 60.0
 CHUNK = 50_000  # of a backlog; the nodes' routine lanes are held anew after each
 GATE, ACK, ORDINARY = (
     "answer to gate closed (ms)",
@@ -86,77 +80,6 @@ class Acks:
         at = bisect_left(self._floors[tenant, node, lane], counter)
         seen = self._seen[tenant, node, lane]
         return seen[at] if at < len(seen) else None
-
-
-class Fleet:
-    """The stack, the tenants that the bench brings aboard, and the people who pull."""
-
-    def __init__(self, layout: Layout, e: endpoints.Endpoints, tenants: int) -> None:
-        self.layout, self.nodes, self.url, self.ca = layout, e.nodes, e.cmk.url, e.cmk.ca
-        self.regions = sorted({n.region for n in e.nodes})
-        self.tenants = [f"bench-{n}" for n in range(tenants)]
-        self.tokens: list[tuple[str, str]] = []
-        self.admins: dict[str, str] = {}
-        self._accounts = self._provider()
-        for tenant in self.tenants:
-            self._bring_aboard(e, tenant)
-
-    def _provider(self) -> Path:
-        """An identity provider's configuration that knows the bench's people: same issuer, same key."""
-        known = json.loads(self.layout.configuration("idp").read_text())
-        known["accounts"] += [
-            {"name": f"{t}/{n}", "subject": f"{t}-person-{n}"} for t in self.tenants for n in range(SWITCHES + 2)
-        ]
-        path = self.layout.state / "bench-idp.json"
-        path.write_text(json.dumps(known))
-        return path
-
-    def _bring_aboard(self, e: endpoints.Endpoints, tenant: str) -> None:
-        roles = [["tenant-admin", "key-admin", "kill-switch"], ["approver"], *[["kill-switch"]] * SWITCHES]
-        people: list[dict[str, Any]] = [{"person": f"{tenant}-person-{n}", "roles": r} for n, r in enumerate(roles)]
-        for person in people[:2]:
-            own = Signer(os.urandom(32)).public_key
-            person["approval_key"] = base64.b64encode(own).decode()
-        tokens = [idp.mint(self._accounts, f"{tenant}/{n}") for n in range(len(roles))]
-        with portal_of(e, "provider/operator") as operator:
-            operator.post("/tenants", {"id": tenant, "regions": self.regions, "people": people})
-        with httpx.Client(**self._http(tokens[0])) as admin:
-            for region in self.regions:
-                path = f"/tenants/{tenant}/regions/{region}"
-                root = customer_of(self.layout, tenant, region).make()
-                _done(admin, "PUT", f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
-                _done(admin, "POST", f"{path}/systems", {"system": "payments"})
-                _until(lambda at=f"{path}/sync": admin.get(at).json()["routine"]["status"] == "InSync")
-        self.admins[tenant] = tokens[0]
-        self.tokens += [(tenant, token) for n, token in enumerate(tokens) if n != 1]
-
-    def _http(self, token: str) -> dict[str, Any]:
-        return {"base_url": f"{self.url}/cmk/v1", "headers": {"Authorization": f"Bearer {token}"},
-                "verify": self.ca or False, "timeout": 60, "trust_env": False}  # fmt: skip
-
-    def wait_until_governance_knows(self, last: dict[tuple[str, str], int]) -> None:
-        """Return when governance has read these counters."""
-        for (tenant, region), counter in last.items():
-            with httpx.Client(**self._http(self.admins[tenant])) as admin:
-                path = f"/tenants/{tenant}/regions/{region}/sync"
-                _until(lambda at=path, to=counter, by=admin: by.get(at).json()["routine"]["counter"] >= to, 900)
-
-    def client(self) -> httpx.AsyncClient:
-        """Return a client whose requests bring their own token."""
-        return httpx.AsyncClient(**self._http(""), limits=httpx.Limits(max_connections=64))
-
-
-def _done(client: httpx.Client, method: str, path: str, body: Any) -> None:
-    """Order, again while the read model has not seen what it needs."""
-    _until(lambda: client.request(method, path, json=body).status_code == httpx.codes.ACCEPTED)
-
-
-def _until(what: Any, within_s: float = SETTLE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not what():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not within {within_s} s")
-        time.sleep(0.05)
 
 
 async def pull(fleet: Fleet, count: int, rate: float, lane: str, stop: Any = lambda: False) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ __all__ = ["STREAM_OF", "Feeds"]
 
 _log: Final = logging.getLogger("openkcm.feeds")
 STREAM_OF: Final[dict[Lane, str]] = {"routine": "LEDGER", "critical": "LEDGER-CRITICAL"}
-BATCH: Final = 64
+BATCH: Final = 256
 WAIT_S: Final = 5.0
 RETRY_S: Final = 0.2
 #: How long a routine decree waits for the announcement of its key on the critical lane: tries x RETRY_S.
