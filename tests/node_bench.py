@@ -132,6 +132,7 @@ class RunningNode:
         if policy is not None:
             raw["roots"] = msgspec.to_builtins(policy)
         raw["limits"] |= limits or {}
+        self.region = raw
         (folder / "node.toml").write_text(_toml(raw))
         os.umask(0o077)
         (folder / "seal.seed").write_bytes(hashlib.sha256(name.encode()).digest())
@@ -157,6 +158,10 @@ class RunningNode:
         (folder / "node.json").write_text(json.dumps(self.configuration))
         self.ready_file = folder / "ready.json"
         self.process: subprocess.Popen | None = None
+
+    def limit(self, **limits: object) -> None:
+        """Give the region other limits; they hold from the next start on."""
+        (self.folder / "node.toml").write_text(_toml({**self.region, "limits": {**self.region["limits"], **limits}}))
 
     def start(self) -> None:
         self.ready_file.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ sys.path[0] = str(ROOT / "tests")  # not this folder: it has a kmip.py
 import msgspec  # noqa: E402
 
 from custody.residence_bench import REGION, Residence, Thief, descendants, onboard, settled, workers_of  # noqa: E402
-from execution.kmip_client import attribute, create_request, custom_attribute  # noqa: E402
+from execution.kmip_client import attribute, create_request  # noqa: E402
 from node_bench import Governor, RunningNode, opening  # noqa: E402
 from openkcm.bus.vault import Vault  # noqa: E402
 from openkcm.contract import envelope as env  # noqa: E402
@@ -39,7 +39,7 @@ from openkcm.execution import keyring  # noqa: E402
 from openkcm.execution.objects import context_of  # noqa: E402
 from openkcm.execution.records import ObjectRecord  # noqa: E402
 from openkcm.execution.voice import Voice  # noqa: E402
-from openkcm.kmip import decode_attributes, encode_attributes  # noqa: E402
+from openkcm.kmip import custom_attribute, decode_attributes, encode_attributes  # noqa: E402
 from openkcm.kmip.enums import NameType  # noqa: E402
 from openkcm.kmip.payloads.lifecycle import DestroyRequest  # noqa: E402
 from openkcm.kmip.payloads.retrieval import GetRequest, LocateRequest  # noqa: E402

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         key_slots: Keys of systems (L3, one a version) that a node holds at once, 160 locked bytes each. Who is not used
             gives way to who is.
         rng_seed_bytes: How much of a client's RNGSeed is mixed into the kernel's pool; 0: it is ignored, -1: refused.
+        rng: What makes managed keys. `ansi-x9.31` is for clients of old profiles only: no longer allowed by NIST.
     """
 
     connections_per_worker: Annotated[int, Meta(ge=1, le=100_000)] = 4096
@@ -38,6 +39,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     idle_s: Annotated[float, Meta(gt=0)] = 300.0
     key_slots: Annotated[int, Meta(ge=8, le=1 << 20)] = 8192
     rng_seed_bytes: Annotated[int, Meta(ge=-1, le=512)] = 512
+    rng: Literal["kernel", "ansi-x9.31"] = "kernel"
 
 
 class RootPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

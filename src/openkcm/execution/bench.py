@@ -133,6 +133,7 @@ class Bench:
         "keys",
         "link",
         "objects",
+        "rng",
         "rng_seed_bytes",
         "streams",
         "wall_s",
@@ -160,7 +161,7 @@ class Bench:
         self.held: object = None
         self._systems: dict[tuple[str, str], System] = {}
         self._ivs: list[bytes] = []
-        self.rng_seed_bytes = Limits().rng_seed_bytes
+        self.rng_seed_bytes, self.rng = Limits().rng_seed_bytes, Limits().rng
         self.streams: dict[bytes, Any] = {}  # `operations.streams.Stream` by correlation value
         self.wall_s: Callable[[], float] = time.time
 

@@ -48,7 +48,7 @@ class _Child:
     def __init__(self, bits: int, bench: Bench, alive: Callable[[], bool], then: Callable[[Made | None], None]) -> None:
         self._bench, self._alive, self._then = bench, alive, then
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "openkcm.execution.keygen_child", str(bits), str(os.getpid())],
+            [sys.executable, "-m", "openkcm.execution.keygen_child", str(bits), str(os.getpid()), bench.rng],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )

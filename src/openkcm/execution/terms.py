@@ -14,6 +14,7 @@ from openkcm.execution.records import ObjectRecord
 from openkcm.kmip import Attribute, KmipError, decode_attributes, encode_attributes
 from openkcm.kmip.enums import State
 from openkcm.kmip.structures import Name
+from openkcm.kmip.ttlv import Item
 
 __all__ = ["DATED", "SHIFTS", "best_term", "index_of", "may_shift", "name_term"]
 
@@ -27,8 +28,8 @@ SHIFTS: Final = -1  # found as no state, but by whoever asks for any: a date may
 
 
 def _is_custom(attribute: Attribute) -> bool:
-    """Whether it is a client's own, with a text: numbers of two types may be equal and differ on the wire."""
-    return attribute.attribute_name.startswith(CUSTOM) and isinstance(attribute.attribute_value, str)
+    """Whether it is a client's own: its value is an item, of which the type is a part."""
+    return attribute.attribute_name.startswith(CUSTOM) and isinstance(attribute.attribute_value, Item)
 
 
 def _hash(tenant: str, registration: str, raw: bytes) -> bytes:

@@ -13,7 +13,7 @@ from openkcm.execution.operations import keyforms, material
 from openkcm.execution.operations.call import Call, Put, Spawn, Step
 from openkcm.execution.operations.making import new_record, template_attributes
 from openkcm.execution.operations.outcome import OperationFailed
-from openkcm.execution.operations.template import LIBRARY_RNG, value_of
+from openkcm.execution.operations.template import generators, value_of
 from openkcm.execution.records import ObjectRecord
 from openkcm.kmip import Attribute, AttributeValue, decode_attributes, encode_attributes
 from openkcm.kmip.enums import (
@@ -79,7 +79,7 @@ def make_pair(
         if value_of(attributes, "Cryptographic Length") is None:
             attributes.append(Attribute(attribute_name="Cryptographic Length", attribute_value=bits))
         shape = material.Shape(form, b"", algorithm, bits)
-        record = new_record(call, kind, attributes, call.digest(content), shape, rng=LIBRARY_RNG)
+        record = new_record(call, kind, attributes, call.digest(content), shape, rng=generators(call.bench.rng)[1])
         records.append(call.wrap(record, content))
     private, public = records
     return (

@@ -6,20 +6,20 @@ registered came over the wire as bytes, by definition.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from openkcm.execution import x931
 from openkcm.execution.objects import Entry
 from openkcm.execution.operations import certificates, material
 from openkcm.execution.operations.call import Call, Put, Step
 from openkcm.execution.operations.outcome import OperationFailed, not_found
 from openkcm.execution.operations.template import (
-    KERNEL_RNG,
     accepted,
+    generators,
     merged,
     names_of,
     new_attributes,
@@ -36,7 +36,6 @@ from openkcm.kmip.structures import RNGParameters
 __all__ = ["Making", "create", "generate", "key_bytes", "new_record", "register", "template_attributes"]
 
 _Algorithm = CryptographicAlgorithm
-_RANDOM: Final = "/dev/urandom"
 _HMAC_BITS: Final = frozenset(range(64, 4097, 8))
 _HMACS: Final = frozenset(a for a in CryptographicAlgorithm if a.name.startswith("HMAC_"))
 #: Symmetric keys that are created: algorithm -> lengths in bits. Some have no cipher here: clients fetch them.
@@ -164,27 +163,32 @@ def generate(call: Call, attributes: list[Attribute]) -> ObjectRecord:
     if bits not in LENGTHS.get(algorithm, ()):
         raise _invalid("keys of this algorithm and length are not created")
     shape = material.Shape(KeyFormatType.RAW, b"", algorithm, bits)
-    key = call.bench.room(key_bytes(algorithm, bits))
-    assert key is not None
+    size = key_bytes(algorithm, bits)
+    room = call.bench.room(size + x931.WORK_BYTES)
+    assert room is not None
+    key = room[:size]
     try:
-        _randomize(key)
+        _randomize(call.bench.rng, key, room[size:])
         if algorithm == _Algorithm.TRIPLE_DES:
             for i, byte in enumerate(key):
                 key[i] = byte ^ (byte.bit_count() + 1 & 1)  # odd parity (FIPS 46-3)
         digest = call.digest(key)
-        record = new_record(call, ObjectType.SYMMETRIC_KEY, attributes, digest, shape, rng=KERNEL_RNG)
+        record = new_record(
+            call, ObjectType.SYMMETRIC_KEY, attributes, digest, shape, rng=generators(call.bench.rng)[0]
+        )
         return call.wrap(record, key)
     finally:
         call.bench.wipe()
 
 
-def _randomize(into: memoryview) -> None:
-    source = os.open(_RANDOM, os.O_RDONLY | os.O_CLOEXEC)
+def _randomize(rng: str, into: memoryview, work: memoryview) -> None:
     try:
-        if os.readv(source, [into]) != into.nbytes:
-            raise _invalid("the kernel gave too little randomness", ResultReason.GENERAL_FAILURE)
-    finally:
-        os.close(source)
+        if rng == "ansi-x9.31":
+            x931.fill(into, work)
+        else:
+            x931.kernel(into)
+    except OSError as bad:
+        raise _invalid(str(bad), ResultReason.GENERAL_FAILURE) from bad
 
 
 def register(call: Call, asked: RegisterRequest) -> Making:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
+from openkcm.execution import x931
 from openkcm.execution.operations.call import Call
 from openkcm.execution.operations.outcome import OperationFailed
 from openkcm.kmip.enums import ResultReason
@@ -23,11 +23,16 @@ _POOL: Final = Path("/dev/urandom")
 
 
 def rng_retrieve(call: Call, asked: RNGRetrieveRequest) -> RNGRetrieveResponse:
-    """Return random bytes of the kernel."""
+    """Return random bytes of the generator that makes keys."""
     if not 0 < asked.data_length <= MOST_RANDOM_BYTES:
         raise OperationFailed(ResultReason.INVALID_FIELD, f"1 to {MOST_RANDOM_BYTES} bytes can be asked for")
     call.reserve(asked.data_length)
-    return RNGRetrieveResponse(data=os.urandom(asked.data_length))
+    into = bytearray(asked.data_length)
+    if call.bench.rng == "ansi-x9.31":
+        x931.fill(memoryview(into), memoryview(bytearray(x931.WORK_BYTES)))
+    else:
+        x931.kernel(memoryview(into))
+    return RNGRetrieveResponse(data=bytes(into))
 
 
 def rng_seed(call: Call, asked: RNGSeedRequest) -> RNGSeedResponse:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from openkcm.execution.operations.call import Call
 from openkcm.execution.operations.profiles import PROFILE_INFORMATION
-from openkcm.execution.operations.template import KERNEL_RNG, LIBRARY_RNG
+from openkcm.execution.operations.template import generators
 from openkcm.kmip import SUPPORTED_VERSIONS
 from openkcm.kmip.enums import (
     DestroyAction,
@@ -56,7 +56,7 @@ ANSWERS: Final[dict[int, Callable[[Call], dict[str, Any]]]] = {
         "object_type": tuple(t for t in ObjectType if NEW_TYPES.get(t, 0) <= call.version.protocol_version_minor)
     },
     QueryFunction.QUERY_SERVER_INFORMATION: lambda _: {"vendor_identification": VENDOR},
-    QueryFunction.QUERY_RNGS: lambda _: {"rng_parameters": (KERNEL_RNG, LIBRARY_RNG)},
+    QueryFunction.QUERY_RNGS: lambda call: {"rng_parameters": tuple(dict.fromkeys(generators(call.bench.rng)))},
     QueryFunction.QUERY_PROFILES: lambda _: {"profile_information": PROFILE_INFORMATION},
     QueryFunction.QUERY_CAPABILITIES: lambda _: {"capability_information": (CAPABILITIES,)},
 }

@@ -26,11 +26,10 @@ from openkcm.kmip.enums import (
 from openkcm.kmip.structures import ApplicationSpecificInformation, Digest, Name, RNGParameters, UsageLimits
 
 __all__ = [
-    "KERNEL_RNG",
     "LEASE_TIME_S",
-    "LIBRARY_RNG",
     "accepted",
     "changed",
+    "generators",
     "merged",
     "names_of",
     "new_attributes",
@@ -48,6 +47,15 @@ LIBRARY_RNG: Final = RNGParameters(
     cryptographic_length=256,
     drbg_algorithm=DRBGAlgorithm.CTR,
 )
+#: `execution.x931`, where a region's limits ask for it.
+X931_RNG: Final = RNGParameters(
+    rng_algorithm=RNGAlgorithm.ANSI_X9_31, cryptographic_algorithm=Algorithm.AES, cryptographic_length=256
+)
+
+
+def generators(rng: str) -> tuple[RNGParameters, RNGParameters]:
+    """Return what makes symmetric keys, and what makes key pairs."""
+    return (X931_RNG, X931_RNG) if rng == "ansi-x9.31" else (KERNEL_RNG, LIBRARY_RNG)
 
 
 def _invalid(message: str, reason: ResultReason = ResultReason.INVALID_FIELD) -> OperationFailed:
