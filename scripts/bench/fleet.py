@@ -1,4 +1,4 @@
-"""A stack's tenants, as a bench brings them aboard through the API, and the people who may pull their kill switch."""
+"""A stack's tenants, as a bench brings them aboard through the API. Their admins may pull the kill switch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from openkcm.cli.layout import Layout
 from openkcm.cli.onboarding import portal_of
 from openkcm.contract.seal import Signer
 
-__all__ = ["PERSON_RATE", "SETTLE_S", "SWITCHES", "Fleet", "until"]
+__all__ = ["PERSON_RATE", "SETTLE_S", "Fleet", "until"]
 
-SWITCHES = 6  # people of a tenant who may pull it, beside its admin
-PERSON_RATE = 2.0  # orders a second that one person gets
+PERSON_RATE = 50.0  # revocations a second that one person gets
 SETTLE_S = 60.0
 
 
@@ -31,7 +30,6 @@ class Fleet:
         self.layout, self.nodes, self.url, self.ca = layout, e.nodes, e.cmk.url, e.cmk.ca
         self.regions = sorted({n.region for n in e.nodes})
         self.tenants = [f"bench-{n}" for n in range(tenants)]
-        self.tokens: list[tuple[str, str]] = []
         self.admins: dict[str, str] = {}
         self._accounts = self._provider()
         for tenant in self.tenants:
@@ -41,30 +39,28 @@ class Fleet:
         """An identity provider's configuration that knows the bench's people: same issuer, same key."""
         known = json.loads(self.layout.configuration("idp").read_text())
         known["accounts"] += [
-            {"name": f"{t}/{n}", "subject": f"{t}-person-{n}"} for t in self.tenants for n in range(SWITCHES + 2)
+            {"name": f"{t}/{n}", "subject": f"{t}-person-{n}"} for t in self.tenants for n in range(2)
         ]
         path = self.layout.state / "bench-idp.json"
         path.write_text(json.dumps(known))
         return path
 
     def _bring_aboard(self, e: endpoints.Endpoints, tenant: str) -> None:
-        roles = [["tenant-admin", "key-admin", "kill-switch"], ["approver"], *[["kill-switch"]] * SWITCHES]
+        roles = [["tenant-admin", "key-admin", "kill-switch"], ["approver"]]
         people: list[dict[str, Any]] = [{"person": f"{tenant}-person-{n}", "roles": r} for n, r in enumerate(roles)]
         for person in people[:2]:
             own = Signer(os.urandom(32)).public_key
             person["approval_key"] = base64.b64encode(own).decode()
-        tokens = [idp.mint(self._accounts, f"{tenant}/{n}") for n in range(len(roles))]
+        token = self.admins[tenant] = idp.mint(self._accounts, f"{tenant}/0")
         with portal_of(e, "provider/operator") as operator:
             operator.post("/tenants", {"id": tenant, "regions": self.regions, "people": people})
-        with httpx.Client(**self._http(tokens[0])) as admin:
+        with httpx.Client(**self._http(token)) as admin:
             for region in self.regions:
                 path = f"/tenants/{tenant}/regions/{region}"
                 root = customer_of(self.layout, tenant, region).make()
                 _done(admin, "PUT", f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
                 _done(admin, "POST", f"{path}/systems", {"system": "payments"})
                 until(lambda at=f"{path}/sync": admin.get(at).json()["routine"]["status"] == "InSync")
-        self.admins[tenant] = tokens[0]
-        self.tokens += [(tenant, token) for n, token in enumerate(tokens) if n != 1]
 
     def _http(self, token: str) -> dict[str, Any]:
         return {"base_url": f"{self.url}/cmk/v1", "headers": {"Authorization": f"Bearer {token}"},

@@ -1,7 +1,7 @@
 """How fast the kill switch is: from the API's answer to the closed gate and to the SyncAck, per node, open loop.
 
 Starts a stack of its own on real servers with tenants of its own, whose keys are unsealed on every node. Orders come at
-a fixed rate whatever the answers do, from many people (one person gets two a second). First the lanes are idle, then a
+a fixed rate whatever the answers do, from each tenant's admin in turn. First the lanes are idle, then a
 backlog of routine events lies before the nodes; what was ordered after a node had worked it off is left out there.
 
 The time of a gate's closing is the node's own record (CLOCK_BOOTTIME, in its sealed SyncAck), taken from the first ack
@@ -32,7 +32,7 @@ from typing import Any
 import httpx
 import killswitch_plot
 import msgspec
-from fleet import PERSON_RATE, SETTLE_S, SWITCHES, Fleet
+from fleet import PERSON_RATE, SETTLE_S, Fleet
 
 from openkcm.bus.connection import connect
 from openkcm.bus.reports import Reports
@@ -87,12 +87,12 @@ async def pull(fleet: Fleet, count: int, rate: float, lane: str, stop: Any = lam
     begun, work = time.monotonic(), []
 
     async def one(client: httpx.AsyncClient, n: int) -> dict[str, Any]:
+        tenant = fleet.tenants[n % len(fleet.tenants)]
+        token = fleet.admins[tenant]
         if lane == "critical":
-            tenant, token = fleet.tokens[n % len(fleet.tokens)]
             how = {"method": "POST", "url": f"/tenants/{tenant}/revocations", "json": {"reason": "drill"}}
         else:
-            tenant = fleet.tenants[n % len(fleet.tenants)]
-            token, path = fleet.admins[tenant], f"/tenants/{tenant}/regions/{fleet.regions[0]}/configuration"
+            path = f"/tenants/{tenant}/regions/{fleet.regions[0]}/configuration"
             how = {"method": "PATCH", "url": path, "json": {"labels": {"n": str(n)}}}
         headers = {"Idempotency-Key": f"{lane}-{begun}-{n}", "Authorization": f"Bearer {token}"}
         asked = boottime_ms()
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--port-base", type=int, default=27400)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench" / "killswitch.json")
     args = parser.parse_args()
-    if args.rate > args.tenants * (SWITCHES + 1) * PERSON_RATE:
+    if args.rate > args.tenants * PERSON_RATE:
         raise SystemExit(f"{args.rate} a second are more than {args.tenants} tenants' people get: more --tenants")
     with tempfile.TemporaryDirectory(prefix="openkcm-bench-") as folder:
         state = Path(folder) / "state"
