@@ -1,194 +1,48 @@
-"""One client's connection: TLS, framing, identity, and the order in which messages are answered. Knows no operation.
+"""One client's messages: framing, and the order in which they are answered. Knows no operation, opens no connection.
 
 The drain counter is odd from before a message is parsed until its answer is with the kernel; then, and whenever the
 session waits (for the custodian, or for a slow client to take its answer), it is even. Before anything leaves after
 such a wait, the gates it depends on are compared with what they were; a queued answer whose gate has changed is
-dropped, and the connection reset with it. One message of a connection is answered at a time.
+dropped, and the connection reset with it. One message of a connection is answered at a time. What nearly every message
+needs comes first: `_readable`, `_serve`, `_send`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import hashlib
 import logging
-import socket
 import ssl
-import struct
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from openkcm.contract.fleet import Limits
-from openkcm.execution import control
-from openkcm.execution.anchor import anchor_of
-from openkcm.execution.bench import Bench, Caller
+from openkcm.execution.connection import Connection, Floor
 from openkcm.execution.exchange import Exchange
 from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip import HEADER_BYTES, KMIP_1_4, KmipError, encode_item, encode_response, framing, http, message_length
-from openkcm.kmip import Limits as MessageLimits
 from openkcm.kmip.enums import ResultReason, ResultStatus
 from openkcm.kmip.errors import MessageTooLarge
 from openkcm.kmip.requests import decode_request
 
-__all__ = ["READ_BYTES", "Floor", "Session"]
+__all__ = ["READ_BYTES", "Session"]
 
 _log: Final = logging.getLogger("openkcm.worker")
 READ_BYTES: Final = 1 << 16  # four times a TLS record: what `Floor.buffer` has
-LINGER_S: Final = 2  # for the last answer to arrive before the socket goes
 REQUEST: Final = framing.REQUEST.to_bytes(4, "big")
-RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: unsent bytes are discarded, not delivered
 FAREWELL: Final = "certificate is not enrolled"
 
 
-class Floor(Protocol):
-    """Where sessions live (`worker.Worker`). `tick` counts seconds; `buffer` is read into by one session at a time;
-    `unfinished` is how many bytes all sessions keep of messages that are not whole.
-    """
+class Session(Connection):
+    """One connection's messages and answers."""
 
-    bench: Bench
-    limits: Limits
-    loop: asyncio.AbstractEventLoop
-    tick: int
-    buffer: bytearray
-    window: memoryview
-    unfinished: int
-
-    def shaken(self, session: Session) -> None:
-        """The session's handshake is over, well."""
-
-    def arrived(self, session: Session, enrolment: str) -> None:
-        """The session's client is known now."""
-
-    def left(self, session: Session) -> None:
-        """The session is over."""
-
-
-class Session:
-    """One accepted connection."""
-
-    __slots__ = ("_bench", "_caller", "_closing", "_exchange", "_fd", "_floor", "_limits", "_output", "_partial",
-                 "_read", "_socket", "_until", "_waiting", "_web", "_write", "closed", "enrolment",
-                 "seen")  # fmt: skip
+    __slots__ = ("_closing", "_exchange", "_output", "_partial", "_read", "_web", "_write")
 
     def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
-        self._floor, self._bench, self._socket = floor, floor.bench, connection
         self._read: Any = connection.read  # 0.7 us less a message than recv_into and send (ADR 0024)
         self._write = connection.write
-        self._fd = connection.fileno()
-        limits = floor.limits
-        self._limits = MessageLimits(
-            max_message_bytes=limits.message_bytes_before_identity, max_batch_items=limits.batch_items
-        )
-        self._caller: Caller | None = None
         self._exchange: Exchange | None = None  # waits, or owns the output that waits
         self._partial = bytearray()
         self._web: http.Web | None = None
         self._output: memoryview | None = None
-        self._waiting = self._closing = self.closed = False
-        self.enrolment = ""
-        self.seen = floor.tick
-        self._until: float = floor.tick + limits.handshake_s
-        floor.loop.add_reader(self._fd, self._shake_hands)
-
-    # --- opening and closing ----------------------------------------------------------------------------------------
-
-    def _shake_hands(self) -> None:
-        try:
-            self._socket.do_handshake()
-        except ssl.SSLWantReadError:
-            self._floor.loop.remove_writer(self._fd)
-            return
-        except ssl.SSLWantWriteError:
-            self._floor.loop.add_writer(self._fd, self._shake_hands)
-            return
-        except (OSError, ValueError):
-            self._bench.count("handshakes_failed")
-            self.close()
-            return
-        loop = self._floor.loop
-        loop.remove_writer(self._fd)
-        loop.remove_reader(self._fd)  # nothing is read before we know who it is
-        self._floor.shaken(self)
-        certificate = self._socket.getpeercert(binary_form=True)
-        if certificate is None:
-            self.close()
-            return
-        fingerprint = hashlib.sha256(certificate).hexdigest()
-        names: Any = (self._socket.getpeercert() or {}).get("subjectAltName", ())
-        spiffe = tuple(value for kind, value in names if kind == "URI" and value.startswith("spiffe://"))
-        anchor = anchor_of(self._socket)
-        self._bench.link.ask(lambda n: control.Identify(n, fingerprint, anchor, spiffe), self._identified)
-
-    def _identified(self, answer: control.Message) -> None:
-        if self.closed:
-            return
-        if isinstance(answer, control.Identity):
-            system = self._bench.system(answer.tenant, answer.registration)
-            self._caller = Caller(answer, system, self._bench.arena)
-            self.enrolment = answer.enrolment
-            self._limits = MessageLimits(
-                max_message_bytes=self._floor.limits.message_bytes, max_batch_items=self._floor.limits.batch_items
-            )
-            self._floor.arrived(self, answer.enrolment)
-            self._until = 0
-        else:  # a stranger is told so at its first message, for which it has as long as for its handshake
-            self._bench.count("denied")
-            self._until = self._floor.tick + self._floor.limits.handshake_s
-        self.seen = self._floor.tick
-        self._floor.loop.add_reader(self._fd, self._readable)
-
-    @property
-    def tenant(self) -> str | None:
-        """Whose session it is, once that is known."""
-        return None if self._caller is None else self._caller.tenant
-
-    def expire(self, tick: int) -> None:
-        """Close the session when a deadline of it is over. Called every second."""
-        if self._until:
-            if tick > self._until:
-                self.close()
-        elif tick - self.seen > self._floor.limits.idle_s and not self._waiting:
-            self.close()
-
-    def close(self, *, reset: bool = False) -> None:
-        """End the session. `reset`: what the kernel has not sent yet is discarded."""
-        if self.closed:
-            return
-        self.closed = True
-        loop = self._floor.loop
-        loop.remove_reader(self._fd)
-        loop.remove_writer(self._fd)
-        self._exchange, self._output = None, None
-        self._keep(b"")
-        if reset:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self._socket.close()
-        self._floor.left(self)
-
-    def _part(self) -> None:
-        """After a last answer: say that no more comes, and wait a little for the client to have read it."""
-        loop = self._floor.loop
-        loop.remove_writer(self._fd)
-        loop.remove_reader(self._fd)
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self._until = self._floor.tick + LINGER_S
-        loop.add_reader(self._fd, self._discard)
-
-    def _discard(self) -> None:
-        try:
-            if self._socket.recv_into(self._floor.buffer):  # not by TLS any more: `shutdown` ended that
-                return
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return
-        except OSError:
-            pass
-        self.close()
-
-    # --- reading ----------------------------------------------------------------------------------------------------
+        self._closing = False
+        super().__init__(floor, connection)
 
     def _readable(self) -> None:
         try:
@@ -210,6 +64,57 @@ class Session:
             self._serve(data)  # one read, one message: nearly always
         else:
             self._consume(data)
+
+    def _serve(self, message: bytes) -> None:
+        """Answer one message, or begin to wait."""
+        bench = self._bench
+        board, drain = bench.board, bench.drain
+        board[drain] += 1  # odd: from here on the custodian waits for us
+        try:
+            caller = self._caller
+            try:
+                if self._web is not None:
+                    message = self._web.opened(message)
+                request = decode_request(message, limits=self._limits)
+            except KmipError as bad:
+                self._refuse(bad)
+                return
+            if caller is None:
+                self._deny(request)
+                return
+            exchange = Exchange(bench, caller, OPERATIONS, request, self._ready)
+            response = exchange.advance()
+            if response is None:
+                self._wait(exchange)
+            else:
+                self._send(response, exchange)
+        except Exception as bad:  # never another connection's problem
+            _log.error("a session ends: %s", type(bad).__name__, exc_info=bad)
+            self.close()
+        finally:
+            if bench.held is not None:
+                bench.wipe()
+            board[drain] += 1  # even
+
+    def _send(self, response: bytes, exchange: Exchange | None) -> None:
+        """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates."""
+        if self._web is not None:
+            response = self._web.replied(response)
+        try:
+            sent = self._write(response)
+        except ssl.SSLWantWriteError:
+            sent = 0
+        except (OSError, ValueError):
+            self.close()
+            return
+        if sent == len(response):
+            return
+        self._output, self._exchange = memoryview(response)[sent:], exchange
+        self._until = self._floor.tick + self._floor.limits.message_s
+        self._floor.loop.remove_reader(self._fd)
+        self._floor.loop.add_writer(self._fd, self._writable)
+
+    # --- messages in parts, or several at once ------------------------------------------------------------------------
 
     def _keep(self, rest: bytes) -> None:
         """Keep what is not answered yet, instead of what was kept before."""
@@ -267,38 +172,7 @@ class Session:
                 self._keep(data)
                 return
 
-    # --- answering --------------------------------------------------------------------------------------------------
-
-    def _serve(self, message: bytes) -> None:
-        """Answer one message, or begin to wait."""
-        bench = self._bench
-        board, drain = bench.board, bench.drain
-        board[drain] += 1  # odd: from here on the custodian waits for us
-        try:
-            caller = self._caller
-            try:
-                if self._web is not None:
-                    message = self._web.opened(message)
-                request = decode_request(message, limits=self._limits)
-            except KmipError as bad:
-                self._refuse(bad)
-                return
-            if caller is None:
-                self._deny(request)
-                return
-            exchange = Exchange(bench, caller, OPERATIONS, request, self._ready)
-            response = exchange.advance()
-            if response is None:
-                self._wait(exchange)
-            else:
-                self._send(response, exchange)
-        except Exception as bad:  # never another connection's problem
-            _log.error("a session ends: %s", type(bad).__name__, exc_info=bad)
-            self.close()
-        finally:
-            if bench.held is not None:
-                bench.wipe()
-            board[drain] += 1  # even
+    # --- waiting, for the custodian and for slow clients --------------------------------------------------------------
 
     def _wait(self, exchange: Exchange) -> None:
         if not self._waiting:
@@ -333,26 +207,6 @@ class Session:
         if self._partial and not (self._waiting or self._output is not None or self._closing or self.closed):
             self._consume_partial()
 
-    # --- writing ----------------------------------------------------------------------------------------------------
-
-    def _send(self, response: bytes, exchange: Exchange | None) -> None:
-        """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates."""
-        if self._web is not None:
-            response = self._web.replied(response)
-        try:
-            sent = self._write(response)
-        except ssl.SSLWantWriteError:
-            sent = 0
-        except (OSError, ValueError):
-            self.close()
-            return
-        if sent == len(response):
-            return
-        self._output, self._exchange = memoryview(response)[sent:], exchange
-        self._until = self._floor.tick + self._floor.limits.message_s
-        self._floor.loop.remove_reader(self._fd)
-        self._floor.loop.add_writer(self._fd, self._writable)
-
     def _writable(self) -> None:
         """Try the same bytes again: an operation of its own, odd, compare, send, even."""
         bench = self._bench
@@ -384,6 +238,12 @@ class Session:
         self._floor.loop.remove_writer(self._fd)
         self._floor.loop.add_reader(self._fd, self._readable)
         self._go_on()
+
+    def _forget(self) -> None:
+        self._exchange, self._output = None, None
+        self._keep(b"")
+
+    # --- the last answer ----------------------------------------------------------------------------------------------
 
     def _refuse(self, bad: KmipError) -> None:
         """Answer what is no readable message, and end: what follows cannot be trusted to be one."""

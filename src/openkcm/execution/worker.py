@@ -28,6 +28,7 @@ from openkcm.execution import cage, control, secretmem
 from openkcm.execution.arena import Board, Scratch, WorkerArena
 from openkcm.execution.bench import Bench
 from openkcm.execution.board import BOARD_PULSE
+from openkcm.execution.connection import Connection
 from openkcm.execution.handoutlog import HandOutLog
 from openkcm.execution.link import Link
 from openkcm.execution.objects import Objects
@@ -100,9 +101,9 @@ class Worker:
         self.window = memoryview(self.buffer)
         self.tick = 0
         self.unfinished = 0
-        self._sessions: set[Session] = set()
-        self._shaking: dict[Session, None] = {}  # the oldest first
-        self._enrolments: dict[str, set[Session]] = {}
+        self._sessions: set[Connection] = set()
+        self._shaking: dict[Connection, None] = {}  # the oldest first
+        self._enrolments: dict[str, set[Connection]] = {}
         self._accepting: socket.socket | None = None
         self._retiring = False
         self._stop = asyncio.Event()
@@ -242,25 +243,25 @@ class Worker:
             self._shaking[session] = None
         return True
 
-    def shaken(self, session: Session) -> None:
-        """A handshake is over: the session is no candidate for eviction any more."""
-        self._shaking.pop(session, None)
+    def shaken(self, connection: Connection) -> None:
+        """A handshake is over: the connection is no candidate for eviction any more."""
+        self._shaking.pop(connection, None)
 
-    def arrived(self, session: Session, enrolment: str) -> None:
-        """Remember whose session it is, so that it can be cut."""
-        self._enrolments.setdefault(enrolment, set()).add(session)
+    def arrived(self, connection: Connection, enrolment: str) -> None:
+        """Remember whose connection it is, so that it can be cut."""
+        self._enrolments.setdefault(enrolment, set()).add(connection)
 
-    def left(self, session: Session) -> None:
-        """Forget a session."""
-        self._sessions.discard(session)
-        self._shaking.pop(session, None)
+    def left(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._sessions.discard(connection)
+        self._shaking.pop(connection, None)
         if self._retiring and not self._sessions:
             self._stop.set()
-        mine = self._enrolments.get(session.enrolment)
+        mine = self._enrolments.get(connection.enrolment)
         if mine is not None:
-            mine.discard(session)
+            mine.discard(connection)
             if not mine:
-                del self._enrolments[session.enrolment]
+                del self._enrolments[connection.enrolment]
 
 
 def tls_context(listener: Listener) -> ssl.SSLContext:
