@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
+from openkcm.bus.connection import connect
+from openkcm.bus.ledger import Ledger
+from openkcm.cli import orbital
+from openkcm.cli.layout import Layout
+from openkcm.contract import envelope as env
+from openkcm.contract.subjects import residence_aggregate
 from running_stack import Stack, stack, until
 
 __all__ = ["stack"]
@@ -88,3 +97,32 @@ def test_one_revoked_before_answers_nothing_but_refusals_from_the_first_connecti
             assert "access revoked" in keys[EU].refused()
         except OSError:  # not listening yet
             time.sleep(0.1)
+
+
+async def poison(layout: Layout, tenant: str, region: str) -> None:
+    """Append a well-sealed routine decree of a version that nobody knows, as a newer governance might."""
+    connection = await connect(orbital.access(layout.state, "cmk", layout.ports.hub), name="newer")
+    ledger, subject = Ledger(connection), residence_aggregate(region, tenant)
+    last = await ledger.last(str(subject))
+    assert last is not None
+    known = env.decode(last.body)
+    newer = msgspec.structs.replace(
+        known, id=str(uuid.uuid4()), tag="TenantConfigurationUpdated.9", counter=known.counter + 1,
+        data=msgspec.Raw(b'{"of":"the future"}'), key=layout.governance_signer.key_id,
+    )  # fmt: skip
+    sealed = env.seal_envelope(newer, layout.governance_signer)
+    await ledger.append(
+        str(subject), env.encode(sealed), id=sealed.id, tag=sealed.tag, expected_last=last.sequence, timeout_s=10
+    )
+    await connection.close()
+
+
+def test_a_decree_that_nobody_can_read_freezes_its_own_residence_and_holds_up_no_revocation(stack, keys):
+    asyncio.run(poison(Layout(stack.state, port_base=stack.base), "bolt", US))
+    with stack.portal("bolt/admin") as portal:
+        sync = f"/tenants/bolt/regions/{US}/sync"
+        until(lambda: portal.get(sync)["routine"]["status"] == "Pending", 20, "the node cannot take it")
+        assert until(keys[US].works), "another tenant of the region is served"
+        stack.revoke("bolt", US)
+        until(lambda: portal.get(sync)["critical"]["status"] == "Revoked", 20, "the revocation passes it by")
+        assert portal.get(sync)["routine"]["status"] == "Pending"
