@@ -4,6 +4,7 @@ CREATE TABLE workload_authority (
     region TEXT NOT NULL,
     authority TEXT NOT NULL,
     certificate TEXT NOT NULL,
+    name TEXT NOT NULL, -- as OpenSSL compares names
     generation INTEGER NOT NULL,
     PRIMARY KEY (tenant, region, authority)
 ) STRICT;

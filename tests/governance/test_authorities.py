@@ -12,7 +12,7 @@ import pytest_asyncio
 from governance_ledger import ANNA, BERT, ROGUE
 from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk, sign
 from orbital_fixture import EU, US, Orbital
-from own_ca import OwnCa
+from own_ca import OwnCa, weak
 
 COMMAND = "TrustWorkloadAuthority"
 
@@ -59,7 +59,7 @@ async def test_two_people_let_a_ca_in_workloads_are_enrolled_under_it_and_one_pe
     assert (await stack.must(admin, "GET", f"{path}/workload-authorities"))["value"] == []
     await stack.must(f"{tenant}-approver", "POST", grants, {"signature": sign(BERT, words)})
     (shown,) = (await stack.must(admin, "GET", f"{path}/workload-authorities"))["value"]
-    assert (shown["subject"], shown["certificate"]) == ("commonName=Acme Root", ca.pem)
+    assert (shown["subject"], shown["certificate"]) == ("CN=Acme Root", ca.pem)
     await stack.must(admin, "POST", f"{path}/workloads", {**workload, "authority": shown["authority"]})
     assert (await stack.must(admin, "GET", f"{path}/workloads"))["value"][0]["authority"] == shown["authority"]
     again = await stack.ask(admin, "POST", f"{path}/workloads", {**workload, "authority": shown["authority"]})
@@ -78,7 +78,8 @@ async def test_what_is_no_root_ca_or_comes_with_its_key_is_refused_and_nothing_i
     below = OwnCa("below", issuer=OwnCa("above"))
     behind = base64.b64encode(OwnCa("a").der + b"more").decode()
     for certificate, code in (
-        (behind, "invalid-request"),
+        (behind, "invalid-request"), (weak().pem, "invalid-request"),
+        (OwnCa("x", issuer=OwnCa("x")).pem, "invalid-request"),
         ("", "invalid-request"), ("no certificate", "invalid-request"), (below.pem, "invalid-request"),
         (OwnCa("leaf", ca=False).pem, "invalid-request"), (OwnCa("a").pem + OwnCa("b").pem, "invalid-request"),
         (OwnCa("a").pem + "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n", "secret-refused"),

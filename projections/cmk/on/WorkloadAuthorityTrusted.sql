@@ -1,7 +1,11 @@
--- Without two people's signatures it changes nothing: nodes refuse it as well.
-INSERT OR IGNORE INTO workload_authority (tenant, region, authority, certificate, generation)
-SELECT :tenant, :region, json_extract(:data, '$.authority'), json_extract(:data, '$.certificate'), :counter
-WHERE NOT EXISTS (
+-- Without two people's signatures, or when it is no root CA or another tenant's by name, it changes nothing: nodes
+-- refuse it as well.
+INSERT OR IGNORE INTO workload_authority (tenant, region, authority, certificate, name, generation)
+SELECT :tenant, :region, json_extract(:data, '$.authority'), json_extract(:data, '$.certificate'), c.name, :counter
+FROM (SELECT root_ca(json_extract(:data, '$.certificate')) AS name) AS c
+WHERE c.name IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM workload_authority AS o WHERE o.region = :region AND o.tenant <> :tenant AND o.name = c.name
+) AND NOT EXISTS (
     SELECT 1 FROM approval_used AS u
     WHERE u.tenant = :tenant AND u.region = :region AND u.approval = json_extract(:data, '$.approval')
 ) AND signed('WorkloadAuthorityTrusted.1', :tenant, :region, :data, (

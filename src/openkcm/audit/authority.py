@@ -20,6 +20,7 @@ import msgspec
 from openkcm.audit.verify import Event
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope, reports, statements, subjects
+from openkcm.contract.authority import NotARootCa, check_root_ca
 from openkcm.contract.errors import ContractError
 
 __all__ = ["Authority", "Finding", "Obedience", "obedience"]
@@ -208,6 +209,10 @@ class Authority:
         approval = _unused(r, x.approval)
         words = statements.authority_statement(event.subject.tenant, event.subject.region, approval, x.certificate)
         _two_people(r, words, x.signatures)
+        try:
+            check_root_ca(x.certificate)
+        except NotARootCa as bad:
+            raise _Unsupported("authority", str(bad)) from bad
         r.used.add(approval)
 
     def _configured(self, event: Event, x: d.TenantConfigurationUpdated) -> None:

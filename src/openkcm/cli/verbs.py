@@ -94,7 +94,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     Verb("workload", "list", "listWorkloads", "GET", f"{_R}/workloads", "List workloads.", _PAGE, ("workload", "system", "enrolment", "fingerprint", "spiffe", "authority")),
     Verb("workload", "enrol", "enrolWorkload", "POST", f"{_R}/workloads", "Enrol a client certificate.", (Field("workload", "Its name.", required=True), Field("system", "Whose.", required=True), Field("certificate", "PEM file.", "file"), Field("fingerprint", "SHA-256 of the certificate."), Field("spiffe", "SPIFFE id."), Field("authority", "Your own CA that vouches for it.")), waits=True),
     Verb("workload", "remove", "removeWorkload", "DELETE", f"{_R}/workloads/{{enrolment}}", "Cut one enrolment for ever.", waits=True),
-    Verb("workload", "authorities", "listWorkloadAuthorities", "GET", f"{_R}/workload-authorities", "List your own CAs that vouch for workloads.", _PAGE, ("authority", "subject", "not_after", "sha256")),
+    Verb("workload", "authorities", "listWorkloadAuthorities", "GET", f"{_R}/workload-authorities", "List your own CAs that vouch for workloads.", _PAGE, ("authority", "subject", "until_ms", "sha256")),
     Verb("workload", "remove-authority", "removeWorkloadAuthority", "DELETE", f"{_R}/workload-authorities/{{authority}}", "Cut one of your own CAs with all it vouches for.", waits=True),
     Verb("access", "revocations", "listRevocations", "GET", f"{_T}/revocations", "List revocations.", _PAGE, ("region", "event", "reason", "person", "open", "confirmed")),
     Verb("access", "revocation", "showRevocation", "GET", f"{_T}/revocations/{{event}}", "Show one revocation."),

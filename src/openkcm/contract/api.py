@@ -169,7 +169,7 @@ class WorkloadAuthority(Shape, frozen=True, kw_only=True):
     authority: str
     sha256: str
     subject: str
-    not_after: str
+    until_ms: int
     certificate: str
 
 

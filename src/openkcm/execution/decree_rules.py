@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from openkcm.contract import decrees as d
 from openkcm.contract import statements
+from openkcm.contract.authority import NotARootCa, check_root_ca
 from openkcm.contract.envelope import Envelope
-from openkcm.execution.authorities import check_root_ca
 from openkcm.execution.residence_state import Residence, Revocation, Workload
 
 __all__ = ["RULES", "Refused"]
@@ -104,11 +104,11 @@ def _authority(r: Residence, x: d.WorkloadAuthorityTrusted, _e: Envelope, region
     approval = _unused(r, x.approval, "AuthorityRefused")
     words = statements.authority_statement(r.tenant, region, approval, x.certificate)
     _two_people(r, words, x.signatures, "AuthorityRefused")
-    if x.authority in r.authorities or x.authority in r.removed:
+    if x.authority in r.authorities:
         raise Refused("AuthorityRefused", f"authority {x.authority} exists")
     try:
         check_root_ca(x.certificate)
-    except ValueError as bad:
+    except NotARootCa as bad:
         raise Refused("AuthorityRefused", str(bad)) from bad
     used = r.approvals_used | {approval}
     return replace(r, authorities={**r.authorities, x.authority: x.certificate}, approvals_used=used)

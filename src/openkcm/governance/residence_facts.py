@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from openkcm.contract import decrees as d
 from openkcm.contract import statements
+from openkcm.contract.authority import NotARootCa, check_root_ca
 from openkcm.contract.statements import Lift
 from openkcm.governance.aggregate import Decreed, Rule
 
@@ -138,6 +139,10 @@ def _same(r: ResidenceFacts, _x: d.Decree, _: Decreed) -> ResidenceFacts:
 def _authority(r: ResidenceFacts, x: d.WorkloadAuthorityTrusted, _: Decreed) -> ResidenceFacts:
     words = statements.authority_statement(r.tenant, r.region, x.approval, x.certificate)
     if x.approval in r.approvals_used or not _two_people(r, words, x.signatures):
+        return r
+    try:
+        check_root_ca(x.certificate)
+    except NotARootCa:
         return r
     used = r.approvals_used | {x.approval}
     return replace(r, authorities={x.authority: x.certificate, **r.authorities}, approvals_used=used)

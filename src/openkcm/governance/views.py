@@ -437,10 +437,10 @@ class Views:
         )
         return [(authority, base64.b64decode(c)) for authority, c in self.reader.rows(query, (tenant, region))]
 
-    def authorities_of_others(self, tenant: str, region: str) -> list[bytes]:
-        """Return the certificates that other tenants' workload CAs have, or had, in a region."""
-        query = "SELECT certificate FROM workload_authority WHERE tenant <> ? AND region = ?"
-        return [base64.b64decode(c) for (c,) in self.reader.rows(query, (tenant, region))]
+    def names_of_authorities(self, region: str, *, without: str) -> set[str]:
+        """Return the names that workload CAs have, or had, in a region, one tenant's left out."""
+        query = "SELECT name FROM workload_authority WHERE tenant <> ? AND region = ?"
+        return {name for (name,) in self.reader.rows(query, (without, region))}
 
     def event_count(self, tenant: str | None) -> int:
         """Return how many events there are, of one tenant (and who was denied at its door) or of all."""

@@ -6,14 +6,17 @@ signatures, and so must the read model and an auditor's replay: the check is par
 
 from __future__ import annotations
 
+import base64
 import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
+from openkcm.contract import authority
 from openkcm.contract import decrees as d
 from openkcm.contract import statements as s
+from openkcm.contract.authority import NotARootCa
 from openkcm.contract.errors import ContractError
 
 __all__ = ["register", "signed"]
@@ -109,8 +112,19 @@ def set_hash(tenant: str, region: str, data: str) -> str | None:
     return _hash_of_set(tenant, region, decree)
 
 
+def root_ca(certificate: str) -> str | None:
+    """Return the name of a root CA whose certificate (base64 of its DER) this is, None when it is none."""
+    try:
+        der = base64.b64decode(certificate, validate=True)
+        authority.check_root_ca(der)
+        return authority.name_of(der)
+    except (NotARootCa, ValueError):
+        return None
+
+
 def register(connection: sqlite3.Connection) -> None:
-    """Make `signed`, `different_people` and `approvers_hash` known to a connection."""
+    """Make `signed`, `different_people`, `approvers_hash` and `root_ca` known to a connection."""
     connection.create_function("signed", 5, signed, deterministic=True)
     connection.create_function("different_people", 1, people, deterministic=True)
     connection.create_function("approvers_hash", 3, set_hash, deterministic=True)
+    connection.create_function("root_ca", 1, root_ca, deterministic=True)
