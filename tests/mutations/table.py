@@ -59,6 +59,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("critical gap behind lane0", E + "judge", "if missing and not r.missing_critical:", "if False:", "world:CriticalGap"),
     M("frozen until readable", E + "residence_state", '(bool(r.unreadable) or r.missing_critical, "frozen")', '(r.missing_critical, "frozen")', DESIRED + "test_an_unreadable_critical_decree_locks_the_residence"),
     M("what is skipped is read again", E + "desired", "cursor = min(state.cursor_routine, min(starts) - 1)", "cursor = state.cursor_routine", DESIRED + "test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is"),
+    M("from its start when that did not help", E + "judge", "frozen_at=1 if r.thawed else at", "frozen_at=at", DESIRED + "test_a_gap_below_what_was_appended_again_has_the_lane_read_from_its_start_the_second_time"),
     M("smaller than mark", E + "desired", "behind = m.last_routine < state.seen_routine or m.last_critical < state.seen_critical", "behind = False", DESIRED + "test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing"),
     M("own cursor at start", E + "feeds", 'await self._readers["critical"].reset(self._custodian.state.cursor_critical)', 'await self._readers["critical"].reset(1 << 60)', "sim:kills:20"),
     M("the lease of a node without memory", E + "feeds", "if not self._without_memory or await", "if not self._without_memory or True or await", "test:tests/execution/test_feeds.py::test_a_node_without_memory_opens_only_behind_the_routine_lane_too"),
@@ -98,6 +99,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("a removed node counts while its lease may run", G + "pending", "if n.removed_for_s is None or n.removed_for_s <= lease_s * (1 + DRIFT_RATIO) + DRIFT_S", "if n.removed_for_s is None", PENDING + "test_a_removed_node_counts_until_its_last_lease_is_over"),
     M("an answered revocation is in the spool", G + "killswitch", "await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))", "pass", "sim:hub+cmk:40"),
     M("a revocation is resent", G + "killswitch", "if entry.id in self._busy or not self._connected():", "if True:", "sim:hub:40"),
+    M("a key that is announced", G + "registry", "if self._signer.key_id not in self._projection.signing_keys:", "if False:", "test:tests/governance/test_own_key.py::test_nothing_is_sealed_with_a_key_that_the_ledger_does_not_announce"),
+    M("repeated in its own epoch", G + "watch", "floors = [acks[n].mark(at)[0] if n in acks", "floors = [acks[n].floor if n in acks", PENDING + "test_a_revocation_of_an_older_epoch_is_repeated_until_every_node_has_acknowledged_it_in_that_epoch"),
     M("expectation", G + "registry", "expected_last=cached.cursors[lane]", "expected_last=None", "test:tests/governance/test_race.py::test_two_cmks_at_once_never_give_one_counter_twice"),
 )
 # fmt: on
