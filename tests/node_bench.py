@@ -117,6 +117,7 @@ class RunningNode:
         policy: RootPolicy | None = None,
         limits: dict[str, int] | None = None,
         program: str | None = None,
+        probes: dict[str, float] | None = None,
     ) -> None:
         self.orbital, self.folder = orbital, folder
         self.program = WITHOUT_SECRETMEM if fallback else program
@@ -128,7 +129,7 @@ class RunningNode:
         raw = msgspec.to_builtins(region)
         raw["trust_root"] = base64.b64encode(press.root.public_key).decode()
         raw["roots"]["directories"] = [str(folder), *map(str, roots)]
-        raw["roots"]["probe_s"] = {"file": 0.2}
+        raw["roots"]["probe_s"] = probes or {"file": 0.2}
         if policy is not None:
             raw["roots"] = msgspec.to_builtins(policy)
         raw["limits"] |= limits or {}

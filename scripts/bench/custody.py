@@ -1,7 +1,9 @@
 """`just bench custody`: how many residences one node holds, in how much locked memory, and how fast it unseals them.
 
-Real arenas under the shell's own RLIMIT_MEMLOCK, the real unsealing helper, one `file` root a residence; no bus. Each
-residence has one L2 and one L3, and room for a second of each. Prints figures; writes docs/bench/custody.json.
+First a whole node (custodian, worker, unsealer, prober) on real NATS servers: so many residences come aboard by
+decrees, each with a `file` root of its own; the node is killed, starts anew and unseals them all; what they cost then.
+Then arenas and unsealer alone, with room for a second L2 and L3 each. RLIMIT_MEMLOCK is 8 MiB in both (`--memlock`).
+Prints figures; writes docs/bench/custody.json.
 """
 
 from __future__ import annotations
@@ -12,17 +14,25 @@ import base64
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from node_bench import Governor, RunningNode, new_key_file, opening
+from openkcm.contract import decrees
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
-from openkcm.execution import keyring, secretmem
+from openkcm.execution import admin, keyring, secretmem
 from openkcm.execution.arena import RegionArena
 from openkcm.execution.cells import KeyArena
 from openkcm.execution.roots.base import RootSettings
 from openkcm.execution.unseal import Unsealer
+from orbital_fixture import running_orbital
+from press import Press
 
 OUT = Path(__file__).parents[2] / "docs" / "bench" / "custody.json"
 
@@ -87,12 +97,109 @@ async def measure(residences: int) -> dict[str, float | int | str]:
     }
 
 
+# --- a whole node -----------------------------------------------------------------------------------------------------
+
+
+def status_of(pid: int) -> dict[str, int]:
+    """Locked and resident memory in KiB, CPU seconds, descriptors of a process."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    times = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return {
+        "locked_kib": int(lines["VmLck"].split()[0]),
+        "resident_kib": int(lines["VmRSS"].split()[0]),
+        "cpu_ticks": int(times[11]) + int(times[12]),
+        "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+    }
+
+
+async def until(what: Callable[[], bool], timeout_s: float = 1800) -> float:
+    """Wait; return the seconds it took."""
+    began = time.perf_counter()
+    while not what():
+        if time.perf_counter() - began > timeout_s:
+            raise TimeoutError(f"not within {timeout_s:g} s")
+        await asyncio.sleep(0.25)
+    return time.perf_counter() - began
+
+
+async def whole(residences: int) -> dict[str, float | int | str]:
+    """Bring so many residences aboard on one node, kill it, have it start anew."""
+    press = Press()
+    with tempfile.TemporaryDirectory() as folder, running_orbital(Path(folder) / "stack") as orbital:
+        node = RunningNode(orbital, press, Path(folder) / "node", probes={"file": 30.0})
+        where = admin.socket_of(str(node.configuration["database"]))
+
+        def seen() -> dict:
+            return admin.ask(where, admin.Ask(verb="status"))
+
+        def unsealed() -> int:
+            return sum(r["slots"] for r in seen()["residences"])
+
+        async with Governor(orbital, press) as governor:
+            for e in opening(press):
+                await governor.append(e)
+            node.start()
+            try:
+                await node.wait_ready(120)
+                await until(lambda: governor.health is not None and governor.health.cursor[1] >= 1)
+                few = asyncio.Semaphore(32)
+
+                async def aboard(tenant: str) -> None:
+                    key = node.folder / f"{tenant}.keys"
+                    new_key_file(key)
+                    linked = decrees.RootKeyLinked(root=RootReference(provider="file", ref=str(key)))
+                    for e in press.onboarded(tenant, lease_s=7 * 24 * 3600):
+                        rooted = e.tag == "RootKeyLinked.1"
+                        async with few:
+                            await governor.append(press.residence(tenant, linked, counter=e.counter) if rooted else e)
+
+                began = time.perf_counter()
+                names = [f"t{n:05d}" for n in range(residences)]
+                await asyncio.gather(*(aboard(tenant) for tenant in names))
+                await until(lambda: all(governor.acked(t, "routine", 5, "active") for t in names))
+                aboard_s = time.perf_counter() - began
+                node.kill()
+                began = time.perf_counter()
+                node.start()
+                await node.wait_ready(300)
+                ready_s = time.perf_counter() - began
+                await until(lambda: unsealed() == residences)
+                all_s = time.perf_counter() - began
+                await asyncio.sleep(5)
+                before, _ = status_of(node.process.pid), await asyncio.sleep(20)
+                after, said = status_of(node.process.pid), seen()
+            finally:
+                node.stop()
+    return {
+        "residences": residences,
+        "memory": said["memory"]["mode"],
+        "memlock_limit_bytes": said["memory"]["limit_bytes"] or -1,
+        "key_slots": said["memory"]["key_slots"]["all"],
+        "evicted": said["memory"]["evicted"],
+        "locked_kib": after["locked_kib"],
+        "resident_mib": round(after["resident_kib"] / 1024, 1),
+        "descriptors": after["descriptors"],
+        "aboard_s": round(aboard_s, 1),
+        "made_per_s": round(residences / aboard_s, 1),
+        "restart_to_listener_s": round(ready_s, 1),
+        "restart_to_all_unsealed_s": round(all_s, 1),
+        "unsealed_per_s": round(residences / all_s, 1),
+        "cpu_of_holding_them_percent": round(
+            (after["cpu_ticks"] - before["cpu_ticks"]) / os.sysconf("SC_CLK_TCK") / 0.2, 1
+        ),
+    }
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--residences", type=int, default=5000)
+    parser.add_argument("--memlock", type=int, default=8 << 20, help="RLIMIT_MEMLOCK in bytes")
+    parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    figures = asyncio.run(measure(given.residences))
-    for name, value in figures.items():
-        print(f"{name:22} {value}")
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(figures, indent=2) + "\n")
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (given.memlock, given.memlock))
+    figures = {"node": asyncio.run(whole(given.residences)), "arenas": asyncio.run(measure(given.residences))}
+    for part, values in figures.items():
+        for name, value in values.items():
+            print(f"{part:7} {name:28} {value}")
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(figures, indent=2) + "\n")
