@@ -78,7 +78,7 @@ class Governor:
             if isinstance(report, reports.SyncAck):
                 self.acks[report.tenant, report.lane] = report
 
-    async def until(self, what, *, timeout_s: float = 20.0):
+    async def until(self, what, *, timeout_s: float = 60.0):
         """Wait until `what()` is true and return it."""
         until = time.monotonic() + timeout_s
         while not (found := what()):
@@ -176,7 +176,7 @@ class RunningNode:
                 [*command, "--config", self.folder / "node.json", "--ready", self.ready_file], stdout=log, stderr=log
             )
 
-    async def wait_ready(self, timeout_s: float = 40.0) -> dict:
+    async def wait_ready(self, timeout_s: float = 120.0) -> dict:
         until = time.monotonic() + timeout_s
         while not self.ready_file.exists():
             assert self.process.poll() is None, self.tail()

@@ -97,13 +97,23 @@ class Pair:
     async def restart(self, node: RunningNode) -> None:
         node.kill()
         node.start()
-        await node.wait_ready(40)
+        await node.wait_ready()
 
     async def ring(self) -> RingRecord:
         async with Thief(self.governor, self.nodes[0]) as thief:
             return await thief.record("acme", "ring", "acme", RingRecord)
 
-    async def clean(self, l2: int, l3: int, root: int, *, timeout_s: float = 60) -> None:
+    async def agree(self) -> None:
+        """Wait until both nodes have read the same of the vault, and say the same digest of it."""
+
+        def same() -> bool:
+            marks = {self.governor.healths[name].vault for name in NAMES}
+            return len({m.cursor for m in marks}) == 1 and all(m.digest for m in marks)
+
+        await self.governor.until(same)
+        assert len({self.governor.healths[name].vault.digest for name in NAMES}) == 1
+
+    async def clean(self, l2: int, l3: int, root: int, *, timeout_s: float = 120) -> None:
         """Wait until exactly these versions are left, in every record, and no older revision of any key record."""
         until = asyncio.get_running_loop().time() + timeout_s
         why = "?"
@@ -180,5 +190,6 @@ async def rounds(both: Pair, count: int, *, seed: int, say=print) -> None:
         await both.restart(victim)
         await both.clean(versions["L2"], versions["L3"], versions["L1"])
         assert both.load.failed == [], both.load.failed[:5]
+        await both.agree()
         say(f"round {n + 1}: {level} rotated, {victim.folder.name} killed after {after:.2f} s, "
             f"{both.load.good} reads and writes good, none failed, old versions gone", flush=True)  # fmt: skip

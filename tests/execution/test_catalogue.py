@@ -12,6 +12,7 @@ from openkcm.bus.connection import Stored
 from openkcm.contract import resources
 from openkcm.execution.arena import RegionArena, WorkerArena
 from openkcm.execution.catalogue import Catalogue
+from openkcm.execution.known import Known
 from openkcm.execution.objects import Objects
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
@@ -53,7 +54,7 @@ class Here:
         self.bad: set[str] = set()
         self.catalogue = Catalogue(
             Safe(self.vault, voice, REGION), lambda: self.state, self.commit, lambda _, uid: self.bumped.append(uid),
-            self.disk,
+            self.disk, Known(self.database),
         )  # fmt: skip
 
     def commit(self, rows) -> None:

@@ -18,7 +18,8 @@ from openkcm.execution.desired import step
 from openkcm.execution.gates import Gates
 from openkcm.execution.inputs import Arrived
 from openkcm.execution.keychain import Keychain
-from openkcm.execution.keyring import RingRecord
+from openkcm.execution.keyring import FenceRecord, RingRecord
+from openkcm.execution.known import digest_of
 from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import Canary, Wrapped
 from openkcm.execution.safe import Safe
@@ -317,3 +318,45 @@ async def test_a_residence_that_is_closed_keeps_no_slot_from_others(crowded):
     assert one.keychain.is_open("bolt")
     assert one.keychain.is_open("core")
     assert one.keychain.warmth.evicted == 0
+
+
+class Remembered:
+    """What a node's database says it has seen."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, tuple[int, bytes]] = {}
+
+    def last(self, subject):
+        return self.seen.get(subject)
+
+
+async def test_an_older_genuine_ring_is_refused_and_a_lost_one_is_not_made_anew(pair):
+    (one, two), vault, _ = pair
+    await one.keychain.provision("acme")
+    where = str(one.safe.subject("acme", "ring", "acme"))
+    newest = vault.records[where]
+    e = env.decode(newest.body)
+    memory = Remembered()
+    memory.seen[where] = e.counter + 1, b"of a later revision"
+    two.safe = two.keychain.records._safe = two.keychain._safe = Safe(
+        vault, Voice("eu-frankfurt-2", REGION, seed("eu-frankfurt-2")), REGION, memory
+    )
+    assert await two.keychain.provision("acme") == ("VaultRecordRefused", ())
+    assert not two.keychain.is_open("acme")
+    memory.seen[where] = e.counter, digest_of(where, b"another one of the same revision")
+    assert await two.keychain.provision("acme") == ("VaultRecordRefused", ())
+    memory.seen[where] = e.counter, digest_of(where, bytes(e.data))
+    assert await two.keychain.provision("acme") == (None, ())
+    del vault.records[where]
+    assert await two.keychain.provision("acme") == ("VaultRecordLost", ())
+    assert where not in vault.records
+
+
+async def test_an_update_is_above_what_it_replaces_whatever_the_clock_says(pair):
+    _, vault, _ = pair
+    memory = Remembered()
+    safe = Safe(vault, Voice("eu-frankfurt-1", REGION, seed("eu-frankfurt-1")), REGION, memory)
+    where = safe.subject("acme", "object", "o")
+    memory.seen[str(where)] = 1 << 60, b"written by a node whose clock is far ahead"
+    await safe.put(where, FenceRecord(tenant="acme"), expect=(str(where), 0), epoch=1)
+    assert env.decode(vault.records[str(where)].body).counter > 1 << 60

@@ -149,6 +149,7 @@ REPORTS: Final[tuple[r.Report, ...]] = (
             ),
         ),
         expires={"kmip": 7_776_000},
+        vault=r.VaultMark(cursor=4711, digest="0123456789abcdef" * 4),
     ),
     r.RootStateObserved(tenant=TENANT, state="KeyDisabled", detail="DisabledException", root_version="v1"),
     r.WorkloadDenied(tenant=TENANT, workload="payments", reason="removed"),

@@ -73,13 +73,13 @@ class Play:
             seen = [r for r in self.governor.seen[since:] if isinstance(r, reports.RootStateObserved)]
             return sum(r.state == code for r in seen) >= len(NODES) * len(TENANTS)
 
-        await self.governor.until(said, timeout_s=60)
+        await self.governor.until(said, timeout_s=120)
 
     def states(self) -> list[str]:
         """What each node does with each residence, as its newest HealthCheck says."""
         return [mark.state for node in NODES for mark in self.governor.healths[node].residences]
 
-    async def all_are(self, state: str, timeout_s: float = 60) -> None:
+    async def all_are(self, state: str, timeout_s: float = 120) -> None:
         wanted = [state] * len(NODES) * len(TENANTS)
         await self.governor.until(lambda: self.governor.healths.keys() >= set(NODES) and self.states() == wanted,
                                   timeout_s=timeout_s)  # fmt: skip
@@ -106,7 +106,7 @@ class Workload:
         assert await self.client.decrypt(self.uid, self.sealed) == b"attack at dawn"
 
 
-async def patiently(ask, timeout_s: float = 60):
+async def patiently(ask, timeout_s: float = 120):
     """Ask again while the keys are on their way: a node says that it may serve before it has unsealed."""
     until = time.monotonic() + timeout_s
     while True:
@@ -129,25 +129,27 @@ async def play(tmp_path):
         async with Governor(orbital, press) as governor:
             for e in press.opening(*((name, EU) for name in NODES)):
                 await governor.append(e)
-            for node in nodes:
-                node.start()
-            for node in nodes:
-                await node.wait_ready(60)
-            await governor.until(
-                lambda: len(governor.healths) == len(NODES) and all(h.cursor[1] for h in governor.healths.values())
-            )
-            await asyncio.sleep(0.6)
-            for tenant in TENANTS:
-                certificate, _ = nodes[0].authority.issue_workload(tenant, "app")
-                fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
-                for e in onboarding(press, tenant, customer.reference, lease_s=3600, fingerprint=fingerprint):
-                    await governor.append(e)
-            play = Play(google, customer, governor, nodes)
-            await play.all_are("active")
-            await play.all_say("ok", 0)
-            yield play
-            for node in nodes:
-                node.stop()
+            try:
+                for node in nodes:
+                    node.start()
+                for node in nodes:
+                    await node.wait_ready()
+                await governor.until(
+                    lambda: len(governor.healths) == len(NODES) and all(h.cursor[1] for h in governor.healths.values())
+                )
+                await asyncio.sleep(0.6)
+                for tenant in TENANTS:
+                    certificate, _ = nodes[0].authority.issue_workload(tenant, "app")
+                    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
+                    for e in onboarding(press, tenant, customer.reference, lease_s=3600, fingerprint=fingerprint):
+                        await governor.append(e)
+                play = Play(google, customer, governor, nodes)
+                await play.all_are("active")
+                await play.all_say("ok", 0)
+                yield play
+            finally:
+                for node in nodes:
+                    node.stop()
     customer.close()
     google.stop()
 
@@ -207,14 +209,14 @@ async def test_a_restart_during_an_outage_asks_with_restraint_and_serves_when_it
     for node in play.nodes:
         node.start()
     for node in play.nodes:
-        await node.wait_ready(60)
+        await node.wait_ready()
     await asyncio.sleep(6)
     asked = play.google.calls_to_decrypt - before
     assert 0 < asked < 120 * len(play.nodes), asked  # full jitter up to 0.5 s inside a deadline of 2 s, then more
     play.heal()
-    await play.all_are("active", timeout_s=90)
+    await play.all_are("active", timeout_s=120)
 
     for workload, place in zip(workloads, [(n, t) for n in play.nodes for t in TENANTS], strict=True):
         workload.client = await play.client(*place)
-        await patiently(workload.read, timeout_s=90)
+        await patiently(workload.read, timeout_s=120)
         await workload.client.close()

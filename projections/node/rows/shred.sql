@@ -1,3 +1,4 @@
--- A residence is destroyed: nothing of its objects stays (secure_delete overwrites the pages).
+-- A residence is destroyed: nothing of its objects and keys stays (secure_delete overwrites the pages).
 DELETE FROM object_terms WHERE tenant = :tenant;
 DELETE FROM objects WHERE tenant = :tenant;
+UPDATE vault_known SET data = NULL WHERE tenant = :tenant AND kind NOT IN ('ring', 'fence');

@@ -1,2 +1,2 @@
-INSERT INTO vault_cursor (one, sequence) VALUES (1, :sequence)
-ON CONFLICT (one) DO UPDATE SET sequence = max(sequence, excluded.sequence);
+INSERT INTO vault_cursor (one, sequence, digest) VALUES (1, :sequence, :digest)
+ON CONFLICT (one) DO UPDATE SET sequence = excluded.sequence, digest = excluded.digest;

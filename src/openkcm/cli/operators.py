@@ -313,11 +313,14 @@ def vault_backup(config: Path, file: Path) -> None:
 
 @vault.command("restore")
 @NODE_CONFIG
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def vault_restore(config: Path, file: Path) -> None:
-    """Write back what is missing of FILE, without destroyed residences and versions under an emergency floor."""
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--own", is_flag=True, help="From this node's own copy instead of a backup's FILE.")
+def vault_restore(config: Path, file: Path | None, own: bool) -> None:
+    """Write back what is missing of FILE, or of this node's own copy; nothing that was ended."""
     from openkcm.cli import vault as tool
 
+    if own == (file is not None):
+        raise click.UsageError("name a backup's FILE, or say --own")
     sys.exit(tool.restore(config, file))
 
 

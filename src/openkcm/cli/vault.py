@@ -1,8 +1,9 @@
 """`openkcm vault verify | backup | restore`: inside the region, with a node's own configuration. Opens no key.
 
 A backup is what the vault holds: sealed records, useless without the customer's L1 and the region's nodes. It stays in
-the region. A restore writes only what is not there, and never what the ledger, as this node has it, has ended: nothing
-of a destroyed residence, and no key version under an emergency floor.
+the region. Without one, every node's own database is a second copy (`restore --own`). A restore writes only what is not
+there, never what the ledger, as this node has it, has ended (nothing of a destroyed residence, no key version under an
+emergency floor), no version that a rotation has left, and nothing older than what this node knows.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from openkcm.contract.seal import Signer
 from openkcm.execution import configuration, rows, vaultcheck
 from openkcm.execution.clock import BOOT_ID
 from openkcm.execution.keyring import L2Record, L3Record, RingRecord
+from openkcm.execution.known import Known
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
-from openkcm.execution.safe import Planted, Safe
+from openkcm.execution.safe import Planted, Replayed, Safe
 from openkcm.execution.voice import Voice
 from openkcm.projector import ProjectorError, open_reader
 
@@ -49,7 +51,7 @@ class _Region:
         kept = reader.rows("SELECT cursor_routine, cursor_critical, body FROM node")
         bodies = [body for (body,) in reader.rows("SELECT body FROM residence")]
         self.state = rows.load(fresh, kept[0] if kept else None, bodies)
-        reader.close()
+        self.known = Known(reader)
         voice = Voice(self.node.node, self.node.region, Signer(Path(self.node.seal_seed).read_bytes()))
         self._voice = voice
 
@@ -57,7 +59,7 @@ class _Region:
         connection = await connect(self.node.nats, name=f"{self.node.node}-vault-tool")
         try:
             vault = Vault(connection, self.node.region)
-            return await work(vault, Safe(vault, self._voice, self.node.region))
+            return await work(vault, Safe(vault, self._voice, self.node.region, self.known))
         finally:
             await connection.close()
 
@@ -74,8 +76,10 @@ def verify(config: Path, *, as_json: bool) -> int:
     """Check the whole vault; return 0 when it is whole, 1 when something is lost or planted."""
 
     async def work(region: _Region) -> int:
+        known, cursor, own = region.known.all(), region.known.cursor, region.known.digest
+
         async def walk(vault: Vault, safe: Safe) -> vaultcheck.Checked:
-            return vaultcheck.check(*await vaultcheck.newest(vault.walk()), safe, region.state)
+            return vaultcheck.check(*await vaultcheck.newest(vault.walk()), safe, region.state, known)
 
         found = await region.do(walk)
         if as_json:
@@ -83,6 +87,7 @@ def verify(config: Path, *, as_json: bool) -> int:
         else:
             print(f"{sum(found.records.values())} records {found.records}, {found.superseded} superseded, "
                   f"digest {found.digest}")  # fmt: skip
+            print(f"this node has read up to {cursor}: {len(known)} records, digest {own}")
             for what in ("lost", "refused", "stray"):
                 for one in getattr(found, what):
                     print(f"{what}: {one}")
@@ -95,9 +100,11 @@ def backup(config: Path, file: Path) -> int:
     """Write every record's newest revision into a new file (0600); refuse a vault that is not whole."""
 
     async def work(region: _Region) -> int:
+        known = region.known.all()
+
         async def walk(vault: Vault, safe: Safe) -> tuple[dict[str, Stored], vaultcheck.Checked]:
             kept, older = await vaultcheck.newest(vault.walk())
-            return kept, vaultcheck.check(kept, older, safe, region.state)
+            return kept, vaultcheck.check(kept, older, safe, region.state, known)
 
         kept, found = await region.do(walk)
         if not found.whole:
@@ -126,16 +133,38 @@ def _read(file: Path, region: str) -> list[Stored]:
     return found
 
 
-def restore(config: Path, file: Path) -> int:
-    """Write back what is missing, without what the ledger ended; return 0, or 1 when a record was refused."""
+class Lost(msgspec.Struct, frozen=True):
+    """A record that may have to be written back."""
+
+    where: subjects.VaultSubject
+    record: Any
+
+
+def restore(config: Path, file: Path | None) -> int:
+    """Write back what is missing, without what was ended; return 0, or 1 when a record was refused.
+
+    Args:
+        file: A backup; None: this node's own copy.
+    """
 
     async def work(region: _Region) -> int:
-        records = _read(file, region.node.region)
+        records = None if file is None else _read(file, region.node.region)
+        copies = region.known.copies() if records is None else []
 
         async def write(vault: Vault, safe: Safe) -> dict[str, list[str]]:
             done: dict[str, list[str]] = {"written": [], "there": [], "ended": [], "refused": []}
-            for stored in sorted(records, key=_keys_first):
-                done[await _put_back(vault, safe, region.state, stored)].append(stored.subject)
+            lost = []
+            for stored in records or ():
+                found = await _opened(vault, safe, region.state, stored)
+                if isinstance(found, str):
+                    done[found].append(stored.subject)
+                else:
+                    lost.append(found)
+            for copy in copies:
+                where = subjects.parse_vault(copy.subject)
+                lost.append(Lost(where, msgspec.json.decode(copy.data, type=vaultcheck.CLASSES[where.kind])))
+            for one in sorted(lost, key=_keys_first):
+                done[await _put_back(vault, safe, region.state, one)].append(str(one.where))
             return done
 
         done = await region.do(write)
@@ -148,28 +177,46 @@ def restore(config: Path, file: Path) -> int:
     return _run(config, work)
 
 
-def _keys_first(stored: Stored) -> tuple[int, str]:
+def _keys_first(one: Lost) -> tuple[int, str]:
     """Fences before rings before keys before objects: whoever reads in the middle finds a closed door."""
     order = ("fence", "l2", "l3", "ring", "object")
-    return order.index(subjects.parse_vault(stored.subject).kind), stored.subject
+    return order.index(one.where.kind), str(one.where)
 
 
-async def _put_back(vault: Vault, safe: Safe, state: State, stored: Stored) -> str:
+async def _opened(vault: Vault, safe: Safe, state: State, stored: Stored) -> Lost | str:
+    """Return a backup's record, or what becomes of it: what changed since the backup is there in a newer revision."""
     try:
         found = safe.open(stored, state)
-        record: Any = safe.read(found, vaultcheck.CLASSES[found.subject.kind])
-    except (Planted, KeyError):
+        return Lost(found.subject, safe.read(found, vaultcheck.CLASSES[found.subject.kind]))
+    except (Planted, KeyError) as bad:
+        if isinstance(bad, Replayed) and await vault.get(stored.subject) is not None:
+            return "there"
+        print(f"refused: {bad}", file=sys.stderr)
         return "refused"
-    kept = _without_ended(record, found.subject.tenant, state)
-    if kept is None:
+
+
+async def _put_back(vault: Vault, safe: Safe, state: State, one: Lost) -> str:
+    kept = _without_ended(one.record, one.where.tenant, state)
+    if kept is None or await _left_behind(safe, state, one):
         return "ended"
-    if await vault.get(stored.subject) is not None:
+    place = str(one.where)
+    if await vault.get(place) is not None:
         return "there"
     try:
-        await safe.put(found.subject, kept, expect=(stored.subject, 0), epoch=state.epoch)
+        await safe.put(one.where, kept, expect=(place, 0), epoch=state.epoch)
     except Conflict:
         return "there"
     return "written"
+
+
+async def _left_behind(safe: Safe, state: State, one: Lost) -> bool:
+    """Whether a rotation has left this key version: the ring that is there does not name it."""
+    if one.where.kind not in ("l2", "l3"):
+        return False
+    ring = await safe.get(safe.subject(one.where.tenant, "ring", one.where.tenant), RingRecord, state)
+    if ring is None:
+        return False
+    return (one.where.kind, one.where.id) not in vaultcheck.named(ring[1])
 
 
 def _without_ended(record: Any, tenant: str, state: State) -> Any:

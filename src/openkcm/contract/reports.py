@@ -164,6 +164,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     residences: Annotated[tuple[ResidenceDigest, ...], Meta(max_length=256)] = ()
 
 
+class VaultMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node has read of its region's vault: nodes with the same cursor have the same digest."""
+
+    cursor: Count
+    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+
+
 class HealthCheck(Report, frozen=True, kw_only=True):
     """Every 2 s: a nonce for the beat to echo, and what an operator needs to know.
 
@@ -174,6 +181,7 @@ class HealthCheck(Report, frozen=True, kw_only=True):
             `cursor`; None: an older node, or one that could not read it.
         told: Each residence's digest, when governance asked.
         expires: Name of a certificate of this node's -> seconds until it expires, negative afterwards.
+        vault: Digest over all that the vault's records say, up to a sequence.
         residences: A page of them: what changed since it was told, then the others in turn. Whoever listens adds up.
     """
 
@@ -194,6 +202,7 @@ class HealthCheck(Report, frozen=True, kw_only=True):
     digest: Digest | None = None
     told: Told | None = None
     expires: dict[str, int] = {}
+    vault: VaultMark | None = None
 
 
 class Counted(Report, frozen=True, kw_only=True):

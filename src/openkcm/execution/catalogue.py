@@ -19,9 +19,11 @@ from openkcm.bus.errors import BusError, Conflict
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError
 from openkcm.execution import terms
+from openkcm.execution.keyring import RingRecord
+from openkcm.execution.known import KEPT_AT_THE_END, Batch, Known
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import Row, Rows, State
-from openkcm.execution.safe import Planted, Safe
+from openkcm.execution.safe import Found, Planted, Safe
 
 __all__ = ["Catalogue", "PutRefused"]
 
@@ -49,21 +51,26 @@ class Catalogue:
         commit: Callable[[Rows], None],
         bump: Callable[[str, str], None],
         disk: Executor,
+        known: Known,
     ) -> None:
         self._safe, self._state, self._commit, self._bump, self._disk = safe, state, commit, bump, disk
         self._waiting: list[_Commit] = []
         self._committing: asyncio.Task[None] | None = None
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
+        self.on_refused: Callable[[str], None] = lambda _subject: None
         self.planted = 0
-        self.cursor = 0  # of the vault's feed: everything up to there is in SQLite
+        self.known = known
+        self.cursor = known.cursor  # of the vault's feed: everything up to there is in SQLite
 
     async def take(self, batch: list[Stored]) -> None:
         """Bring what the vault's consumer delivered into SQLite, in one transaction with the cursor."""
         rows: Rows = []
         changed: list[tuple[str, str]] = []
+        known = self.known.batch()
         for stored in batch:
             try:
-                found = self._safe.open(stored, self._state())
+                found = self._safe.open(stored, self._state(), known)
+                self._remember(known, found)
                 if found.subject.kind == "object" and not self._destroyed(found.subject.tenant):
                     record = self._safe.read(found, ObjectRecord)
                     rows += _rows(found.subject.tenant, found.sequence, record, found.data)
@@ -73,9 +80,17 @@ class Catalogue:
             except (Planted, ContractError) as bad:
                 self.planted += 1
                 _log.error("vault record refused: %s", bad)
-        rows.append(("vault_cursor", {"sequence": batch[-1].sequence}))
-        await self._store(rows, changed)
+                self.on_refused(stored.subject)
+        await self._store([*rows, *known.finish(batch[-1].sequence)], changed)
+        known.done()
         self.cursor = max(self.cursor, batch[-1].sequence)
+
+    def _remember(self, known: Batch, found: Found) -> None:
+        where = found.subject
+        if where.kind == "ring":
+            known.follow(self._safe.read(found, RingRecord), found.sequence)
+        if where.kind in KEPT_AT_THE_END or not self._destroyed(where.tenant):
+            known.take(str(where), where.tenant, where.kind, found.sequence, found.revision, found.data)
 
     async def fetch(self, tenant: str, uid: str) -> tuple[int, ObjectRecord] | None:
         """Read one object through to the vault, keep it, and return it; None where there is none."""

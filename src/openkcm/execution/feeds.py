@@ -181,6 +181,9 @@ class Feeds:
         """Feed the vault's changes into the catalogue, for ever."""
         while True:
             try:
+                if await mirror_head(self._connection, "VAULT") < cursor:
+                    _log.warning("the vault ends before what was read of it: another one, read from its start")
+                    cursor = 0
                 await self._vault.reset(cursor)
                 while True:
                     batch = await self._vault.fetch(256, WAIT_S)

@@ -55,10 +55,14 @@ class Fences:
         """Return when nothing in the record forbids an unseal.
 
         Raises:
-            RootError: `Fenced`: it names a revocation that we do not know as lifted, or the end of the residence.
+            RootError: `VaultRecordLost`: there was one. `Fenced`: it names a revocation that we do not know as lifted,
+                or the end of the residence.
         """
-        found = await self._safe.get(self._safe.subject(tenant, "fence", tenant), FenceRecord, self._state())
+        where = self._safe.subject(tenant, "fence", tenant)
+        found = await self._safe.get(where, FenceRecord, self._state())
         if found is None:
+            if self._safe.knows(where):
+                raise RootError("VaultRecordLost", f"the fence record of {tenant} is not in the vault")
             return
         lifted = self._state().residences[tenant].lifted
         if found[1].destroyed or any(event not in lifted for _, event in found[1].revocations.values()):

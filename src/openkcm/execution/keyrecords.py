@@ -69,8 +69,11 @@ class KeyRecords:
             RootError: `WrongContext` (bound to other approvers), `VaultRecordLost`, `Destroyed`.
         """
         tenant, state = residence.tenant, self._state()
-        found = await self._safe.get(self._safe.subject(tenant, "ring", tenant), RingRecord, state)
+        where = self._safe.subject(tenant, "ring", tenant)
+        found = await self._safe.get(where, RingRecord, state)
         if found is None:
+            if self._safe.knows(where):  # a new one would hide that all keys are lost
+                raise RootError("VaultRecordLost", f"the ring of {tenant} is not in the vault")
             return
         if found[1].destroyed:
             raise RootError("Destroyed", "the residence's ring is tombstoned")

@@ -28,7 +28,7 @@ from openkcm.bus.vault import Vault
 from openkcm.contract import logs, resources
 from openkcm.contract.envelope import Envelope, encode
 from openkcm.contract.fleet import RegionConfiguration
-from openkcm.contract.reports import CheckpointCosigned
+from openkcm.contract.reports import CheckpointCosigned, VaultMark
 from openkcm.contract.seal import Signer
 from openkcm.execution import configuration, control, digests, metrics, rows, secretmem
 from openkcm.execution.admin import Admin, socket_of
@@ -46,6 +46,7 @@ from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
 from openkcm.execution.handouts import HandOuts
 from openkcm.execution.keychain import Keychain
+from openkcm.execution.known import Known
 from openkcm.execution.mirrored import Kept
 from openkcm.execution.outbox import Outbox
 from openkcm.execution.reporter import Reporter
@@ -122,7 +123,8 @@ class Node:
         fresh = State(node=node.node, region=node.region, boot_id=BOOT_ID, trust_root=self._trust_root)
         kept = database.rows("SELECT cursor_routine, cursor_critical, body FROM node")
         state = rows.load(fresh, kept[0] if kept else None, [b for (b,) in database.rows("SELECT body FROM residence")])
-        vault_cursor = (database.rows("SELECT sequence FROM vault_cursor") or [(0,)])[0][0]
+        reader = open_reader(Path(node.database))
+        known = Known(reader)
 
         main = await connect(node.nats, name=node.node)
         fast = await connect(node.nats, name=f"{node.node}-lane0")  # no backlog is ever ahead of the signal
@@ -145,12 +147,12 @@ class Node:
             await beat.send_health(main, e.subject, encode(e), id=e.id, tag=e.tag)
 
         reporter = Reporter(voice, gates, send, send_health)
-        safe = Safe(Vault(main, node.region), voice, node.region)
+        safe = Safe(Vault(main, node.region), voice, node.region, known)
         keychain = Keychain(node.region, lambda: custodian.state, gates, safe, unsealer)
         custodian = Custodian(state, gates, keychain, database.apply, reporter.acknowledge, disk)
         reporter.custodian = custodian
         reporter.memory = (arena.mode, False)
-        catalogue = Catalogue(safe, lambda: custodian.state, database.apply, arena.bump_epoch, disk)
+        catalogue = Catalogue(safe, lambda: custodian.state, database.apply, arena.bump_epoch, disk, known)
         outbox = Outbox(database, disk, lambda tenant, r: voice.report(tenant, r, epoch=custodian.state.epoch), send)
 
         def knows(tenant: str, registration: str) -> bool:
@@ -172,7 +174,6 @@ class Node:
         keychain.on_keys = announce_keys
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
-        catalogue.cursor, reader = vault_cursor, open_reader(Path(node.database))
         reporter.snapshot = kept_of(reader, custodian)
         feeds.tell = reporter.tell_digests
         rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
@@ -216,13 +217,19 @@ class Node:
             if kind in ("ring", "fence") and tenant in custodian.state.residences:
                 custodian.settle(tenant)
 
-        catalogue.on_key_record = key_record
+        def refused(subject: str) -> None:
+            tenant = subject.split(".")[3] if subject.count(".") > 3 else ""
+            named = f"{tenant}:" if tenant in custodian.state.residences else ""
+            custodian.raise_alarm(f"{named}vault-record-refused")
+
+        catalogue.on_key_record, catalogue.on_refused = key_record, refused
+        reporter.vault = lambda: VaultMark(cursor=known.cursor, digest=known.digest)
         await self._until_stopped(
             custodian.run(),
             self._alive(arena),
             feeds.lane("critical"),
             feeds.lane("routine"),
-            feeds.vault(vault_cursor, catalogue.take),
+            feeds.vault(known.cursor, catalogue.take),
             reporter.health(),
             watch.run(),
             tree.run(),

@@ -55,6 +55,7 @@ class Reporter:
         self.memory: tuple[str, bool] = ("mlock", False)
         self.snapshot: Callable[[], Awaitable[Snapshot | None]] = _nothing_kept
         self.expires: Callable[[], dict[str, int]] = dict
+        self.vault: Callable[[], reports.VaultMark | None] = lambda: None
 
     async def acknowledge(self, tenant: str, lane: Lane, state: State) -> None:
         """Send the cumulative SyncAcks of one lane, one an epoch, until the region's own server has them."""
@@ -174,6 +175,7 @@ class Reporter:
             digest=None if kept is None else kept.digest,
             told=told,
             expires=self.expires(),
+            vault=self.vault(),
         )
 
     def _marks(self, now_ns: int) -> tuple[reports.Mark, ...]:

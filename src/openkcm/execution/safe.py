@@ -1,7 +1,11 @@
 """The region's vault as typed records: sealed on the way in, verified on the way out. Holds no key material of its own.
 
 A record counts only when its envelope is sealed by a node enrolled in this region, for the very subject it lies under,
-and its data fits its class. Anything else is `Planted`: refused and named, never repaired in passing.
+its data fits its class, and it is no older than what this node has seen in that place (`known`). Anything else is
+`Planted`: refused and named, never repaired in passing.
+
+Planted
+└── Replayed  genuine once: an older revision in the newest one's place
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from openkcm.bus.connection import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError
+from openkcm.execution.known import digest_of
 from openkcm.execution.residence_state import State
 from openkcm.execution.voice import Voice
 
-__all__ = ["Found", "Planted", "Safe", "VaultPort"]
+__all__ = ["Found", "Planted", "Replayed", "Safe", "VaultPort"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -46,13 +51,33 @@ class Planted(Exception):
     """A record in the vault that no enrolled node of this region sealed for this place."""
 
 
+class Replayed(Planted):
+    """A genuine record, older than the one this node has seen in its place, or another one of the same revision."""
+
+
 class Found(msgspec.Struct, frozen=True):
-    """A verified record: where and at which revision, and its raw data."""
+    """A verified record: where, at which revision (above the one it replaced), and its raw data."""
 
     subject: subjects.VaultSubject
     sequence: int
+    revision: int
     tag: str
     data: bytes
+
+
+class Memory(Protocol):
+    """What is known of records' newest revisions (`known`)."""
+
+    def last(self, subject: str, /) -> tuple[int, bytes] | None:
+        """Return (revision, digest)."""
+
+
+class NoMemory:
+    """Of somebody who has seen nothing yet."""
+
+    @staticmethod
+    def last(_subject: str) -> None:
+        """Return nothing."""
 
 
 class Safe:
@@ -60,18 +85,23 @@ class Safe:
 
     VERSION: Final = "1"
 
-    def __init__(self, vault: VaultPort, voice: Voice, region: str) -> None:
-        self._vault, self._voice, self._region = vault, voice, region
+    def __init__(self, vault: VaultPort, voice: Voice, region: str, memory: Memory = NoMemory()) -> None:  # noqa: B008 -- holds nothing
+        self._vault, self._voice, self._region, self._memory = vault, voice, region, memory
+        self._revisions: dict[str, int] = {}  # of key records read or written here: the feed brings them later
 
     def subject(self, tenant: str, kind: str, id_: str) -> subjects.VaultSubject:
         """Return the place of a record."""
         return subjects.VaultSubject(self._region, tenant, kind, id_)
 
-    def open(self, stored: Stored, state: State) -> Found:
+    def open(self, stored: Stored, state: State, memory: Memory | None = None) -> Found:
         """Verify a stored record.
+
+        Args:
+            memory: Instead of this node's own: what a batch of the feed has brought so far.
 
         Raises:
             Planted: Not sealed by a node of this region for this place.
+            Replayed: Older than what is known of this place.
         """
         try:
             where = subjects.parse_vault(stored.subject)
@@ -83,7 +113,26 @@ class Safe:
             raise Planted(f"{stored.subject} at {stored.sequence}: {bad}") from bad
         if where.region != self._region:
             raise Planted(f"{stored.subject}: of another region")
-        return Found(where, stored.sequence, e.tag, bytes(e.data))
+        found = Found(where, stored.sequence, e.counter, e.tag, bytes(e.data))
+        self._judge(found, self._memory if memory is None else memory)
+        if where.kind != "object":
+            self._revisions[stored.subject] = max(e.counter, self._revisions.get(stored.subject, 0))
+        return found
+
+    @staticmethod
+    def _judge(found: Found, memory: Memory) -> None:
+        place = str(found.subject)
+        known = memory.last(place)
+        if known is None or found.revision > known[0]:
+            return
+        if found.revision < known[0] or digest_of(place, found.data) != known[1]:
+            raise Replayed(
+                f"{place} at {found.sequence}: revision {found.revision} where {known[0]} was known: a replay"
+            )
+
+    def knows(self, where: subjects.VaultSubject) -> bool:
+        """Whether a record was seen in this place, so that nothing being there is a loss."""
+        return str(where) in self._revisions or self._memory.last(str(where)) is not None
 
     def read(self, found: Found, kind: type[T]) -> T:
         """Return a verified record as its class.
@@ -127,10 +176,14 @@ class Safe:
         Raises:
             Conflict: The expectation does not hold; nothing is stored.
         """
-        tag = f"{type(record).__name__}.{self.VERSION}"
-        sealed = self._voice.record(where, tag, msgspec.json.encode(record), epoch=epoch)
+        tag, place = f"{type(record).__name__}.{self.VERSION}", str(where)
+        known = self._memory.last(place)
+        above = max(0 if known is None else known[0], self._revisions.get(place, 0))
+        sealed = self._voice.record(where, tag, msgspec.json.encode(record), epoch=epoch, above=above)
         body = env.encode(sealed)
-        sequence = await self._vault.put(str(where), body, id=sealed.id, expect=expect)
+        sequence = await self._vault.put(place, body, id=sealed.id, expect=expect)
+        if where.kind != "object":
+            self._revisions[place] = sealed.counter
         if replaces:
             await self._vault.erase(str(where), replaces)
         return sequence, body

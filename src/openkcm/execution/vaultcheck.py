@@ -6,8 +6,7 @@ outage, since nodes that have the key in memory serve on until they start anew.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +14,14 @@ import msgspec
 from openkcm.bus.connection import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract.errors import ContractError
+from openkcm.contract.subjects import parse_vault
 from openkcm.execution.keyring import FenceRecord, L2Record, L3Record, RingRecord
+from openkcm.execution.known import digest_of, summed
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
 from openkcm.execution.safe import Found, Planted, Safe
 
-__all__ = ["CLASSES", "Checked", "check", "digest", "lost_keys", "newest"]
+__all__ = ["CLASSES", "Checked", "check", "digest", "lost_keys", "named", "newest"]
 
 CLASSES: Final[dict[str, type[msgspec.Struct]]] = {
     "ring": RingRecord, "l2": L2Record, "l3": L3Record, "fence": FenceRecord, "object": ObjectRecord,
@@ -36,7 +37,7 @@ class Checked(msgspec.Struct, kw_only=True):
         lost: Records that something names and that are not there.
         stray: Records that nothing names: of a creation that crashed, or of what was destroyed.
         superseded: Older revisions that a crash left.
-        digest: SHA-256 over all newest revisions; two vaults with the same one hold the same.
+        digest: Over all newest revisions; two vaults with the same one hold the same, and a node that has read it all.
     """
 
     records: dict[str, int] = {}
@@ -63,22 +64,23 @@ async def newest(revisions: AsyncIterator[Stored]) -> tuple[dict[str, Stored], i
 
 
 def digest(records: Iterable[Stored]) -> str:
-    """Return SHA-256 (hex) over what the records say, in the order of their subjects.
+    """Return the digest (hex) over what the records say, as `known` has it."""
+    return summed(digest_of(stored.subject, _said(stored)) for stored in records)
 
-    Sequences and seals do not count: a vault that was restored has others.
+
+def _said(stored: Stored) -> bytes:
+    try:
+        return bytes(env.decode(stored.body).data)
+    except ContractError:
+        return stored.body
+
+
+def check(kept: dict[str, Stored], older: int, safe: Safe, state: State, known: Mapping[str, str]) -> Checked:
+    """Check all newest revisions of a vault against each other, and against what a node knows.
+
+    Args:
+        known: subject -> kind of what a node had read before the vault was walked through.
     """
-    whole = hashlib.sha256()
-    for stored in sorted(records, key=lambda s: s.subject):
-        try:
-            said = bytes(env.decode(stored.body).data)
-        except ContractError:
-            said = stored.body
-        whole.update(stored.subject.encode() + b"\0" + hashlib.sha256(said).digest())
-    return whole.hexdigest()
-
-
-def check(kept: dict[str, Stored], older: int, safe: Safe, state: State) -> Checked:
-    """Check all newest revisions of a vault against each other."""
     out = Checked(records={}, refused=[], lost=[], stray=[], superseded=older, digest=digest(kept.values()))
     genuine: dict[str, dict[str, Any]] = {}
     for stored in kept.values():
@@ -90,6 +92,12 @@ def check(kept: dict[str, Stored], older: int, safe: Safe, state: State) -> Chec
             continue
         out.records[found.subject.kind] = out.records.get(found.subject.kind, 0) + 1
         genuine.setdefault(found.subject.tenant, {})[_place(found)] = record
+    for subject, kind in sorted(known.items()):
+        if subject not in kept and kind not in ("l2", "l3"):  # those may go; whether one is missed, the ring says
+            where = parse_vault(subject)
+            residence = state.residences.get(where.tenant)
+            if kind != "object" or residence is None or not residence.destroyed:
+                out.lost.append(f"{where.tenant}: {kind}/{where.id}")
     for tenant, records in sorted(genuine.items()):
         _whole(tenant, records, out)
     for tenant, residence in state.residences.items():
@@ -97,6 +105,7 @@ def check(kept: dict[str, Stored], older: int, safe: Safe, state: State) -> Chec
             residence.root is not None
             and residence.serving_systems()
             and f"ring/{tenant}" not in genuine.get(tenant, {})
+            and f"{tenant}: ring/{tenant}" not in out.lost
         ):
             out.lost.append(f"{tenant}: ring")
     return out
@@ -108,9 +117,9 @@ def _place(found: Found) -> str:
 
 def _whole(tenant: str, records: dict[str, Any], out: Checked) -> None:
     ring = records.get(f"ring/{tenant}")
-    named = set() if ring is None else {f"{kind}/{id_}" for kind, id_ in _named(ring)}
-    out.lost += [f"{tenant}: {place}" for place in sorted(named - records.keys())]
-    out.stray += [f"{tenant}: {p}" for p in sorted(records) if p.partition("/")[0] in ("l2", "l3") and p not in named]
+    places = set() if ring is None else {f"{kind}/{id_}" for kind, id_ in named(ring)}
+    out.lost += [f"{tenant}: {place}" for place in sorted(places - records.keys())]
+    out.stray += [f"{tenant}: {p}" for p in sorted(records) if p.partition("/")[0] in ("l2", "l3") and p not in places]
     for place, record in sorted(records.items()):
         if isinstance(record, ObjectRecord) and record.wrapped is not None:
             versions = {} if ring is None else ring.l3.get(record.registration, {})
@@ -118,7 +127,8 @@ def _whole(tenant: str, records: dict[str, Any], out: Checked) -> None:
                 out.lost.append(f"{tenant}: L3 {record.registration} version {record.l3_version}, which wraps {place}")
 
 
-def _named(ring: RingRecord) -> list[tuple[str, str]]:
+def named(ring: RingRecord) -> list[tuple[str, str]]:
+    """Return (kind, id) of every key record that a ring names."""
     return [*(("l2", i) for i in ring.l2.values()), *(("l3", i) for v in ring.l3.values() for i in v.values())]
 
 
@@ -137,7 +147,7 @@ async def lost_keys(safe: Safe, state: State) -> list[str]:
             if found is None:
                 out.append(f"{tenant}: ring")
                 continue
-            for kind, id_ in _named(found[1]):
+            for kind, id_ in named(found[1]):
                 if await safe.get(safe.subject(tenant, kind, id_), CLASSES[kind], state) is None:
                     out.append(f"{tenant}: {kind}/{id_}")
         except Planted as bad:

@@ -23,14 +23,16 @@ class Voice:
         self._actor = env.Actor(issuer="node", subject=node)
         self._count = itertools.count(time.time_ns() // 1_000_000)  # above every earlier run's; a record, no decision
 
-    def _seal(self, subject: str, tag: str, data: bytes, epoch: int, correlation: str | None) -> env.Envelope:
+    def _seal(
+        self, subject: str, tag: str, data: bytes, epoch: int, correlation: str | None, above: int = 0
+    ) -> env.Envelope:
         own = str(uuid.uuid4())
         return env.seal_envelope(
             env.Envelope(
                 id=own,
                 tag=tag,
                 subject=subject,
-                counter=next(self._count),
+                counter=max(next(self._count), above + 1),
                 epoch=epoch,
                 actor=self._actor,
                 correlation=correlation or own,
@@ -50,6 +52,6 @@ class Voice:
         subject = str(subjects.ReportSubject(self.region, self.node, tenant or NOBODY, token))
         return self._seal(subject, reports.tag_of(report), msgspec.json.encode(report), epoch, correlation)
 
-    def record(self, subject: subjects.VaultSubject, tag: str, data: bytes, *, epoch: int) -> env.Envelope:
-        """Return the sealed vault record."""
-        return self._seal(str(subject), tag, data, epoch, None)
+    def record(self, subject: subjects.VaultSubject, tag: str, data: bytes, *, epoch: int, above: int) -> env.Envelope:
+        """Return the sealed vault record; its counter is above that of the revision it replaces."""
+        return self._seal(str(subject), tag, data, epoch, None, above)

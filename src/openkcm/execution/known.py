@@ -1,0 +1,139 @@
+"""What this node knows of the region's vault: each record's newest revision, their common digest, and a second copy.
+
+Pure but for reading its own rows: it judges records that `safe` has verified, and says which rows follow.
+
+1. A record that is older than the one known is a replay, however genuine: refused and named. So is another one of the
+   same revision.
+2. What is known is a copy on this node's own disk: key records here, objects in `objects`. From it
+   `openkcm vault restore --own` brings back what the vault has lost.
+3. The digest is the sum of all records' digests: it changes with each record and does not depend on their order. Nodes
+   that have read up to the same sequence have the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from openkcm.execution.keyring import RingRecord
+from openkcm.execution.residence_state import Rows
+
+__all__ = ["Copy", "Kept", "Known", "digest_of", "summed"]
+
+KEPT_AT_THE_END: Final = frozenset({"ring", "fence"})  # tombstones of a destroyed residence
+MODULUS: Final = 1 << 256
+
+
+class Kept(Protocol):
+    """Where the rows are."""
+
+    def rows(self, sql: str, parameters: Any = ..., /) -> list[tuple[Any, ...]]:
+        """Return a query's rows."""
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A record as this node keeps it."""
+
+    subject: str
+    data: bytes
+
+
+def digest_of(subject: str, data: bytes) -> bytes:
+    """Return SHA-256 over a record's place and what it says; its sequence and seal do not count: they change."""
+    return hashlib.sha256(subject.encode() + b"\0" + hashlib.sha256(data).digest()).digest()
+
+
+def summed(digests: Iterator[bytes]) -> str:
+    """Return the common digest (hex) of records in whatever order."""
+    return f"{sum(int.from_bytes(one, 'big') for one in digests) % MODULUS:064x}"
+
+
+class Known:
+    """The newest revision of each record that this node has read from the vault's feed.
+
+    Attributes:
+        cursor: Sequence of the vault up to which that is.
+        digest: Of all of them, hex.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        found = kept.rows("SELECT sequence, digest FROM vault_cursor")
+        self.cursor, self.digest = found[0] if found else (0, "")
+
+    def last(self, subject: str) -> tuple[int, bytes] | None:
+        """Return (revision, digest) of a record's newest known revision."""
+        found = self._kept.rows("SELECT revision, digest FROM vault_known WHERE subject = ?", (subject,))
+        return found[0] if found else None
+
+    def all(self) -> dict[str, str]:
+        """Return subject -> kind of everything known."""
+        return dict(self._kept.rows("SELECT subject, kind FROM vault_known"))
+
+    def copies(self) -> list[Copy]:
+        """Return this node's own copy of the vault."""
+        keys = self._kept.rows("SELECT subject, data FROM vault_known WHERE data IS NOT NULL")
+        objects = self._kept.rows(
+            "SELECT k.subject, o.record FROM vault_known k JOIN objects o ON o.tenant = k.tenant"
+            " AND o.uid = substr(k.subject, instr(k.subject, '.object.') + 8) WHERE k.kind = 'object'"
+        )
+        return [Copy(subject, bytes(data)) for subject, data in (*keys, *objects)]
+
+    def batch(self) -> Batch:
+        """Begin to take in what the feed brought."""
+        return Batch(self._kept, self, int(self.digest or "0", 16))
+
+
+class Batch:
+    """Records on their way into what is known: commit `rows`, then call `done`."""
+
+    def __init__(self, kept: Kept, known: Known, total: int) -> None:
+        self._kept, self._known, self._total = kept, known, total
+        self._fresh: dict[str, tuple[int, bytes] | None] = {}
+        self.rows: Rows = []
+
+    def last(self, subject: str) -> tuple[int, bytes] | None:
+        """Return (revision, digest) of a record, this batch included."""
+        return self._fresh[subject] if subject in self._fresh else self._known.last(subject)
+
+    def take(self, subject: str, tenant: str, kind: str, sequence: int, revision: int, data: bytes) -> None:
+        """Take in a record that was judged."""
+        before, digest = self.last(subject), digest_of(subject, data)
+        self._fresh[subject] = revision, digest
+        self._total += int.from_bytes(digest, "big") - (0 if before is None else int.from_bytes(before[1], "big"))
+        self.rows.append(("vault_known", {
+            "subject": subject, "tenant": tenant, "kind": kind, "sequence": sequence, "revision": revision,
+            "digest": digest, "data": None if kind == "object" else data,
+        }))  # fmt: skip
+
+    def follow(self, ring: RingRecord, sequence: int) -> None:
+        """Forget versions that a ring names no more; all but tombstones when the residence is destroyed."""
+        named = set() if ring.destroyed else {*ring.l2.values(), *(i for of in ring.l3.values() for i in of.values())}
+        older = self._kept.rows(
+            "SELECT subject, kind FROM vault_known WHERE tenant = ? AND sequence < ?", (ring.tenant, sequence)
+        )
+        rows = [row for name, row in self.rows if name == "vault_known" and row["tenant"] == ring.tenant]
+        seen = {str(row["subject"]): str(row["kind"]) for row in rows if int(row["sequence"] or 0) < sequence}
+        for subject, kind in (dict(older) | seen).items():
+            ends = kind not in KEPT_AT_THE_END if ring.destroyed else kind in ("l2", "l3")
+            if ends and subject.rpartition(".")[2] not in named:
+                self._forget(subject)
+
+    def _forget(self, subject: str) -> None:
+        before = self.last(subject)
+        if before is not None:
+            self._fresh[subject] = None
+            self._total -= int.from_bytes(before[1], "big")
+            self.rows.append(("vault_gone", {"subject": subject}))
+
+    def finish(self, cursor: int) -> Rows:
+        """Return all rows to commit, the cursor's with them."""
+        self._digest, self._cursor = f"{self._total % MODULUS:064x}", cursor
+        return [*self.rows, ("vault_cursor", {"sequence": cursor, "digest": self._digest})]
+
+    def done(self) -> None:
+        """The rows are on the disk."""
+        self._known.cursor, self._known.digest = self._cursor, self._digest
