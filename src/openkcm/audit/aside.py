@@ -10,7 +10,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from queue import Queue
 from typing import IO, Final
@@ -55,9 +55,10 @@ class Aside:
         self._sending = threading.Thread(target=self._send, name="replay", daemon=True)
         self._sending.start()
 
-    def take(self, messages: Sequence[Message], good: Collection[int]) -> None:
+    def take(self, messages: Sequence[Message], good: Container[int]) -> None:
         """Fold the next messages; returns before it is done."""
-        self._frames.put(self._encoder.encode(([(m.sequence, m.subject, m.body) for m in messages], good)))
+        known = [m.sequence for m in messages if m.sequence in good]
+        self._frames.put(self._encoder.encode(([(m.sequence, m.subject, m.body) for m in messages], known)))
 
     def finish(self) -> None:
         """Return when all of it is in the file.

@@ -68,7 +68,13 @@ def cloud_event(event: Event, body: bytes) -> bytes:
     }
     if e.causation is not None:
         record["causation"] = e.causation
-    return rfc8785.dumps(record)
+    return _canonical(record)
+
+
+def _canonical(record: dict[str, Any]) -> bytes:
+    """Return RFC 8785's form. Ours have no fraction: plain ASCII without an escape is the same sorted by either."""
+    raw = msgspec.json.encode(record, order="sorted")
+    return raw if raw.isascii() and b"\\" not in raw else rfc8785.dumps(record)
 
 
 def ocsf(event: Event) -> dict[str, Any]:

@@ -7,7 +7,7 @@ say something the ledger does not.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -83,7 +83,7 @@ class Replay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, messages: Sequence[Message], checked: Collection[int] = ()) -> None:
+    def take(self, messages: Sequence[Message], checked: Container[int] = ()) -> None:
         """Fold the next messages. `checked`: whose seal was found good before.
 
         Raises:

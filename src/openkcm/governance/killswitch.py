@@ -83,8 +83,14 @@ class KillSwitch:
         intents = [_Intent(region=region, reason=reason, order=order) for region in names]
         for intent in intents:
             self._check_unused(tenant, intent)
-        for intent in intents:  # (1)
-            await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))
+        ids = {self._id(tenant, intent) for intent in intents}
+        self._busy |= ids  # ours to send: `resend` leaves them alone
+        try:
+            for intent in intents:  # (1)
+                await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))
+        except BaseException:
+            self._busy -= ids
+            raise
         sending = [asyncio.ensure_future(self._send(tenant, intent)) for intent in intents]  # (2)
         await asyncio.wait(sending, timeout=ANSWER_S)
         return [
