@@ -4,7 +4,7 @@ For each size a ledger of many tenants is sealed, folded, exported, and a snapsh
 use run on it, each in a process of its own and measured with its children: `audit verify --replay` on the export (two
 cores), verification alone, `--every-seal`. A real hub is filled with it in atomic batches (its fsync is put off for
 that alone), killed and restarted; a CMK starts on it with its own tables, from a signed snapshot, and (up to 100 k)
-from nothing. Appends are measured one by one on a hub that syncs each; so are revocations, alone and beside a busy writer.
+from nothing. Appends are measured one by one on a hub that syncs each; so are revocations, alone and beside a writer.
 Writes `docs/bench/ledger.json`; what it makes lies in --work and is used again by the next run.
 """
 
