@@ -684,9 +684,10 @@ class World:
         for m in (*kept, *tail):
             hub.store(m.subject, m.body, m.id)
         self.by_root(d.LedgerOpened(epoch=hub.epoch, first_sequence=hub.base + 1, closes=("accepted",)))
-        announced = {env.decode(m.body).data for m in hub.ledger if b"SigningKeyRotated" in m.body}
+        rotations = [env.decode(m.body) for m in hub.ledger if b"SigningKeyRotated" in m.body]
+        announced = {d.read(e.tag, e.data).key for e in rotations if e.tag == "SigningKeyRotated.1"}  # type: ignore[attr-defined]
         for signer in {c.signer.key_id: c.signer for c in self.cmks}.values():  # as at every start: what is missing
-            if not any(signer.key_id.encode() in bytes(data) for data in announced):
+            if signer.key_id not in announced:
                 self.by_root(d.SigningKeyRotated(key=signer.key_id, public_key=signer.public_key))
         hub.up = True
         hub.pulse()
