@@ -494,3 +494,18 @@ async def test_every_event_a_cmk_writes_is_sealed_counted_and_named(stack: Stack
         env.verify(e, event["subject"], stack.cmk.projection.signing_keys)
         assert e.actor.issuer == stack.idp.issuer
     assert b64(b"x") == "eA=="
+
+
+async def test_what_a_customers_tool_asks_its_own_kms_for_is_told_and_no_token_of_it_passes_here(stack: Stack) -> None:
+    tenant = await stack.tenant(onboarded=False)
+    admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}/root-key"
+    problem(await stack.ask(admin, "GET", f"{path}/import"), 409, "illegal-in-this-state")
+    arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    await stack.must(admin, "PUT", path, {"provider": "aws", "ref": arn})
+    told = await stack.must(admin, "GET", f"{path}/import")
+    assert (told["provider"], told["ref"], told["material_bytes"], told["token_hours"]) == ("aws", arn, 32, 24)
+    assert told["parameters_from"] == "kms:GetParametersForImport"
+    assert told["command"] == f"openkcm root import aws {arn} --material l1.bin --wrapping aes-kwp"
+    other = await stack.tenant()  # its root is a file: nothing is imported into one
+    answer = await stack.ask(f"{other}-admin", "GET", f"/tenants/{other}/regions/{EU}/root-key/import")
+    problem(answer, 404, "not-found")

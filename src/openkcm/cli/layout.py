@@ -304,11 +304,14 @@ class Layout:
             nodes = nodes[:nodes_per_region] + more
         roots = replace(shipped.roots, directories=(str(self.state / "roots"),))
         if self.aws:
+            from openkcm.cli import ministack
+
             url = f"http://{HOST}:{self.ports.ministack}"
             roots = replace(
                 roots,
                 endpoints={f"aws:{cloud}": url for cloud in shipped.root_regions.get("aws", ())},
                 credentials={"aws": {"profile": "default", "credentials_file": str(self.aws_credentials)}},
+                principals={"aws": f"arn:aws:iam::{ministack.ACCOUNT}:user/{ministack.NODE_USER}"},
                 probe_s={"aws": LOCAL_PROBE_S},
             )
         if self.pkcs11:

@@ -17,6 +17,9 @@ from typing import Any, Final
 
 __all__ = ["ADMIN_KEY", "ADMIN_SECRET", "REGION", "MiniStack"]
 
+#: Whose KMS it plays, and who the nodes are there.
+ACCOUNT: Final = "000000000000"
+NODE_USER: Final = "openkcm-node"
 REGION: Final = "eu-central-1"
 ADMIN_KEY: Final = "AKIAOPENKCMSTACKADMN"  # the account's root in a server of ours on loopback; it guards nothing
 ADMIN_SECRET: Final = "local-stack-only"

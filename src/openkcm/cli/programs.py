@@ -95,14 +95,14 @@ def _server(layout: Layout, name: str) -> Program:
 
 
 def _ministack(layout: Layout) -> Program:
-    from openkcm.cli.ministack import MiniStack
+    from openkcm.cli.ministack import NODE_USER, MiniStack
 
     directory = layout.state / "aws"
 
     def start() -> subprocess.Popen[bytes]:
         stack = MiniStack(directory, layout.ports.ministack)
         if not layout.aws_credentials.exists():
-            stack.create_node_user("openkcm-node", layout.aws_credentials)
+            stack.create_node_user(NODE_USER, layout.aws_credentials)
         return stack._server  # noqa: SLF001 -- the supervisor stops it
 
     return Program(

@@ -87,6 +87,7 @@ VERBS: Final[tuple[Verb, ...]] = (
     Verb("tenant-region", "rotations", "listRotations", "GET", f"{_R}/rotations", "List rotations.", _PAGE, ("rotation", "level", "registration", "at_ms")),
     Verb("root-key", "show", "showRootKey", "GET", f"{_R}/root-key", "Show it as each node sees it."),
     Verb("root-key", "link", "linkRootKey", "PUT", f"{_R}/root-key", "Link a root key where none is linked.", (Field("provider", "aws, azure, gcp, pkcs11, kmip, file.", required=True), Field("ref", "The key's name over there.", required=True), Field("credential", "Name of a credential on the node.")), waits=True),
+    Verb("root-key", "import-parameters", "showImportParameters", "GET", f"{_R}/root-key/import", "How to bring your own key material into your KMS."),
     Verb("system", "list", "listSystems", "GET", f"{_R}/systems", "List systems.", _PAGE, ("system", "registration", "hand_out", "hand_out_in_force")),
     Verb("system", "register", "registerSystem", "POST", f"{_R}/systems", "Register a system.", (Field("system", "Its name.", required=True), Field("hand_out", "allowed, wrapped-only or never: KMIP Get; not looser than the region's.")), waits=True),
     Verb("system", "hand-out", "setHandOut", "PUT", f"{_R}/systems/{{registration}}/hand-out", "Say whether KMIP Get gives its keys away.", (Field("hand_out", "allowed, wrapped-only or never; none: as the region."),), waits=True),

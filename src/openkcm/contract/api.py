@@ -234,6 +234,24 @@ class RootKey(Shape, frozen=True, kw_only=True):
     rotations: list[Rotation]
 
 
+class ImportParameters(Shape, frozen=True, kw_only=True):
+    """How one's own key material gets into one's own KMS (BYOK): what both sides must agree on; no secret, no token.
+
+    `token_hours`: how long the KMS's wrapping key and token are good; null: as long as the wrapping key lives.
+    """
+
+    provider: str
+    ref: str
+    key: str
+    material_bytes: int
+    wrapping_key: str
+    wrappings: list[str]
+    parameters_from: str
+    import_by: str
+    token_hours: int | None
+    command: str
+
+
 class Region_(Shape, frozen=True, kw_only=True):  # noqa: N801 -- `Region` is the name's type
     """Everything about one tenant region."""
 

@@ -50,6 +50,7 @@ class RootPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         directories: For `file` roots: the directories a key file may lie in.
         credentials: Name -> provider-specific settings (profile, role to assume, file with the secret), no secret; and
             `tenants`, whom it serves: whoever else's reference names it is refused before any KMS is asked.
+        principals: Who the nodes are in a customer's trust policy, by provider: shown at onboarding, used for nothing.
         vaults: Azure vault's host -> the cloud region it lies in: an Azure key id does not say. No other is asked.
     """
 
@@ -57,6 +58,7 @@ class RootPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     endpoints: dict[str, str] = {}
     directories: tuple[str, ...] = ()
     credentials: dict[str, dict[str, str | tuple[TenantId, ...]]] = {}
+    principals: dict[Provider, Annotated[str, Meta(pattern=r"^[ -~]{1,512}$")]] = {}
     vaults: dict[str, str] = {}
     probe_s: dict[str, float] = {}
 

@@ -179,7 +179,7 @@ def _problems(one: Operation) -> list[int]:
     found = {422, 500} if one.public else {401, 403, 422, 429, 500}
     if "{" in one.path or one.name in {"readLedger", "registerTenant"}:
         found |= {404}
-    if one.name == "showWords":
+    if one.name in {"showWords", "showImportParameters"}:
         found |= {409, 503}
     if one.writes:
         found |= {400, 404, 409, 413, 415, 503} | ({412} if "{region}" in one.path else set())

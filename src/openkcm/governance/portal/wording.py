@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["FILTERS", "LEASES", "PROVIDERS", "ROOT_STATES"]
+__all__ = ["FILTERS", "LEASES", "PROVIDERS", "ROOT_STATES", "policy"]
 
 #: How a node finds the customer's root key: in words, and what to do about it.
 ROOT_STATES: Final[dict[str, tuple[str, str]]] = {
@@ -77,6 +77,15 @@ PROVIDERS: Final[dict[str, tuple[str, str, str]]] = {
     "kmip": ("KMIP server", "the key's unique identifier, or name:NAME", _KMIP),
     "file": ("Key file", "/path/to/your.keys", _FILE),
 }
+
+#: What stands in a policy where nobody told this region's `roots.principals`.
+SOMEBODY: Final = "PRINCIPAL OF THE NODES"
+
+
+def policy(provider: str, tenant: str, principal: str | None) -> str:
+    """Return what the customer pastes at its key store: this tenant's, for these nodes."""
+    return PROVIDERS[provider][2].replace("%(tenant)s", tenant).replace(SOMEBODY, principal or SOMEBODY)
+
 
 _EVENTS: Final[dict[str, str]] = {
     "TenantConfigurationUpdated": "Configuration changed",

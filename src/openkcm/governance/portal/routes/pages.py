@@ -14,7 +14,7 @@ import jinja2
 from litestar import Request, Response, get
 from litestar.response import Redirect
 
-from openkcm.governance import authorities, commands, ending
+from openkcm.governance import authorities, byok, commands, ending
 from openkcm.governance.commands import MAY, Caller
 from openkcm.governance.errors import STATUS, Forbidden, GovernanceError, NotFound, Unauthenticated
 from openkcm.governance.portal import wording
@@ -191,6 +191,10 @@ def _onboarding(reader: Reader) -> Values:
         **found, "people": people, "leases": wording.LEASES,
         "providers": {name: wording.PROVIDERS[name] for name in rules.roots.providers},
         "root_regions": rules.root_regions,
+        "policies": {
+            p: wording.policy(p, reader.tenant, rules.roots.principals.get(p)) for p in rules.roots.providers
+        },
+        "imports": byok.RULES,
     }  # fmt: skip
 
 

@@ -13,10 +13,10 @@ from litestar import Response
 from openkcm.contract import api, bodies
 from openkcm.contract import decrees as d
 from openkcm.contract.subjects import residence_aggregate
-from openkcm.governance import commands
+from openkcm.governance import byok, commands
 from openkcm.governance.authorities import shown
 from openkcm.governance.commands import Asked
-from openkcm.governance.errors import Invalid, SecretRefused
+from openkcm.governance.errors import IllegalNow, Invalid, NotFound, SecretRefused
 from openkcm.governance.portal.requests import region_path
 from openkcm.governance.portal.surface import Call, operation
 from openkcm.governance.registry import Recorded
@@ -85,6 +85,21 @@ async def link(call: Call) -> Response[bytes]:
     """Link the customer's root key. Another one over a linked one takes the approval LinkRootKey."""
     cmk = call.desk.cmk
     return await _order(call, lambda asked: commands.link_root(cmk, asked, call.tenant, call.region, call.body))
+
+
+@operation("GET", f"{PATH}/root-key/import", "ReadTenant", name="showImportParameters", answer=api.ImportParameters)
+async def import_parameters(call: Call) -> Response[bytes]:
+    """Show what to ask the linked key's own KMS for, to bring your own key material, and how to wrap it.
+
+    The wrapping key and the import token go from that KMS to your own tool: the provider of this service sees neither.
+    """
+    root = _shown(call).get("root")
+    if root is None:
+        raise IllegalNow("no root key is linked here yet: link the key that was made for the import first")
+    told = byok.parameters(d.RootReference(**root))
+    if told is None:
+        raise NotFound(f"a {root['provider']} root takes no import: its key is made where it lies")
+    return call.answer(told)
 
 
 @operation("GET", f"{PATH}/systems", "ReadTenant", name="listSystems", answer=api.Page[api.System], paged=True)
