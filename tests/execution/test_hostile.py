@@ -27,6 +27,7 @@ from execution.kmip_client import GCM, KmipClient, client_context, create_reques
 from openkcm.cli.pki import authority
 from openkcm.contract.fleet import Limits
 from openkcm.execution import control
+from openkcm.execution.session import Session
 from openkcm.execution.worker import Worker
 from openkcm.kmip import ItemType, RequestHeader, Tag, custom_attribute, decode_response, encode_request
 from openkcm.kmip.enums import ResultReason
@@ -113,6 +114,14 @@ async def test_bytes_that_drip_do_not_prolong_a_messages_time(custodian):
     await slow.close()
 
 
+async def test_a_stranger_who_says_nothing_is_ended(custodian):
+    """Its certificate is of the CA, and nobody enrolled it: it gets its answer at its first message, or the end."""
+    cert, key = custodian.pki.issue_workload("acme", "stranger")
+    reader, writer = await asyncio.open_connection("127.0.0.1", custodian.port, ssl=custodian.context((cert, key)))
+    await ended(reader)
+    writer.close()
+
+
 async def test_who_does_not_take_the_answers_is_ended(custodian):
     honest = await custodian.client(custodian.files)
     uid = await honest.new_key()
@@ -134,6 +143,45 @@ async def test_who_does_not_take_the_answers_is_ended(custodian):
     assert len(unsent)
     slow.close()
     await honest.close()
+
+
+class Floor:
+    """What a session needs of its worker in order to end."""
+
+    def __init__(self):
+        self.loop, self.buffer, self.unfinished, self.gone = self, bytearray(1 << 16), 0, []
+
+    def remove_reader(self, fd):
+        pass
+
+    def remove_writer(self, fd):
+        pass
+
+    def left(self, session):
+        self.gone.append(session)
+
+
+async def test_what_comes_after_the_last_answer_is_read_and_thrown_away(custodian):
+    """ADR 0024: `shutdown` takes the TLS object away, and `SSLSocket.read` raises from then on."""
+    ours, theirs = socket.socketpair()
+    cert, key = custodian.pki.issue("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    shaking = asyncio.to_thread(context.wrap_socket, ours, server_side=True)
+    client = asyncio.to_thread(custodian.context(custodian.files).wrap_socket, theirs)
+    server, client = await asyncio.gather(shaking, client)
+    server.setblocking(False)
+    session, floor = Session.__new__(Session), Floor()
+    session._socket, session._floor, session._fd, session._read = server, floor, server.fileno(), server.read
+    session._partial, session.closed = bytearray(), False
+    server.shutdown(socket.SHUT_WR)
+    session._discard()  # nothing is there yet
+    client.sendall(bytes(1000))
+    session._discard()
+    assert not session.closed
+    client.close()
+    session._discard()
+    assert floor.gone == [session]
 
 
 # --- many ---------------------------------------------------------------------------------------------------------
