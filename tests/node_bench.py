@@ -164,7 +164,7 @@ class RunningNode:
         """Give the region other limits; they hold from the next start on."""
         (self.folder / "node.toml").write_text(_toml({**self.region, "limits": {**self.region["limits"], **limits}}))
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         self.ready_file.unlink(missing_ok=True)
         command = [
             sys.executable,
@@ -173,7 +173,9 @@ class RunningNode:
         ]
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--config", self.folder / "node.json", "--ready", self.ready_file], stdout=log, stderr=log
+                [*command, "--config", self.folder / "node.json", "--ready", self.ready_file, *more],
+                stdout=log,
+                stderr=log,
             )
 
     async def wait_ready(self, timeout_s: float = 120.0) -> dict:

@@ -15,7 +15,7 @@ from kmip.core import enums
 from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 
-from openkcm.cli import background, pki
+from openkcm.cli import background, load, pki
 from openkcm.cli.customer import customer_of
 from openkcm.client import Problem
 from openkcm.contract.seal import Signer
@@ -121,10 +121,30 @@ def stack(tmp_path_factory):
     running.down()
 
 
+def under_way(stack: Stack, region: str):
+    """Constant KMIP load on a region's first node by a client that looks whether its connection was ended."""
+    kmip, workload = stack.node(region).kmip, stack.endpoints.workloads["acme/payments"]
+    uid = until(lambda: load.make_key(kmip, workload))
+    return load.Load(load.Task(kmip=kmip, workload=workload, uid=uid, connections=4, rate=100))
+
+
 def pids(stack: Stack) -> dict[str, int]:
     e = stack.endpoints
     servers = {name: server.pid for name, server in e.nats.items()}
     return servers | {n.name: n.custodian_pid for n in e.nodes} | {"cmk": e.cmk.pid}
+
+
+def test_a_regions_nodes_are_replaced_under_load_without_a_failed_operation(stack):
+    before = pids(stack)
+    with under_way(stack, "eu-frankfurt") as running:
+        time.sleep(1)
+        assert "eu-frankfurt-1 was taken over" in change(stack, "region", "restart", "eu-frankfurt")
+        time.sleep(1)
+        records = running.end()
+    assert [r for r in records if r.outcome != "served"] == []
+    assert records
+    now = pids(stack)
+    assert {name for name in before if before[name] != now[name]} == {"eu-frankfurt-1"}
 
 
 def change(stack: Stack, *command: str) -> str:

@@ -21,7 +21,16 @@ from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.ids import check_token
 from openkcm.contract.resources import ROOT
 
-__all__ = ["NotAllowed", "add_region", "drain_region", "enrol_node", "remove_node", "remove_region", "write_region"]
+__all__ = [
+    "NotAllowed",
+    "add_region",
+    "drain_region",
+    "enrol_node",
+    "remove_node",
+    "remove_region",
+    "restart_nodes",
+    "write_region",
+]
 
 PATTERN: Final = "eu-frankfurt"  # the shipped region whose leaf.conf is the pattern of all others
 PAGE: Final = 100
@@ -99,6 +108,23 @@ def remove_node(state: Path, node: str) -> str:
     if not left:
         raise NotAllowed(f"{node} is the last node of {name}: drain and remove the region instead")
     return _change(layout, replace(home, nodes=left))
+
+
+def restart_nodes(state: Path, *, node: str | None = None, region: str | None = None) -> str:
+    """Replace a node's process, or those of a region one after another, while they serve; return what was done.
+
+    Raises:
+        NotReconciled, ValueError: No such node or region, nothing runs, or a new process did not take over.
+    """
+    layout = background.saved_layout(state)
+    wanted = [n for n, r in layout.nodes if node in (None, n) and region in (None, r)]
+    if not wanted:
+        raise ValueError(f"no node {node or region}: the fleet has {', '.join(n for n, _ in layout.nodes)}")
+    reconcile.want_restart(state, wanted)
+    done = reconcile.ask(state)
+    if done is None:
+        raise ValueError("nothing runs on this state directory")
+    return "\n".join(done.done)
 
 
 def drain_region(state: Path, name: str) -> tuple[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ can be compared with the closing of a gate on the same machine.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import subprocess
@@ -160,6 +161,11 @@ class _Connection:
             found += chunk
         return found
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server has ended the connection: nothing else comes unasked."""
+        return bool(select.select([self._tls], [], [], 0)[0])
+
     def close(self) -> None:
         self._tls.close()
 
@@ -179,6 +185,9 @@ class _Worker(threading.Thread):
             due = max(due + pause_s, time.monotonic() - 1)  # a steady rate, but no burst after a long silence
             sent = _now()
             try:
+                if connection is not None and connection.ended:  # nothing of ours is on its way: a new one, and no loss
+                    connection.close()
+                    connection = None
                 connection = connection or _Connection(self._task.kmip, self._task.workload)
                 plain = os.urandom(PLAINTEXT_BYTES) if sealed is None else sealed[0]
                 item = connection.ask(self._request(plain, None if sealed is None else sealed[1]))

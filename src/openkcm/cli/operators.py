@@ -20,8 +20,9 @@ __all__ = ["COMMANDS"]
 @click.group(invoke_without_command=True)
 @click.option("--config", type=CONFIG, help="Its JSON file.")
 @click.option("--ready", type=click.Path(dir_okay=False, path_type=Path), help="Written when the process serves.")
+@click.option("--take-over", is_flag=True, help="Get ready beside the process that runs, then have it make way.")
 @click.pass_context
-def node(context: click.Context, config: Path | None, ready: Path | None) -> None:
+def node(context: click.Context, config: Path | None, ready: Path | None, take_over: bool) -> None:
     """Run a crypto node (custodian and KMIP workers), or see to one."""
     if context.invoked_subcommand is not None:
         return
@@ -29,7 +30,7 @@ def node(context: click.Context, config: Path | None, ready: Path | None) -> Non
         raise click.UsageError("a node needs --config")
     from openkcm.execution import node as process
 
-    process.run(config, ready)
+    process.run(config, ready, take_over=take_over)
 
 
 @node.command("status")
@@ -192,6 +193,26 @@ def node_enrol(state: Path, name: str, region: str) -> None:
     from openkcm.cli import fleet
 
     change(fleet.enrol_node, state, name, region)
+
+
+@node.command("restart")
+@click.argument("name")
+@state_option
+def node_restart(state: Path, name: str) -> None:
+    """Replace the process of the node NAME while it serves: the new one unseals first, then the old one makes way."""
+    from openkcm.cli import fleet
+
+    change(lambda state, name: fleet.restart_nodes(state, node=name), state, name)
+
+
+@region.command("restart")
+@click.argument("name")
+@state_option
+def region_restart(state: Path, name: str) -> None:
+    """Replace the processes of the region's nodes, one after another, while they serve."""
+    from openkcm.cli import fleet
+
+    change(lambda state, name: fleet.restart_nodes(state, region=name), state, name)
 
 
 @node.command("remove")

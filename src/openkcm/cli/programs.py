@@ -16,7 +16,7 @@ from openkcm.cli.layout import ACCOUNTS, Layout
 from openkcm.cli.ports import HOST
 from openkcm.cli.supervisor import Program
 
-__all__ = ["before_governance", "cmk", "mint", "node", "servers"]
+__all__ = ["before_governance", "cmk", "mint", "node", "servers", "successor"]
 
 
 def servers(layout: Layout) -> list[Program]:
@@ -39,6 +39,11 @@ def node(layout: Layout, name: str) -> Program:
     return _process(layout, "node", name)
 
 
+def successor(layout: Layout, name: str) -> Program:
+    """A crypto node that gets ready beside the one that runs, and then takes over."""
+    return _process(layout, "node", name, "--take-over")
+
+
 def mint(layout: Layout) -> dict[str, str]:
     """Return a fresh token for each demo account."""
     from openkcm.cli import idp
@@ -46,14 +51,15 @@ def mint(layout: Layout) -> dict[str, str]:
     return {name: idp.mint(layout.configuration("idp"), name) for name in ACCOUNTS}
 
 
-def _process(layout: Layout, command: str, name: str) -> Program:
+def _process(layout: Layout, command: str, name: str, *more: str) -> Program:
     configuration, ready, log = layout.configuration(name), layout.ready_file(name), layout.log(name)
 
     def start() -> subprocess.Popen[bytes]:
-        ready.unlink(missing_ok=True)
+        if not more:  # a successor's predecessor still serves
+            ready.unlink(missing_ok=True)
         with log.open("ab") as output:
             return subprocess.Popen(
-                [*COMMAND, command, "--config", str(configuration), "--ready", str(ready)],
+                [*COMMAND, command, "--config", str(configuration), "--ready", str(ready), *more],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +30,12 @@ from openkcm.cli.orbital import HUB
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract.fleet import RegionConfiguration
 
-__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "keep_outcome"]
+__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "keep_outcome", "want_restart"]
 
 WAIT_S: Final = 120.0
 LOOK_S: Final = 0.1
 OUTCOME: Final = "reconciled.json"
+RESTARTS: Final = "restart.json"
 
 
 class NotReconciled(Exception):
@@ -110,7 +111,22 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
     nodes = [programs.node(wanted, node) for node in new if node not in old]
     supervisor.bring_up(nodes)  # (5)
     asyncio.run(wait_until_flowing(wanted))
+    for name in _restarts(wanted.state):
+        supervisor.replace(programs.successor(wanted, name))
+        done.append(f"{name} was taken over by a new process")
     return done + [f"started {program.name}" for program in (*servers, *nodes)]
+
+
+def want_restart(state: Path, nodes: Sequence[str]) -> None:
+    """Have these nodes be taken over by new processes, one after another, at the next `ask`."""
+    pki.write_private(state / "run" / RESTARTS, msgspec.json.encode(nodes))
+
+
+def _restarts(state: Path) -> list[str]:
+    path = state / "run" / RESTARTS
+    found = msgspec.json.decode(path.read_bytes(), type=list[str]) if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
 
 
 async def _with_trust(layout: Layout, then: Callable[[Ledger], Awaitable[list[str]]]) -> list[str]:

@@ -172,6 +172,25 @@ class Supervisor:
             _stop(child)
             self._changed()
 
+    def replace(self, successor: Program, *, timeout_s: float = READY_S) -> None:
+        """Start a child's successor beside it, and return when it has taken over and the old one has ended.
+
+        Raises:
+            ChildFailed: It has not; the old one serves on, or is started again as any dead child is.
+        """
+        child = self.children[successor.name]
+        old, process = child.process, successor.start()
+        deadline = time.monotonic() + timeout_s
+        while (facts := successor.ready(process.pid)) is None:
+            if process.poll() is not None or time.monotonic() > deadline or self._stop.wait(LOOK_S / 4):
+                process.kill()
+                process.wait()
+                raise ChildFailed(f"{successor.name} was not taken over:\n{child.last_words()}")
+        if old is not None:
+            old.wait()  # it has given its database up
+        child.process, child.facts, child.started, child.due = process, facts, time.monotonic(), None
+        self._changed()
+
     def _look_after(self, child: Child) -> None:
         now = time.monotonic()
         if child.process is not None and child.process.poll() is None:

@@ -37,6 +37,7 @@ class Floor(Protocol):
     buffer: bytearray
     window: memoryview
     unfinished: int
+    leaving: bool
 
     def shaken(self, connection: Connection) -> None:
         """The connection's handshake is over, well."""
@@ -153,6 +154,10 @@ class Connection:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._socket.close()
         self._floor.left(self)
+
+    def part_when_idle(self) -> None:
+        """End the connection, if nothing is under way in it."""
+        self.close()
 
     def _part(self) -> None:
         """After a last answer: say that no more comes, and wait a little for the client to have read it."""

@@ -205,20 +205,34 @@ class Trust(Message, frozen=True):
     certificate: bytes
 
 
+class Listen(Message, frozen=True):
+    """Open the listener and accept nobody yet: whoever knocks waits."""
+
+
+class Listening(Message, frozen=True):
+    """Whoever knocks waits here."""
+
+
 class Serve(Message, frozen=True):
-    """Open the listener."""
+    """Open the listener, and accept."""
 
 
 class Retire(Message, frozen=True):
     """Accept nobody any more; end with the last session."""
 
 
+class Leave(Message, frozen=True):
+    """Accept nobody any more, end each session after its next answer and the idle ones soon; then exit."""
+
+
 class Stop(Message, frozen=True):
     """Close the listener and the sessions, then exit."""
 
 
-FromWorker = Hello | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used | InUse
-FromCustodian = Identity | Denied | Keys | Record | Stored | Refused | Cut | Trust | Serve | Retire | Stop
+FromWorker = Hello | Listening | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used | InUse
+FromCustodian = (
+    Identity | Denied | Keys | Record | Stored | Refused | Cut | Trust | Listen | Serve | Retire | Leave | Stop
+)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 

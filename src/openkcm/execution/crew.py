@@ -36,6 +36,8 @@ RESTART_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0)  # back-off of one worker's place; 
 HUNG_CHECKS: Final = 5  # seconds without a pulse after which a worker is replaced
 MAX_WORKERS: Final = 256
 SHORT_DRAIN_S: Final = 0.05
+LEAVE_S: Final = 5.0
+LOOK_S: Final = 0.01
 Handler = Callable[[control.Message], Awaitable[control.Message | None]]
 
 
@@ -45,7 +47,7 @@ class _Worker:
     def __init__(self, index: int, process: subprocess.Popen[bytes], ours: socket.socket, scratch: Scratch) -> None:
         self.index, self.process, self.socket, self.scratch = index, process, ours, scratch
         self.frames = control.Frames(control.FromWorker)  # type: ignore[arg-type]  # msgspec takes a union
-        self.mapped = self.serving = self.sealed = False
+        self.mapped = self.listening = self.serving = self.sealed = False
         self.pulse, self.still = 0, 0
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -71,7 +73,7 @@ class Crew:
         self._database, self._require_secretmem = database, require_secretmem
         self._workers: dict[int, _Worker] = {}
         self._handed = {path: HandOutLog.open(path) for path in paths(database)}  # what earlier workers have left
-        self._serving = self._stopping = False
+        self._serving = self._listening = self._stopping = False
         self._failures = [0] * MAX_WORKERS
         self._trusted: dict[bytes, None] = {}
         self.handler: Handler | None = None
@@ -122,6 +124,24 @@ class Crew:
         scratch.hand_over()
         worker = self._workers[index] = _Worker(index, process, ours, scratch)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._readable, worker)
+
+    async def listen(self) -> None:
+        """Return when every worker listens and accepts nobody yet."""
+        self._listening = True
+        for worker in self._workers.values():
+            if worker.mapped:
+                self._send(worker, control.Listen())
+        # A look every 10 ms, as long as it takes: the caller has the deadline.
+        while not all(i in self._workers and self._workers[i].listening for i in range(self._count)):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+
+    async def leave(self) -> None:
+        """Return when the workers have answered what was asked of them, and ended; or after LEAVE_S."""
+        self._stopping = True
+        self.tell(control.Leave())
+        deadline = asyncio.get_running_loop().time() + LEAVE_S
+        while self._workers and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 -- as above
+            await asyncio.sleep(LOOK_S)
 
     def serve(self) -> None:
         """Have the workers open their listeners: the node is at its critical head."""
@@ -285,6 +305,11 @@ class Crew:
                     self._send(worker, control.Trust(certificate))
                 if self._serving:
                     self._send(worker, control.Serve())
+                elif self._listening:
+                    self._send(worker, control.Listen())
+                continue
+            if isinstance(message, control.Listening):
+                worker.listening = True
                 continue
             if isinstance(message, control.Serving):
                 worker.serving = True

@@ -60,6 +60,10 @@ class HandOutLog:
         if not any(self._map[_NAME]):
             self._map[_NAME] = os.urandom(16)
         self.name = self._map[_NAME].hex()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Find both ends: a worker of an earlier process may have written until it ended."""
         self._tail = _NUMBER.unpack_from(self._map)[0]
         self._head = self._tail
         while self._at(self._head + 1) is not None:  # what an earlier worker at this place has written

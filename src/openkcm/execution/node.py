@@ -39,18 +39,19 @@ from openkcm.execution.cells import KeyArena
 from openkcm.execution.clock import BOOT_ID, boottime_ns
 from openkcm.execution.counting import Counting
 from openkcm.execution.crew import Crew
-from openkcm.execution.custodian import Custodian
+from openkcm.execution.custodian import Custodian, Rows
 from openkcm.execution.desk import Desk
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
 from openkcm.execution.handouts import HandOuts
+from openkcm.execution.hold import MAKE_WAY, Hold
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.known import Known
 from openkcm.execution.mirrored import Kept
 from openkcm.execution.outbox import Outbox
 from openkcm.execution.reporter import Reporter
-from openkcm.execution.residence_state import State
+from openkcm.execution.residence_state import CLOSED, State, verdict
 from openkcm.execution.roots.base import RootSettings
 from openkcm.execution.rootwatch import RootWatch
 from openkcm.execution.rotation import Rotation
@@ -61,7 +62,7 @@ from openkcm.execution.unseal import Unsealer
 from openkcm.execution.unseal_probe import Prober
 from openkcm.execution.vaultcheck import lost_keys
 from openkcm.execution.voice import Voice
-from openkcm.projector import ProjectorError, Reader, Writer, open_reader, open_writer
+from openkcm.projector import ProjectorError, Reader, Writer, migrated, open_reader, open_writer
 
 __all__ = ["run"]
 
@@ -73,11 +74,16 @@ SWITCH_S: Final = 0.0005  # the disk's thread gives the loop its turn so soon; P
 WORKLOADS: Final = 8  # words for enrolments, a key slot: residences without keys here have workloads all the same
 SPARE_CELLS: Final = 64  # beside one L2 a slot: what is lent while keys are made, unsealed, rewrapped
 DIGEST_S: Final = 0.5
+MAKE_WAY_S: Final = 20.0  # for an earlier process to end
+READY_S: Final = 30.0
 VAULT_CHECK_S: Final = float(os.environ.get("OPENKCM_VAULT_CHECK_S", "60"))
 
 
-def run(config_path: Path, ready_path: Path | None = None) -> None:
-    """Run the node until SIGTERM or SIGINT.
+def run(config_path: Path, ready_path: Path | None = None, *, take_over: bool = False) -> None:
+    """Run the node until SIGTERM or SIGINT, or until the next process takes over.
+
+    Args:
+        take_over: Get everything ready beside the process that has the node now, then have it make way.
 
     Raises:
         ContractError: The configuration does not fit.
@@ -90,7 +96,7 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
     sys.setswitchinterval(SWITCH_S)
     import uvloop
 
-    uvloop.run(Node(node, region, trust_root, ready_path).run())
+    uvloop.run(Node(node, region, trust_root, ready_path).run(take_over=take_over))
 
 
 class Node:
@@ -108,10 +114,16 @@ class Node:
         self._metrics_port = node.metrics.port
         self._stop = asyncio.Event()
 
-    async def run(self) -> None:
-        """Start everything, serve, stop everything."""
+    async def run(self, *, take_over: bool = False) -> None:
+        """Start everything, serve, stop everything.
+
+        To take over, (1) the keys are unsealed and the workers listen while the earlier process serves; (2) it is
+        asked to make way: its workers answer what they were asked, and its custodian obeys to its end; (3) what it
+        committed last is read once its lock is ours, and what that closes is closed; (4) then all as at any start.
+        """
         node, region = self._node, self._region
         loop = asyncio.get_running_loop()
+        hold = Hold(node.database)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         settings = RootSettings(policy=region.roots, regions=region.root_regions)
@@ -119,12 +131,17 @@ class Node:
         unsealer.start()  # before any key or credential is here
         prober.start()
         voice = self._own_voice()
-        database = open_writer(Path(node.database), resources.ROOT / "projections" / "node")
         fresh = State(node=node.node, region=node.region, boot_id=BOOT_ID, trust_root=self._trust_root)
-        kept = database.rows("SELECT cursor_routine, cursor_critical, body FROM node")
-        state = rows.load(fresh, kept[0] if kept else None, [b for (b,) in database.rows("SELECT body FROM residence")])
+        tables = resources.ROOT / "projections" / "node"
+        if take_over and not migrated(Path(node.database), tables):
+            _log.warning("this version changes the node's tables: the earlier process ends before anything is unsealed")
+            hold.ask_holder()
+            take_over = False
+        if not take_over:
+            await asyncio.to_thread(hold.take, MAKE_WAY_S)
+            database = open_writer(Path(node.database), tables)
         reader = open_reader(Path(node.database))
-        known = Known(reader)
+        known, state = Known(reader), _kept_state(fresh, reader)
 
         main = await connect(node.nats, name=node.node)
         fast = await connect(node.nats, name=f"{node.node}-lane0")  # no backlog is ever ahead of the signal
@@ -146,10 +163,25 @@ class Node:
         async def send_health(e: Envelope) -> None:
             await beat.send_health(main, e.subject, encode(e), id=e.id, tag=e.tag)
 
+        def commit(changed: Rows) -> None:
+            database.apply(changed)  # which is open by then
+
         reporter = Reporter(voice, gates, send, send_health)
         safe = Safe(Vault(main, node.region), voice, node.region, known)
         keychain = Keychain(node.region, lambda: custodian.state, gates, safe, unsealer)
-        custodian = Custodian(state, gates, keychain, database.apply, reporter.acknowledge, disk)
+        custodian = Custodian(state, gates, keychain, commit, reporter.acknowledge, disk)
+        if take_over:
+            await self._get_ready(custodian, keychain, crew, arena)  # (1)
+            hold.ask_holder()  # (2)
+            await asyncio.to_thread(hold.take, MAKE_WAY_S)
+            database = open_writer(Path(node.database), tables)
+            custodian.state = custodian.durable = _kept_state(fresh, database)  # (3)
+            for tenant, residence in custodian.state.residences.items():
+                if verdict(residence) in CLOSED:
+                    gates.close(tenant, verdict(residence))
+                gates.withdraw(tenant, residence.floors)
+            for log in crew.hand_out_logs():
+                log.look_again()
         reporter.custodian = custodian
         reporter.memory = (arena.mode, False)
         catalogue = Catalogue(safe, lambda: custodian.state, database.apply, arena.bump_epoch, disk, known)
@@ -181,6 +213,8 @@ class Node:
         tree = self._tree(main, voice, database, disk, custodian, send)
         watch = RootWatch(custodian, keychain, prober, reporter)
 
+        leaving: list[asyncio.Future[None]] = []
+
         def changed() -> None:
             reporter.workers = lambda: len(crew.pids)
             reporter.memory = (arena.mode, crew.sealed)
@@ -189,7 +223,9 @@ class Node:
         crew.on_change = changed
         arena.set_alive(boottime_ns() + int(ALIVE_S * 1e9))
         custodian.on_trust()
-        crew.start()
+        if not take_over:
+            crew.start()
+        loop.add_signal_handler(MAKE_WAY, lambda: leaving.append(asyncio.ensure_future(self._make_way(crew))))
         await feeds.start()
         await lanes.subscribe_lane0(fast, node.region, feeds.on_lane0)
         await beat.subscribe_beats(main, node.region, feeds.on_beat)
@@ -256,6 +292,28 @@ class Node:
         disk.shutdown()
         reader.close()
         database.close()
+        hold.close()
+
+    @staticmethod
+    async def _get_ready(custodian: Custodian, keychain: Keychain, crew: Crew, arena: RegionArena) -> None:
+        """Have workers, keys and listeners ready; nothing is served, nothing is committed, nobody is told."""
+        arena.set_alive(boottime_ns() + int(READY_S * 1e9))
+        crew.start()
+        serving = [t for t in custodian.state.residences if custodian.serving(t)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_S):
+                found = await asyncio.gather(*(keychain.provision(t) for t in serving), return_exceptions=True)
+                bad = {t: f for t, f in zip(serving, found, strict=True) if isinstance(f, BaseException) or f[0]}
+                if bad:
+                    _log.warning("not unsealed before the take-over: %s", bad)
+        async with asyncio.timeout(READY_S):
+            await crew.listen()
+
+    async def _make_way(self, crew: Crew) -> None:
+        """Let the workers finish; the custodian obeys and renews until they have, and ends after them."""
+        _log.info("making way: no connection is accepted any more")
+        await crew.leave()
+        self._stop.set()
 
     def _tree(
         self,
@@ -333,6 +391,12 @@ class Node:
         temporary = self._ready_path.with_suffix(".tmp")
         temporary.write_text(json.dumps(facts))
         temporary.replace(self._ready_path)
+
+
+def _kept_state(fresh: State, database: Reader) -> State:
+    """Return the state that a node's database holds."""
+    kept = database.rows("SELECT cursor_routine, cursor_critical, body FROM node")
+    return rows.load(fresh, kept[0] if kept else None, [b for (b,) in database.rows("SELECT body FROM residence")])
 
 
 def kept_of(reader: Reader, custodian: Custodian) -> Callable[[], Awaitable[digests.Snapshot | None]]:

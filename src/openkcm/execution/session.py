@@ -10,6 +10,7 @@ needs comes first: `_readable`, `_serve`, `_send`.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from typing import Any, Final
 
@@ -97,7 +98,15 @@ class Session(Connection):
             board[drain] += 1  # even
 
     def _send(self, response: bytes, exchange: Exchange | None) -> None:
-        """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates."""
+        """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates.
+
+        A worker that leaves sends its last answer and the end of the connection in one piece: whoever looks before
+        it sends again sees both.
+        """
+        leaving = self._floor.leaving and not self._closing
+        if leaving:
+            self._closing = True
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         if self._web is not None:
             response = self._web.replied(response)
         try:
@@ -108,11 +117,19 @@ class Session(Connection):
             self.close()
             return
         if sent == len(response):
+            if leaving:
+                self._part()
             return
         self._output, self._exchange = memoryview(response)[sent:], exchange
         self._until = self._floor.tick + self._floor.limits.message_s
         self._floor.loop.remove_reader(self._fd)
         self._floor.loop.add_writer(self._fd, self._writable)
+
+    def part_when_idle(self) -> None:
+        """End the connection if nothing is under way in it."""
+        if not (self._waiting or self._partial or self._output is not None or self._closing or self.closed):
+            self._closing = True
+            self._part()
 
     # --- messages in parts, or several at once ------------------------------------------------------------------------
 

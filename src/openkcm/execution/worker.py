@@ -38,6 +38,7 @@ from openkcm.projector import open_reader
 __all__ = ["Configuration", "Listener", "Worker", "main"]
 
 _log: Final = logging.getLogger("openkcm.worker")
+LEAVE_IDLE_S: Final = 1  # without a word: such a session is ended by a worker that leaves
 IN_USE_S: Final = 5  # the custodian is told who is in use
 FLUSH_S: Final = 60  # counts of key use are handed over
 BACKLOG: Final = 1024
@@ -105,7 +106,7 @@ class Worker:
         self._shaking: dict[Connection, None] = {}  # the oldest first
         self._enrolments: dict[str, set[Connection]] = {}
         self._accepting: socket.socket | None = None
-        self._retiring = False
+        self._retiring = self._serving = self.leaving = False
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -143,10 +144,12 @@ class Worker:
                 self.bench.hand_over_uses()
             if self.tick % IN_USE_S == 0:
                 self._tell_who_is_in_use()
-            if self._accepting is not None:  # again, should descriptors have run out
+            if self._accepting is not None and self._serving:  # again, should descriptors have run out
                 self.loop.add_reader(self._accepting.fileno(), self._accept)
             for session in list(self._sessions):
                 session.expire(self.tick)
+                if self.leaving and self.tick - session.seen > LEAVE_IDLE_S:
+                    session.part_when_idle()
 
     def _tell_who_is_in_use(self) -> None:
         since = self.tick - IN_USE_S
@@ -165,9 +168,19 @@ class Worker:
                     session.close(reset=True)
             case control.Trust(certificate):
                 self._tls.load_verify_locations(cadata=certificate)  # for the handshakes from here on
+            case control.Listen():
+                if self._open_listener():
+                    self.bench.link.tell(control.Listening())
             case control.Serve():
-                self._open_listener()
+                self._handed.look_again()
+                if self._open_listener() and self._accepting is not None:
+                    self.loop.add_reader(self._accepting.fileno(), self._accept)
+                    self._serving = True
+                    self.bench.link.tell(control.Serving())
             case control.Retire():
+                self._retire()
+            case control.Leave():
+                self.leaving = True
                 self._retire()
             case control.Stop():
                 self._stop.set()
@@ -176,9 +189,10 @@ class Worker:
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    def _open_listener(self) -> None:
+    def _open_listener(self) -> bool:
+        """Bind and listen, once; return whether there is a listener."""
         if self._accepting is not None:
-            return
+            return True
         family = socket.AF_INET6 if ":" in self._listener.host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -190,11 +204,10 @@ class Worker:
             _log.error("cannot listen on %s:%d: %s", self._listener.host, self._listener.port, taken)
             listening.close()
             self._stop.set()
-            return
+            return False
         listening.setblocking(False)
         self._accepting = listening
-        self.loop.add_reader(listening.fileno(), self._accept)
-        self.bench.link.tell(control.Serving())
+        return True
 
     def _close_listener(self) -> None:
         if self._accepting is not None:

@@ -26,6 +26,7 @@ __all__ = [
     "StorageFailed",
     "UnknownStatement",
     "Writer",
+    "migrated",
     "open_reader",
     "open_writer",
 ]
@@ -258,6 +259,19 @@ def _migrate(connection: sqlite3.Connection, steps: Sequence[tuple[int, str]]) -
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise SchemaError(f"migration {number}: {bad}") from bad
+
+
+def migrated(path: Path, schema: Path) -> bool:
+    """Whether the file has the tables that this software ships, no fewer and no more.
+
+    Raises:
+        StorageFailed: No such file, or it is none of SQLite's.
+    """
+    reader = open_reader(path)
+    try:
+        return bool(reader.rows("PRAGMA user_version")[0][0] == len(statements.migrations(schema)))
+    finally:
+        reader.close()
 
 
 def open_reader(path: Path) -> Reader:

@@ -1,0 +1,105 @@
+"""A node's next process takes over while clients work: no operation fails, and nothing that was revoked is served."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+
+import pytest
+
+from node_bench import Governor, RunningNode, new_key_file, onboarding, opening
+from openkcm.cli.endpoints import Kmip, Workload
+from openkcm.cli.load import Load, Task, make_key
+from openkcm.contract import decrees as d
+from openkcm.execution.hold import Hold, InUse
+from orbital_fixture import running_orbital
+from press import Press
+
+
+class Here:
+    """A node with one residence, its governance, and a client's certificate."""
+
+    def __init__(self, governor: Governor, node: RunningNode) -> None:
+        self.governor, self.node = governor, node
+        cert, key = node.authority.issue_workload("acme", "app")
+        self.kmip = Kmip(host="127.0.0.1", port=node.port)
+        self.workload = Workload(cert=str(cert), key=str(key), ca=str(node.authority.ca))
+        self.fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert.read_text())).hexdigest()
+
+    async def key(self) -> str:
+        for _ in range(100):
+            uid = await asyncio.to_thread(make_key, self.kmip, self.workload)
+            if uid is not None:
+                return uid
+            await asyncio.sleep(0.1)
+        raise AssertionError(self.node.tail())
+
+    async def taken_over(self) -> int:
+        """Start the next process and return the exit status of the one before, once that has ended."""
+        before = self.node.process
+        self.node.start("--take-over")
+        await self.node.wait_ready()
+        return await asyncio.to_thread(before.wait, 20)
+
+
+@pytest.fixture
+async def here(tmp_path):
+    press = Press()
+    with running_orbital(tmp_path / "stack") as orbital:
+        node = RunningNode(orbital, press, tmp_path / "node")
+        new_key_file(node.key_file)
+        here = Here(None, node)
+        async with Governor(orbital, press) as governor:
+            here.governor = governor
+            for e in opening(press):
+                await governor.append(e)
+            node.start()
+            await node.wait_ready()
+            for e in onboarding(press, "acme", node.key_file, fingerprint=here.fingerprint):
+                await governor.append(e)
+            await governor.until(lambda: governor.acked("acme", "routine", 5, "active"))
+            yield here
+            node.stop()
+
+
+@pytest.mark.timeout(240)
+async def test_no_operation_fails_while_the_next_process_takes_over(here):
+    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100)
+    with Load(task) as load:
+        await asyncio.sleep(1)
+        for _ in range(2):
+            assert await here.taken_over() == 0
+            await asyncio.sleep(1)
+        records = await asyncio.to_thread(load.end)
+    assert [r for r in records if r.outcome != "served"] == []
+    assert len(records) > 100
+    assert "not unsealed" not in (here.node.folder / "node.log").read_text()
+
+
+@pytest.mark.timeout(240)
+async def test_a_revocation_amid_a_take_over_is_acknowledged_by_whoever_obeys_it_and_nothing_is_served_after(here):
+    governor = here.governor
+    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100)
+    with Load(task) as load:
+        await asyncio.sleep(0.5)
+        before = here.node.process
+        here.node.start("--take-over")
+        while "making way" not in here.node.tail():  # noqa: ASYNC110 -- a log has no events
+            await asyncio.sleep(0.005)
+        await governor.append(governor.press.residence("acme", d.AccessRevoked(reason="test")))
+        ack = await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))
+        await asyncio.to_thread(before.wait, 20)
+        await asyncio.sleep(1)
+        records = await asyncio.to_thread(load.end)
+    closed = ack.closed_boottime_ns
+    late = [r for r in records if r.outcome == "served" and closed is not None and r.sent_ns > closed]
+    assert late == []
+    assert any(r.outcome == "refused" for r in records)
+
+
+async def test_a_second_process_does_not_share_a_database(here):
+    hold = Hold(str(here.node.folder / "node.sqlite"))
+    with pytest.raises(InUse, match=str(here.node.process.pid)):
+        hold.take(0.1)
+    hold.close()
