@@ -26,7 +26,7 @@ from openkcm.cli import endpoints
 from openkcm.cli.layout import Layout
 
 ROOT = Path(__file__).parents[2]
-LOOK_S, LONGEST_S = 0.01, 600.0
+LOOK_S, AGAIN_S, LONGEST_S = 0.001, 0.3, 600.0
 
 
 class Helpers(threading.Thread):
@@ -35,16 +35,17 @@ class Helpers(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.most: dict[str, int] = {}
-        self.seen: set[int] = set()
         self.ended = threading.Event()
 
     def run(self) -> None:
         """Look, again and again."""
+        zygotes, until_s = self._zygotes(), 0.0
         while not self.ended.wait(LOOK_S):
-            for zygote in self._zygotes():
-                children = [int(c) for c in _read(f"/proc/{zygote}/task/{zygote}/children").split()]
-                self.seen |= set(children)
-                self.most[zygote] = max(self.most.get(zygote, 0), len(children))
+            if time.monotonic() > until_s:
+                zygotes, until_s = self._zygotes(), time.monotonic() + AGAIN_S
+            for zygote in zygotes:
+                children = len(_read(f"/proc/{zygote}/task/{zygote}/children").split())
+                self.most[zygote] = max(self.most.get(zygote, 0), children)
 
     @staticmethod
     def _zygotes() -> list[str]:

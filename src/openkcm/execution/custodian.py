@@ -36,7 +36,7 @@ RETRY_S: Final = 0.5
 #: Behind a backlog the disk is what everybody waits for, a revocation too. So one sync serves many routine decrees, for
 #: at most so long, and so long is between two routine acks of a residence; the first of each waits for nothing.
 GATHER_S: Final = 0.05
-ROUTINE_ACK_S: Final = 0.1
+ROUTINE_ACK_S: Final = 0.03
 
 
 class Gatekeeper(Protocol):
