@@ -99,15 +99,15 @@ def test_what_sqlite_refused_is_not_in_the_trees_either(tmp_path: Path) -> None:
     projection = Projection(writer, TRUST.public_key)
     stored = messages(20)
     projection.apply(stored[:10])
-    whole = writer.apply
+    whole = writer.apply_runs
 
     def refuse(_rows: object) -> None:
         raise ProjectorError("the disk is full")
 
-    writer.apply = refuse  # type: ignore[method-assign]
+    writer.apply_runs = refuse  # type: ignore[method-assign]
     with pytest.raises(ProjectorError):
         projection.apply(stored[10:])
-    writer.apply = whole  # type: ignore[method-assign]
+    writer.apply_runs = whole  # type: ignore[method-assign]
     projection.apply(stored[10:])
     for head in heads(writer):
         assert head.edge == expected(stored, head.tree, 1)[-1]

@@ -1,7 +1,7 @@
 """A replay in a process of its own: one core verifies while another folds. Run as a module it is that process.
 
 Messages go through a pipe in frames: 4 bytes of length (big-endian), then msgpack of [messages, good], a message being
-[sequence, subject, body] and `good` the sequences whose seal holds. The end of the pipe ends the replay.
+[sequence, subject, body, leaf or nil] and `good` the sequences whose seal holds. The end of the pipe ends the replay.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Container, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from queue import Queue
 from typing import IO, Final
@@ -33,6 +34,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     subject: str
     body: bytes
+    leaf: bytes | None
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -55,10 +57,11 @@ class Aside:
         self._sending = threading.Thread(target=self._send, name="replay", daemon=True)
         self._sending.start()
 
-    def take(self, messages: Sequence[Message], good: Container[int]) -> None:
-        """Fold the next messages; returns before it is done."""
+    def take(self, messages: Sequence[Message], good: Container[int], leaves: Sequence[bytes] = ()) -> None:
+        """Fold the next messages; returns before it is done. `leaves`: their hashes, as far as they are known."""
         known = [m.sequence for m in messages if m.sequence in good]
-        self._frames.put(self._encoder.encode(([(m.sequence, m.subject, m.body) for m in messages], known)))
+        told = [(m.sequence, m.subject, m.body, leaf) for m, leaf in zip_longest(messages, leaves)]
+        self._frames.put(self._encoder.encode((told, known)))
 
     def finish(self) -> None:
         """Return when all of it is in the file.

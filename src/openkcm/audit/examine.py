@@ -6,19 +6,22 @@ A million events are more than fits: what an account, a receipt or an export nee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 
 import msgspec
 
 from openkcm.audit.authority import Authority, Finding
 from openkcm.audit.seals import Vouched, checked
 from openkcm.audit.verify import Event, TrustedLedger
+from openkcm.contract.checkpoint import epoch_of
+from openkcm.contract.merkle import ledger_leaf
 from openkcm.contract.stored import Identified, Message
 
 __all__ = ["Examined", "examine"]
 
 Heard = Callable[[Event, bytes], None]
-Seen = Callable[[Message], None]
-Folded = Callable[[Sequence[Message], set[int]], object]
+Seen = Callable[[Message, bytes], None]
+Folded = Callable[[Sequence[Message], set[int], Sequence[bytes]], object]
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +51,9 @@ def examine(
         messages: In stored order.
         trust_root: The pinned public key, 32 bytes.
         whole: False for a tenant's slice.
-        see: Called with each event as stored, before it is verified: what else must hold of it.
+        see: Called with each event as stored and its leaf's hash, before it is verified: what else must hold of it.
         hear: Called with each verified event and its bytes.
-        fold: Called with each batch, verified or not, and the sequences whose seal holds: a replay.
+        fold: Called with each batch, verified or not, the sequences whose seal holds, and leaves if any: a replay.
         progress: Told how many events are done.
         workers: Processes for seals; None takes all cores.
         vouched: Whether somebody vouches for an event's seal; `see` must hold its bytes to be those that are meant.
@@ -61,11 +64,13 @@ def examine(
     """
     trusted, authority, spared = TrustedLedger(trust_root, whole=whole), Authority(), 0
     for batch in checked(messages, trust_root, workers=workers, vouched=vouched):
+        stored = batch.messages
+        leaves = [ledger_leaf(epoch_of(m.sequence), m.sequence, m.subject, m.body) for m in stored] if see else []
         if fold is not None:
-            fold(batch.messages, batch.good)
-        for message, opened in zip(batch.messages, batch.opened, strict=True):
+            fold(stored, batch.good, leaves)
+        for message, opened, leaf in zip(stored, batch.opened, leaves or repeat(b""), strict=False):
             for look in see:
-                look(message)
+                look(message, leaf)
             event = trusted.add(
                 message.sequence, message.subject, message.body, message.id,
                 checked=message.sequence in batch.good, opened=opened,

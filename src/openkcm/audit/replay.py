@@ -83,8 +83,8 @@ class Replay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, messages: Sequence[Message], checked: Container[int] = ()) -> None:
-        """Fold the next messages. `checked`: whose seal was found good before.
+    def take(self, messages: Sequence[Message], checked: Container[int] = (), leaves: Sequence[bytes] = ()) -> None:
+        """Fold the next messages. `checked`: whose seal was found good before; `leaves`: their hashes, where known.
 
         Raises:
             ProjectorError: The shipped SQL does not fit.
@@ -94,7 +94,7 @@ class Replay:
             self._writer.close()
             self._aside = Aside(self._file, self._trust_root)
         if self._aside is not None:
-            self._aside.take(messages, checked)
+            self._aside.take(messages, checked, leaves)
         else:
             self._projection.apply(messages, checked=checked)
 

@@ -105,8 +105,8 @@ class SignedTrees:
             return False
         return key in self._vouching.get((subjects.tree_of(subject), cp.epoch_of(sequence)), ())
 
-    def see(self, message: Message) -> None:
-        """Compare the next event with its leaf.
+    def see(self, message: Message, leaf: bytes) -> None:
+        """Compare the next event, whose hash as a leaf this is, with what was signed there.
 
         Raises:
             Tampered: It is not what was signed there.
@@ -121,7 +121,7 @@ class SignedTrees:
         if sequence < signed.sequence:
             why = "out of order" if sequence in self.signed else f"was not there when {signed.sequence} was signed"
             raise Tampered(why, sequence)
-        if merkle.ledger_leaf(signed.epoch, sequence, message.subject, message.body) != signed.leaf:
+        if leaf != signed.leaf:
             raise Tampered("not the event that was signed there", sequence)
         self._next = next(self._order, None)
 

@@ -108,31 +108,49 @@ class Writer(Reader):
             UnknownStatement: No shipped file of that name; nothing ran.
             StorageFailed: SQLite refused; nothing is kept.
         """
-        alone: dict[str, list[Mapping[str, Value]]] = {}
-        work: list[tuple[str, list[Mapping[str, Value]]]] = []  # one name, and how often in a row
+        runs: list[tuple[str, list[Mapping[str, Value]]]] = []  # one name, and how often in a row
         for name, parameters in batch:
-            statement = self._named.get(name)
-            if statement is None:
-                raise UnknownStatement(f"no statement {name!r} was shipped")
-            if statement.alone:
-                alone.setdefault(name, []).append(parameters)
-            elif work and work[-1][0] == name:
-                work[-1][1].append(parameters)
+            if runs and runs[-1][0] == name:
+                runs[-1][1].append(parameters)
             else:
-                work.append((name, [parameters]))
+                runs.append((name, [parameters]))
+        self.apply_runs(runs)
+
+    def alone(self, name: str) -> bool:
+        """Return whether a statement has a table of its own and reads no other: its rows may be run together.
+
+        Raises:
+            UnknownStatement: No shipped file of that name.
+        """
+        return self._of(name).alone
+
+    def apply_runs(self, runs: Iterable[tuple[str, Sequence[Mapping[str, Value]]]]) -> None:
+        """The same, each name with its rows in a row.
+
+        Raises:
+            UnknownStatement: No shipped file of that name; nothing ran.
+            StorageFailed: SQLite refused; nothing is kept.
+        """
+        known = [(name, self._of(name), rows) for name, rows in runs if rows]
         with self._lock:
-            name = "begin"
+            at = "begin"
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                for name, rows in (*alone.items(), *work):
-                    self._run(self._named[name], rows)
+                for at, statement, rows in known:  # noqa: B007 -- the error names it
+                    self._run(statement, rows)
                 self._connection.execute("COMMIT")
             except (sqlite3.Error, KeyError) as bad:  # KeyError: a parameter that was not given
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                raise StorageFailed(f"{name}: {bad}") from bad
+                raise StorageFailed(f"{at}: {bad}") from bad
 
-    def _run(self, named: Named, rows: list[Mapping[str, Value]]) -> None:
+    def _of(self, name: str) -> Named:
+        found = self._named.get(name)
+        if found is None:
+            raise UnknownStatement(f"no statement {name!r} was shipped")
+        return found
+
+    def _run(self, named: Named, rows: Sequence[Mapping[str, Value]]) -> None:
         if len(named.statements) == 1:
             (one,) = named.statements
             self._connection.executemany(one.sql, map(one.pick, rows))

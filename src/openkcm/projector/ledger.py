@@ -12,7 +12,7 @@ Numbered as in `Projection.judge`:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -99,24 +99,24 @@ class Projection:
         Raises:
             ProjectorError: SQLite refused; nothing is kept, here or there.
         """
-        rows = _Batch()
-        leaves: list[_Row] = []
+        rows = _Batch(self._writer)
         applied: list[Applied] = []
         try:
             for message in messages:
                 if message.sequence <= self._cursor:
                     continue
                 outcome = self._judge(message, message.sequence in checked)
-                leaves.extend(self._trees.add(message))
+                for row in self._trees.add(message):
+                    rows.add(*row)
                 self._heads.add(message)
                 rows.take(outcome)
                 applied.append(outcome)
                 self._cursor = message.sequence
             if applied:
                 cursor: _Row = ("cursor", {"sequence": self._cursor, "epoch": self._epoch})
-                self._writer.apply(
-                    [*rows.in_order(self._marks), *leaves, *self._trees.rows(), *self._heads.rows(), cursor]
-                )
+                for row in (*self._trees.rows(), *self._heads.rows(), cursor):
+                    rows.add(*row)
+                self._writer.apply_runs(rows.runs(self._marks))
         except BaseException:
             self._reload()
             raise
@@ -201,26 +201,37 @@ class Projection:
 class _Batch:
     """The rows of one transaction, the same statements together: what events say of tables of one's own commutes.
 
-    Only the decrees' own statements read what earlier ones wrote; they keep the ledger's order. Of each mark only the
-    last matters.
+    Statements that read what others wrote keep the ledger's order. Of each mark only the last matters.
     """
 
-    def __init__(self) -> None:
-        self._events: dict[str, list[_Row]] = {"event_routine": [], "event_critical": []}
-        self._rejected: list[_Row] = []
-        self._decrees: list[_Row] = []
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._together: dict[str, list[Mapping[str, Value]]] = {}
+        self._ordered: list[tuple[str, list[Mapping[str, Value]]]] = []
         self._marks: dict[tuple[str, int], tuple[str, dict[str, Value]]] = {}
+
+    def add(self, name: str, parameters: Mapping[str, Value]) -> None:
+        """Add one row."""
+        rows = self._together.get(name)
+        if rows is not None:
+            rows.append(parameters)
+        elif self._writer.alone(name):
+            self._together[name] = [parameters]
+        elif self._ordered and self._ordered[-1][0] == name:
+            self._ordered[-1][1].append(parameters)
+        else:
+            self._ordered.append((name, [parameters]))
 
     def take(self, outcome: Applied) -> None:
         """Add what one message changes."""
         where, e, decree = outcome.where, outcome.envelope, outcome.decree
         if outcome.fault is not None:
-            rejected: dict[str, Value] = {
+            refused: dict[str, Value] = {
                 "sequence": outcome.sequence,
                 "subject": outcome.subject,
                 "reason": outcome.fault,
             }
-            self._rejected.append(("rejected", rejected))
+            self.add("rejected", refused)
         if where is None or e is None:
             return
         parameters: dict[str, Value] = {
@@ -241,18 +252,17 @@ class _Batch:
             "body": outcome.body,
         }
         event, mark = LANES[where.lane]
-        self._events[event].append((event, parameters))
+        self.add(event, parameters)
         self._marks[outcome.subject, e.epoch] = mark, parameters
         if decree is not None:  # written anew, so that every field is there and in one form
             parameters["data"] = msgspec.json.encode(decree).decode()
-            self._decrees.append((type(decree).__name__, parameters))
+            self.add(type(decree).__name__, parameters)
 
-    def in_order(self, marks: Mapping[tuple[str, int], int]) -> Iterator[_Row]:
-        """Yield all of it. `marks`: how far each lane has come with it."""
-        for rows in (self._rejected, *self._events.values(), self._decrees):
-            yield from rows
+    def runs(self, marks: Mapping[tuple[str, int], int]) -> list[tuple[str, list[Mapping[str, Value]]]]:
+        """Return all of it. `marks`: how far each lane has come with it."""
         for place, (name, parameters) in self._marks.items():
-            yield name, {**parameters, "counter": marks[place]}
+            self.add(name, {**parameters, "counter": marks[place]})
+        return [*self._together.items(), *self._ordered]
 
 
 def _unbase64(text: str) -> bytes:
