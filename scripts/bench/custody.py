@@ -130,7 +130,11 @@ async def whole(residences: int) -> dict[str, float | int | str]:
         where = admin.socket_of(str(node.configuration["database"]))
 
         def seen() -> dict:
-            return admin.ask(where, admin.Ask(verb="status"))
+            while True:
+                try:
+                    return admin.ask(where, admin.Ask(verb="status"))
+                except OSError:  # thousands are on their way: it answers a little later
+                    time.sleep(1)
 
         def unsealed() -> int:
             return sum(r["slots"] for r in seen()["residences"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from cryptography.hazmat.primitives import keywrap
+from cryptography.hazmat.primitives import keywrap, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from contract_suites.roots import CONTEXT, KEK, refused
 from execution.test_roots_aws import AwsCustomer
+from execution.test_roots_azure import AzureCustomer
+from execution.test_roots_gcp import GcpCustomer
 from openkcm.cli import byok
 from openkcm.cli.main import main
 from openkcm.execution.roots import open_root
+from simulators.azure import CLIENT, SECRET, TENANT, AzureVault
+from simulators.google import GoogleKms
 from simulators.ministack import ADMIN_KEY, ADMIN_SECRET, REGION, MiniStack
 
 
@@ -75,7 +80,7 @@ def test_what_is_no_material_or_no_such_key_is_refused_and_not_quoted(stack: Min
         ("aws", plain, material(tmp_path / "open", mode=0o644), "0600"),
         ("aws", plain, good, "EXTERNAL"),  # AWS made that key's material itself
         ("aws", "alias", good, "ARN"),
-        ("gcp", "projects/p", good, "docs/roots/gcp.md"),
+        ("kmip", "name:l1", good, "docs/roots/kmip.md"),
     ):
         done = CliRunner().invoke(
             main,
@@ -92,3 +97,65 @@ def test_the_aes_wrapping_is_the_one_of_pkcs11() -> None:
     wrapped = byok.WRAPPINGS["aes-kwp"][0](KEK, key.public_key())
     ephemeral = key.decrypt(wrapped[:256], byok._OAEP)
     assert keywrap.aes_key_unwrap_with_padding(ephemeral, wrapped[256:]) == KEK
+
+
+def cli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "openkcm.cli.main", "root", "import", *map(str, arguments)],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_material_imported_into_google_is_primary_and_wraps(tmp_path: Path) -> None:
+    google = GoogleKms(tmp_path / "google")
+    customer = GcpCustomer(google, tmp_path)
+    ring = customer.name.partition("/cryptoKeys/")[0]
+    google.import_job = f"{ring}/importJobs/job", rsa.generate_private_key(65537, 3072)
+    account = google.external_account(tmp_path / "admin.json", google.sts_subject)
+    told = json.loads(account.read_text())
+    account.write_text(json.dumps({**told, "token_url": f"{google.token.url}/token"}))
+    environment = {"GOOGLE_APPLICATION_CREDENTIALS": str(account), "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(google.ca),
+                   "REQUESTS_CA_BUNDLE": str(google.ca), "GOOGLE_CLOUD_PROJECT": "acme-prod"}  # fmt: skip
+    file = material(tmp_path / "material")
+    where = ("--material", file, "--endpoint-url", google.url)
+    assert "--import-job" in cli("gcp", customer.name, *where, **environment).stderr
+    done = cli("gcp", customer.name, *where, "--import-job", "job", **environment)
+    assert done.returncode == 0, done.stderr
+    assert customer.key.material[-1] == file.read_bytes()
+    root = open_root(customer.reference, customer.settings)
+    wrapped = root.wrap(KEK, CONTEXT)
+    assert wrapped.root_version.endswith("/2")
+    assert root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT) == KEK
+    refusal = cli("gcp", customer.name, *where, "--import-job", "other", **environment)
+    assert refusal.returncode == 1
+    assert "not found" in refusal.stderr
+    assert len(customer.key.material) == 2
+    customer.close()
+    google.stop()
+
+
+def test_an_rsa_key_imported_into_azure_is_the_newest_version_and_wraps(tmp_path: Path) -> None:
+    vault = AzureVault(tmp_path)
+    customer = AzureCustomer(vault, tmp_path)
+    vault.kek = "exchange", rsa.generate_private_key(65537, 2048)
+    own = rsa.generate_private_key(65537, 2048)
+    pem = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    environment = {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT, "AZURE_CLIENT_SECRET": SECRET,
+                   "AZURE_AUTHORITY_HOST": vault.login.url, "REQUESTS_CA_BUNDLE": str(vault.ca)}  # fmt: skip
+    where = ("--material", material(tmp_path / "key.pem", pem), "--endpoint-url", vault.url)
+    assert "--kek" in cli("azure", customer.reference.ref, *where, **environment).stderr
+    done = cli("azure", customer.reference.ref, *where, "--kek", "exchange", **environment)
+    assert done.returncode == 0, done.stderr
+    current = customer.key.versions[customer.key.current]
+    assert current.private_numbers() == own.private_numbers()
+    root = open_root(customer.reference, customer.settings)
+    wrapped = root.wrap(KEK, CONTEXT)
+    assert root.unwrap(wrapped.ciphertext, wrapped.root_version, CONTEXT) == KEK
+    assert wrapped.root_version.endswith(customer.key.current)
+    other = cli("azure", customer.reference.ref, *where, "--kek", customer.name, **environment)
+    assert other.returncode == 1
+    assert "one operation is `import`" in other.stderr
+    raw = cli("azure", customer.reference.ref, "--material", material(tmp_path / "raw"), "--kek", "exchange")
+    assert "RSA private key" in raw.stderr
+    customer.close()
+    vault.stop()

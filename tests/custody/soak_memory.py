@@ -51,8 +51,10 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--fallback-rounds", type=int, default=5)
+    parser.add_argument("--on-one-node", type=int, default=10, help="rounds before a fresh node takes the next ones")
     given = parser.parse_args()
-    for count in given.workers:
-        asyncio.run(soak(count, given.rounds, fallback=False))
-        if given.fallback_rounds:
-            asyncio.run(soak(count, given.fallback_rounds, fallback=True))
+    for begun in range(0, given.rounds, given.on_one_node):
+        for count in given.workers:
+            asyncio.run(soak(count, min(given.on_one_node, given.rounds - begun), fallback=False))
+    for count in given.workers if given.fallback_rounds else ():
+        asyncio.run(soak(count, given.fallback_rounds, fallback=True))

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives import hashes, keywrap, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from openkcm.cli.pki import authority
@@ -63,6 +63,7 @@ class AzureVault:
         self.ca = self.pki.ca
         self.keys: dict[str, Key] = {}
         self.purged: set[str] = set()
+        self.kek: tuple[str, rsa.RSAPrivateKey] | None = None  # name and key of the key exchange key
         self.tokens: set[str] = set()
         self.vault = Https(self.pki, self._vault)
         self.login = Https(self.pki, self._login)
@@ -99,6 +100,10 @@ class AzureVault:
             challenge = f'Bearer authorization="{self.login.url}/{TENANT}", resource="https://vault.azure.net"'
             return Answer(401, _error("Unauthorized", "AKV10000"), {"WWW-Authenticate": challenge})
         kind, name, *rest = asked.path.strip("/").split("/")
+        if asked.method == "PUT":
+            return self._import(name, json.loads(asked.body))
+        if self.kek is not None and name == self.kek[0]:
+            return Answer(200, self._kek_bundle())
         key = self.keys.get(name)
         if kind == "deletedkeys":
             there = key is not None and key.deleted and name not in self.purged and "get" in key.allowed
@@ -117,6 +122,31 @@ class AzureVault:
             return Answer(200, self._bundle(name, key, version))
         told = json.loads(asked.body)
         return self._operate(operation, key.versions[version], told, f"{self.url}/keys/{name}/{version}")
+
+    def _kek_bundle(self) -> dict[str, Any]:
+        assert self.kek is not None
+        name, private = self.kek
+        numbers = private.public_key().public_numbers()
+        jwk = {"kid": f"{self.url}/keys/{name}/{'0' * 32}", "kty": "RSA-HSM", "key_ops": ["import"],
+               "n": _base64(numbers.n.to_bytes(private.key_size // 8, "big")), "e": _base64(b"\1\0\1")}  # fmt: skip
+        return {"key": jwk, "attributes": {"enabled": True, "created": 1, "updated": 1}}
+
+    def _import(self, name: str, told: dict[str, Any]) -> Answer:
+        blob = json.loads(_unbase64(told["key"]["key_hsm"]))
+        if self.kek is None or blob["header"] != {
+            "kid": self._kek_bundle()["key"]["kid"], "alg": "dir", "enc": "CKM_RSA_AES_KEY_WRAP"
+        }:  # fmt: skip
+            return Answer(400, _error("BadParameter", "The transfer blob's header does not fit."))
+        sealed, size = _unbase64(blob["ciphertext"]), self.kek[1].key_size // 8
+        oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
+        try:
+            der = keywrap.aes_key_unwrap_with_padding(self.kek[1].decrypt(sealed[:size], oaep), sealed[size:])
+        except (ValueError, keywrap.InvalidUnwrap):
+            return Answer(400, _error("BadParameter", "The transfer blob does not unwrap."))
+        key = self.keys.setdefault(name, Key())
+        version = os.urandom(16).hex()
+        key.versions[version], key.enabled[version] = serialization.load_der_private_key(der, None), True
+        return Answer(200, self._bundle(name, key, version))
 
     def _operate(self, operation: str, key: Any, told: dict[str, str], kid: str) -> Answer:
         value = _unbase64(told["value"])

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 import jwt
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives import hashes, keywrap, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.cloud.kms_v1 import types
 
@@ -26,6 +26,7 @@ from openkcm.cli.pki import authority
 from openkcm.execution.roots.gcp import crc32c
 from simulators.https import Answer, Asked, Https
 
+OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever address a private endpoint has
 SERVICE = "google.cloud.kms.v1.KeyManagementService"
 STATE = types.CryptoKeyVersion.CryptoKeyVersionState
@@ -34,6 +35,9 @@ METHODS = {
     "Decrypt": (types.DecryptRequest, types.DecryptResponse, "_decrypt"),
     "GetCryptoKey": (types.GetCryptoKeyRequest, types.CryptoKey, "_get_key"),
     "GetCryptoKeyVersion": (types.GetCryptoKeyVersionRequest, types.CryptoKeyVersion, "_get_version"),
+    "GetImportJob": (types.GetImportJobRequest, types.ImportJob, "_get_import_job"),
+    "ImportCryptoKeyVersion": (types.ImportCryptoKeyVersionRequest, types.CryptoKeyVersion, "_import_version"),
+    "UpdateCryptoKeyPrimaryVersion": (types.UpdateCryptoKeyPrimaryVersionRequest, types.CryptoKey, "_set_primary"),
 }
 
 
@@ -81,6 +85,8 @@ class GoogleKms:
         self.damage: str | None = None  # a field whose checksum is spoilt once
         self.spoil_every_answer = False
         self.unseals = 0  # KEKs given back
+        self.import_job: tuple[str, Any] | None = None  # name, private key
+        self.pending: dict[str, bytes] = {}  # imported, and not primary yet
         self.calls_to_decrypt = 0
         self.signer = rsa.generate_private_key(65537, 2048)
         self.sts_subject = "federated-subject-token"
@@ -222,6 +228,38 @@ class GoogleKms:
         return types.DecryptResponse(
             plaintext=plain, plaintext_crc32c=crc32c(plain) ^ self.spoil_every_answer, used_primary=True
         )
+
+    def _get_import_job(self, request: types.GetImportJobRequest) -> types.ImportJob:
+        if self.import_job is None or request.name != self.import_job[0]:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"ImportJob {request.name} not found.")
+        pem = (
+            self.import_job[1]
+            .public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+        return types.ImportJob(
+            name=request.name, import_method="RSA_OAEP_3072_SHA256_AES_256", state="ACTIVE",
+            public_key=types.ImportJob.WrappingPublicKey(pem=pem.decode()),
+        )  # fmt: skip
+
+    def _import_version(self, request: types.ImportCryptoKeyVersionRequest) -> types.CryptoKeyVersion:
+        key = self._key(request.parent, "get")
+        assert self.import_job is not None
+        private = self.import_job[1]
+        try:
+            ephemeral = private.decrypt(request.wrapped_key[:384], OAEP)
+            material = keywrap.aes_key_unwrap_with_padding(ephemeral, request.wrapped_key[384:])
+        except (ValueError, keywrap.InvalidUnwrap):
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "wrapped_key could not be unwrapped.") from None
+        name = f"{request.parent}/cryptoKeyVersions/{len(key.material) + 1}"
+        self.pending[name] = material
+        return types.CryptoKeyVersion(name=name, state=STATE.ENABLED)
+
+    def _set_primary(self, request: types.UpdateCryptoKeyPrimaryVersionRequest) -> types.CryptoKey:
+        key = self._key(request.name, "get")
+        key.material.append(self.pending.pop(f"{request.name}/cryptoKeyVersions/{request.crypto_key_version_id}"))
+        key.states.append(STATE.ENABLED)
+        return types.CryptoKey(name=request.name, primary=self._version(key, request.name, len(key.material) - 1))
 
     def _get_key(self, request: types.GetCryptoKeyRequest) -> types.CryptoKey:
         key = self._key(request.name, "get")

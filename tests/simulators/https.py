@@ -55,7 +55,7 @@ class Https:
                 self.end_headers()
                 self.wfile.write(raw)
 
-            do_GET = do_POST = _do  # noqa: N815 -- the standard library's names
+            do_GET = do_POST = do_PUT = _do  # noqa: N815 -- the standard library's names
 
             def log_message(self, *_: Any) -> None:
                 pass

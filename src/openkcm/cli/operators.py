@@ -252,8 +252,15 @@ def check(provider: Any, ref: str, config: Path, credential: str | None, tenant:
 @root.command(name="import")
 @click.argument("provider", type=click.Choice(["aws", "azure", "gcp", "pkcs11", "kmip"]))
 @click.argument("ref")
-@click.option("--material", type=CONFIG, required=True, help="File of 32 raw bytes, 0600; it stays yours.")
-@click.option("--wrapping", type=click.Choice(["oaep", "aes-kwp"]), default="oaep", show_default=True)
+@click.option(
+    "--material",
+    type=CONFIG,
+    required=True,
+    help="0600: 32 raw bytes; for azure an RSA private key in PEM. It stays yours.",
+)
+@click.option("--wrapping", type=click.Choice(["oaep", "aes-kwp"]), default="oaep", show_default=True, help="For aws.")
+@click.option("--import-job", help="gcp: your import job's name, in the key's ring.")
+@click.option("--kek", help="azure: your key exchange key's name, in the same vault.")
 @click.option("--profile", help="Your administrator's profile; default: the SDK's own chain.")
 @click.option("--endpoint-url", help="Your private endpoint.")
 def import_(provider: str, ref: str, material: Path, wrapping: str, **options: Any) -> None:
