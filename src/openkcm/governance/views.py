@@ -10,20 +10,18 @@ import msgspec
 
 from openkcm.contract import passkey
 from openkcm.contract.decrees import stricter
-from openkcm.contract.envelope import PRIORITY_CRITICAL, PRIORITY_ROUTINE
 from openkcm.contract.errors import SealError
 from openkcm.contract.statements import REQUIRED_SIGNATURES
-from openkcm.governance.news import Item
-from openkcm.governance.pending import Ack
+from openkcm.governance.ledger_views import LedgerViews
+from openkcm.governance.node_views import NodeViews
 from openkcm.projector import Reader
 
 __all__ = ["Views"]
 
 ALL: Final = 1_000_000_000
-LAG_MOST: Final = 1_000_000  # counting stops there
 
 
-class Views:
+class Views(NodeViews, LedgerViews):
     """The read model of one CMK."""
 
     def __init__(self, reader: Reader) -> None:
@@ -225,6 +223,18 @@ class Views:
         query = "SELECT 1 FROM enrolled_workload WHERE tenant = ? AND region = ? AND enrolment = ?"
         return bool(self.reader.rows(query, (tenant, region, enrolment)))
 
+    def authorities(self, tenant: str, region: str) -> list[tuple[str, bytes]]:
+        """Return the tenant's own workload CAs that count: id and certificate (DER)."""
+        query = (
+            "SELECT authority, certificate FROM trusted_authority WHERE tenant = ? AND region = ? ORDER BY generation"
+        )
+        return [(authority, base64.b64decode(c)) for authority, c in self.reader.rows(query, (tenant, region))]
+
+    def names_of_authorities(self, region: str, *, without: str) -> set[str]:
+        """Return the names that workload CAs have, or had, in a region, one tenant's left out."""
+        query = "SELECT name FROM workload_authority WHERE tenant <> ? AND region = ?"
+        return {name for (name,) in self.reader.rows(query, (without, region))}
+
     # --- approvals --------------------------------------------------------------------------------------------------
 
     def approvals(self, tenant: str, approval: str | None = None) -> list[dict[str, Any]]:
@@ -246,214 +256,6 @@ class Views:
         """Return (tenant, approval) of what nobody answered in time."""
         query = "SELECT tenant, approval FROM approval WHERE state IN ('Requested', 'Granted') AND expires_at_ms <= ?"
         return [(t, a) for t, a in self.reader.rows(query, (now_ms,))]
-
-    # --- nodes ------------------------------------------------------------------------------------------------------
-
-    def nodes(self, region: str | None = None) -> list[tuple[str, str, int | None]]:
-        """Return (node, region, sequence of its removal or None), each node once a key."""
-        query = "SELECT node, region, removed_at FROM node WHERE :r IS NULL OR region = :r ORDER BY node, sequence"
-        return [(n, r, removed) for n, r, removed in self.reader.rows(query, {"r": region})]
-
-    def node_keys(self) -> dict[str, tuple[str, str, bytes]]:
-        """Return (node, region, public key) of each sealing key of a node that is not removed."""
-        rows = self.reader.rows("SELECT key, node, region, public_key FROM node WHERE removed_at IS NULL")
-        return {key: (node, region, msgspec.convert(public, bytes)) for key, node, region, public in rows}
-
-    def acks(self, tenant: str, region: str, lane: str) -> dict[str, Ack]:
-        """Return the newest SyncAck of each node for one lane of a residence."""
-        query = (
-            "SELECT node, epoch, floor, above, lease_s, failure FROM node_ack "
-            "WHERE tenant = ? AND region = ? AND lane = ? ORDER BY epoch"
-        )
-        acks: dict[str, Ack] = {}
-        for node, epoch, floor, above, lease, failure in self.reader.rows(query, (tenant, region, lane)):
-            before = acks.get(node)
-            older = {} if before is None else {**before.older, before.epoch: (before.floor, before.above)}
-            acks[node] = Ack(node, epoch, floor, tuple(msgspec.json.decode(above)), lease, failure, older)
-        return acks
-
-    def ack_bodies(self, tenant: str, region: str, epoch: int) -> dict[str, bytes]:
-        """Return the sealed SyncAck envelopes of the critical lane in an epoch by node, byte for byte."""
-        query = "SELECT node, body FROM node_ack WHERE tenant = ? AND region = ? AND epoch = ? AND lane = 'critical'"
-        return dict(self.reader.rows(query, (tenant, region, epoch)))
-
-    def leases(self, tenant: str, region: str) -> list[tuple[int, int, int]]:
-        """Return (epoch, generation, lease in s) of every lease ordered, oldest first."""
-        query = "SELECT epoch, generation, lease_s FROM lease WHERE tenant = ? AND region = ? ORDER BY 1, 2"
-        return [(e, g, s) for e, g, s in self.reader.rows(query, (tenant, region))]
-
-    def lag(self, region: str, lane: str, cursor: int, most: int = LAG_MOST) -> int:
-        """Return how many events that concern a region lie above `cursor` on a lane, `most` at most."""
-        query = (
-            f"SELECT count(*) FROM (SELECT 1 FROM event_{lane} WHERE sequence > :cursor "
-            "AND (region = :region OR (region = 'global' AND tenant = '_')) LIMIT :most)"
-        )
-        return int(self.reader.rows(query, {"cursor": cursor, "region": region, "most": most})[0][0])
-
-    # --- revocations under way --------------------------------------------------------------------------------------
-
-    def termination(self, tenant: str) -> dict[str, Any] | None:
-        """Return what the ledger says of a tenant's end."""
-        found = self.reader.records("SELECT * FROM termination WHERE tenant = ?", (tenant,))
-        return {**found[0], "regions": msgspec.json.decode(found[0]["regions"])} if found else None
-
-    def terminations_open(self) -> list[str]:
-        """Return the tenants whose end has begun and is not written down."""
-        return [t for (t,) in self.reader.rows("SELECT tenant FROM termination WHERE terminated_ms IS NULL")]
-
-    def destruction(self, tenant: str, region: str) -> tuple[str, int, int] | None:
-        """Return (event, epoch, counter) of a tenant region's end."""
-        query = (
-            "SELECT e.id, e.epoch, e.counter FROM destroyed x JOIN event_critical e ON e.id = x.event "
-            "WHERE x.tenant = ? AND x.region = ? ORDER BY e.sequence LIMIT 1"
-        )
-        return next(iter(self.reader.rows(query, (tenant, region))), None)
-
-    def obeyed_ms(self, tenant: str, region: str) -> dict[str, int]:
-        """Return by node the ms from the newest priority event to the node's acknowledgement, by both hosts' clocks."""
-        query = (
-            "SELECT a.node, max(0, a.at_ms - e.at_ms) FROM node_ack a JOIN event_critical e ON e.tenant = a.tenant "
-            "AND e.region = a.region AND e.kind = 'residence' AND e.epoch = a.epoch AND e.counter = a.floor "
-            "WHERE a.tenant = ? AND a.region = ? AND a.lane = 'critical'"
-        )
-        return dict(self.reader.rows(query, (tenant, region)))
-
-    def open_revocations(self, tenant: str | None = None, region: str | None = None) -> list[dict[str, Any]]:
-        """Return the open revocations of one tenant region, or all: where, epoch, fence, event, confirmation."""
-        narrowed = "" if tenant is None else "WHERE o.tenant = :t AND o.region = :r "
-        query = (
-            "SELECT o.tenant, o.region, o.epoch, o.fence, o.event, c.outcome FROM open_revocation o "
-            "LEFT JOIN revocation_confirmed c ON c.event = o.event AND c.tenant = o.tenant AND c.region = o.region "
-            f"{narrowed}ORDER BY o.tenant, o.region, o.epoch"
-        )
-        return self.reader.records(query, {"t": tenant, "r": region})
-
-    def critical_marks(self) -> list[tuple[str, str, int, int]]:
-        """Return (tenant, region, epoch, counter) of each residence's critical lane in its newest epoch."""
-        query = (
-            "SELECT tenant, region, max(epoch), counter FROM mark_critical WHERE kind = 'residence' GROUP BY subject"
-        )
-        return [(t, r, e, c) for t, r, e, c in self.reader.rows(query)]
-
-    def critical_above(
-        self, tenant: str, region: str, epoch: int, floor: int, limit: int = 16
-    ) -> list[tuple[int, str, str, str, bytes]]:
-        """Return (sequence, id, subject, tag, bytes) of a residence's newest critical decrees above `floor`."""
-        query = (
-            "SELECT sequence, id, subject, tag, body FROM event_critical "
-            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? "
-            "ORDER BY sequence DESC LIMIT ?"
-        )
-        rows = self.reader.rows(query, (tenant, region, epoch, floor, limit))
-        return [(n, i, s, t, b) for n, i, s, t, b in reversed(rows)]
-
-    def routine_above(
-        self, tenant: str, region: str, epoch: int, generation: int, limit: int = 64
-    ) -> list[tuple[int, str, str, str, bytes]]:
-        """Return (sequence, id, subject, tag, bytes) of a residence's first routine decrees above `generation`."""
-        query = (
-            "SELECT sequence, id, subject, tag, body FROM event_routine "
-            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? "
-            "ORDER BY counter LIMIT ?"
-        )
-        rows = self.reader.rows(query, (tenant, region, epoch, generation, limit))
-        return [(n, i, s, t, b) for n, i, s, t, b in rows]
-
-    # --- history ----------------------------------------------------------------------------------------------------
-
-    def history(
-        self, tenant: str, *, region: str | None = None, limit: int, search: str = "", priority: bool = False
-    ) -> list[dict[str, Any]]:
-        """Return a tenant's newest events in few words: who did what, when. `search`: in event, person, region."""
-        columns = "sequence, id, tag, region, person, at_ms, counter"
-        narrowed = (
-            "tenant = :t AND (:r IS NULL OR region = :r) AND (:q = '' OR instr(lower(tag), :q) "
-            "OR instr(lower(person), :q) OR instr(lower(region), :q))"
-        )
-        routine = f"SELECT {columns}, 0 AS priority FROM event_routine WHERE {narrowed} UNION ALL "
-        query = (
-            f"{'' if priority else routine}SELECT {columns}, 1 AS priority FROM event_critical WHERE {narrowed} "
-            "ORDER BY sequence DESC LIMIT :n"
-        )
-        given = {"t": tenant, "r": region, "n": limit, "q": search.lower().replace(" ", "")}
-        return self.reader.records(query, given)
-
-    def receipt(self, tenant: str, event: str) -> dict[str, Any] | None:
-        """Return one revocation with its sealed bytes, its confirmation's, and each node's acknowledgement."""
-        found = self.reader.records("SELECT * FROM event_critical WHERE id = ? AND tenant = ?", (event, tenant))
-        if not found or not found[0]["tag"].startswith("AccessRevoked."):
-            return None
-        ordered = found[0]
-        query = (
-            "SELECT sequence, id, subject, at_ms, body FROM event_routine WHERE tenant = ? AND region = ? "
-            "AND tag LIKE 'RevocationConfirmed.%' AND json_extract(CAST(body AS TEXT), '$.data.revocation') = ?"
-        )
-        confirmed = next(iter(self.reader.records(query, (tenant, ordered["region"], event))), None)
-        return {**ordered, "confirmed": confirmed}
-
-    # --- the ledger as read -----------------------------------------------------------------------------------------
-
-    def events(self, tenant: str | None, after: int, limit: int) -> list[tuple[int, str, bytes]]:
-        """Return (sequence, subject, bytes) behind a cursor: of all, or of one tenant with the denials at its door."""
-        columns = "SELECT e.sequence, e.subject, e.body FROM"
-        if tenant is None:
-            query = f"{columns} event AS e WHERE e.sequence > :a ORDER BY e.sequence LIMIT :n"
-        else:
-            query = (
-                f"{columns} event_routine AS e WHERE e.tenant = :t AND e.sequence > :a UNION ALL "
-                f"{columns} event_critical AS e WHERE e.tenant = :t AND e.sequence > :a UNION ALL "
-                f"{columns} event_routine AS e JOIN access_denied AS x USING (sequence) "
-                "WHERE x.tenant = :t AND e.sequence > :a ORDER BY 1 LIMIT :n"
-            )
-        return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
-
-    def happened(self, after: int, limit: int) -> list[Item]:
-        """Return the news of the events behind a sequence, as they were told when they happened."""
-        columns = "sequence, tenant, region, tag, at_ms"
-        query = (
-            f"SELECT {columns}, 0 FROM event_routine WHERE sequence > :a UNION ALL "
-            f"SELECT {columns}, 1 FROM event_critical WHERE sequence > :a ORDER BY sequence LIMIT :n"
-        )
-        return [
-            Item(
-                kind="event", tenant=tenant, region=region, event=tag.partition(".")[0], sequence=sequence, at_ms=at_ms,
-                priority=PRIORITY_CRITICAL if critical else PRIORITY_ROUTINE,
-            )
-            for sequence, tenant, region, tag, at_ms, critical in self.reader.rows(query, {"a": after, "n": limit})
-        ]  # fmt: skip
-
-    def exported(self, tenant: str, after: int, limit: int) -> list[tuple[int, str, bytes]]:
-        """Return (sequence, subject, bytes) of a tenant's events and of the trust events that verify them."""
-        query = (
-            "SELECT sequence, subject, body FROM event WHERE sequence > :a AND (tenant = :t OR (kind = 'ledger' "
-            "AND tag NOT LIKE 'AccessDenied.%')) ORDER BY sequence LIMIT :n"
-        )
-        return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
-
-    def authorities(self, tenant: str, region: str) -> list[tuple[str, bytes]]:
-        """Return the tenant's own workload CAs that count: id and certificate (DER)."""
-        query = (
-            "SELECT authority, certificate FROM trusted_authority WHERE tenant = ? AND region = ? ORDER BY generation"
-        )
-        return [(authority, base64.b64decode(c)) for authority, c in self.reader.rows(query, (tenant, region))]
-
-    def names_of_authorities(self, region: str, *, without: str) -> set[str]:
-        """Return the names that workload CAs have, or had, in a region, one tenant's left out."""
-        query = "SELECT name FROM workload_authority WHERE tenant <> ? AND region = ?"
-        return {name for (name,) in self.reader.rows(query, (without, region))}
-
-    def event_count(self, tenant: str | None) -> int:
-        """Return how many events there are, of one tenant (and who was denied at its door) or of all."""
-        query = (
-            "SELECT (SELECT count(*) FROM event_routine WHERE :t IS NULL OR tenant = :t) + "
-            "(SELECT count(*) FROM event_critical WHERE :t IS NULL OR tenant = :t) + "
-            "(SELECT count(*) FROM access_denied WHERE tenant = :t)"
-        )
-        return int(self.reader.rows(query, {"t": tenant})[0][0])
-
-    def report_cursor(self) -> int:
-        """Return how far the nodes' reports are read."""
-        return int(self.reader.rows("SELECT sequence FROM report_cursor")[0][0])
 
 
 def _signing(key: str | None, offered: str | None) -> dict[str, Any]:
