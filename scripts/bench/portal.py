@@ -87,7 +87,7 @@ def scale(tenants: int, home: Path) -> dict[str, Any]:
     for at in range(0, len(ledger.messages), 500):
         projection.apply(ledger.messages[at : at + 500])
     views = Views(open_reader(home / "scale.sqlite"))
-    watch = Watch(views, epoch=lambda: 1)
+    watch = Watch(views)
     assert len(views.residences()) == 3 * tenants
     asked: dict[str, Callable[[], Any]] = {
         "every tenant region, as JSON": lambda: msgspec.json.encode(views.residences()),

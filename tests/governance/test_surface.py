@@ -77,7 +77,7 @@ async def test_role_by_route_by_tenant_and_whatever_is_not_allowed_is_denied(sta
     tenant, other = await stack.tenant(), await stack.tenant()
     before = await stack.last()
     parts = {"tenant": tenant, "region": EU, "tree": "global", "approval": "nothing-here", "enrolment": "nothing-here",
-             "registration": "nothing-here", "event": "nothing-here"}  # fmt: skip
+             "registration": "nothing-here", "event": "nothing-here", "authority": "nothing-here"}  # fmt: skip
     tried = 0
     for method, path, described in operations():
         if described["operationId"] in {"streamEvents", "signOutEverywhere"}:
