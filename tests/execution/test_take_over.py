@@ -13,7 +13,7 @@ from openkcm.cli.endpoints import Kmip, Workload
 from openkcm.cli.load import Load, Task, make_key
 from openkcm.contract import decrees as d
 from openkcm.execution.hold import Hold, InUse
-from orbital_fixture import running_orbital
+from orbital_fixture import EU_NODE, running_orbital
 from press import Press
 
 
@@ -34,6 +34,17 @@ class Here:
                 return uid
             await asyncio.sleep(0.1)
         raise AssertionError(self.node.tail())
+
+    def served(self) -> str:
+        """The certificate that clients are shown."""
+        return ssl.get_server_certificate((self.kmip.host, self.kmip.port), timeout=10)
+
+    def renew(self) -> None:
+        """Put new certificates and keys in the place of the node's."""
+        for name in ("kmip-test", EU_NODE):
+            for end in ("pem", "key"):
+                (self.node.authority.directory / f"{name}.{end}").unlink()
+            self.node.authority.issue(name)
 
     async def taken_over(self) -> int:
         """Start the next process and return the exit status of the one before, once that has ended."""
@@ -68,8 +79,11 @@ async def test_no_operation_fails_while_the_next_process_takes_over(here):
     task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100)
     with Load(task) as load:
         await asyncio.sleep(1)
-        for _ in range(2):
+        for old in (None, here.served()):
+            if old is not None:  # and with new certificates, for clients and for the bus
+                here.renew()
             assert await here.taken_over() == 0
+            assert (here.served() == old) is False
             await asyncio.sleep(1)
         records = await asyncio.to_thread(load.end)
     assert [r for r in records if r.outcome != "served"] == []

@@ -46,6 +46,8 @@ def status(config: Path, output: str) -> int:
         f"{memory['evicted']} gave way",
         soft_wrap=True,
     )
+    days = ", ".join(f"{name} {left}" for name, left in seen["certificate_days_left"].items())
+    console.print(f"certificates, days left: {days}", soft_wrap=True)
     for alarm, count in seen["alarms"].items():
         console.print(f"alarm {alarm} ({count})")
     columns = ("tenant", "state", "root", "root_version", "root_says", "l2", "slots", "cold", "lease_left_s", "failure")

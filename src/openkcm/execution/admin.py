@@ -86,9 +86,10 @@ class Admin:
         keychain: Keychain,
         crew: Crew,
         at_head: Callable[[], bool],
+        expires: Callable[[], dict[str, int]],
     ) -> None:
         self._path, self._custodian, self._gates, self._keychain = path, custodian, gates, keychain
-        self._crew, self._at_head = crew, at_head
+        self._crew, self._at_head, self._expires = crew, at_head, expires
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -144,6 +145,7 @@ class Admin:
                 "key_slots": {"all": arena.slots, "free": arena.free},
                 "evicted": self._keychain.warmth.evicted,
             },
+            "certificate_days_left": {name: left // 86_400 for name, left in self._expires().items()},
             "alarms": dict(sorted(self._custodian.alarms.items())),
             "residences": [
                 {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from openkcm.contract.metrics import figure
@@ -24,7 +25,12 @@ EDGES: Final = (1, 2, 4, 8, 16, 32, 48, HISTOGRAM_LAST)  # of the board's 64 buc
 
 
 def figures(
-    custodian: Custodian, crew: Crew, catalogue: Catalogue, arena: RegionArena, warmth: Warmth
+    custodian: Custodian,
+    crew: Crew,
+    catalogue: Catalogue,
+    arena: RegionArena,
+    warmth: Warmth,
+    expires: Mapping[str, int],
 ) -> dict[str, float]:
     """Return figure -> value, each of the catalogue's that a node shows."""
     state = custodian.state
@@ -41,6 +47,7 @@ def figures(
         figure("openkcm_node_behind_mark"): state.behind_mark,
         figure("openkcm_node_vault_refused_total"): catalogue.planted,
     }
+    out |= {figure("openkcm_node_certificate_seconds", certificate=name): left for name, left in expires.items()}
     alarms: Counter[str] = Counter()
     for alarm, count in custodian.alarms.items():
         alarms[alarm.partition(":")[0]] += count

@@ -41,6 +41,7 @@ from openkcm.execution.counting import Counting
 from openkcm.execution.crew import Crew
 from openkcm.execution.custodian import Custodian, Rows
 from openkcm.execution.desk import Desk
+from openkcm.execution.expiry import Expiry, certificates_of
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
@@ -207,6 +208,8 @@ class Node:
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
         reporter.snapshot = kept_of(reader, custodian)
+        expiry = Expiry(certificates_of(node))
+        reporter.expires = expiry.left
         feeds.tell = reporter.tell_digests
         rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
         shredder = Shredder(safe, lambda: custodian.state, database, disk, reporter.report)
@@ -233,10 +236,10 @@ class Node:
         server, self._metrics_port = await metrics.serve(
             node.metrics,
             lambda: feeds.at_head.is_set() and crew.ready,
-            lambda: figures(custodian, crew, catalogue, arena, keychain.warmth),
+            lambda: figures(custodian, crew, catalogue, arena, keychain.warmth, expiry.left()),
         )
 
-        admin = Admin(socket_of(node.database), custodian, gates, keychain, crew, feeds.at_head.is_set)
+        admin = Admin(socket_of(node.database), custodian, gates, keychain, crew, feeds.at_head.is_set, expiry.left)
         await admin.start()
 
         async def open_at_head() -> None:
