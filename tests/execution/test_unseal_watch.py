@@ -61,10 +61,10 @@ def test_roots_that_hang_delay_none_of_another_provider(tmp_path: Path, monkeypa
     customer = FileCustomer(tmp_path)
     real = unseal_watch.roots.open_root
 
-    def opened(reference: RootReference, settings: object) -> object:
+    def opened(reference: RootReference, *settings: object) -> object:
         if reference.provider == "aws":
             hang.wait(30)
-        return real(reference, settings)
+        return real(reference, *settings)
 
     monkeypatch.setattr(unseal_watch.roots, "open_root", opened)
     watch = _Watch(theirs)
@@ -78,5 +78,22 @@ def test_roots_that_hang_delay_none_of_another_provider(tmp_path: Path, monkeypa
     hang.set()
     for pool in watch._workers.values():
         pool.shutdown(cancel_futures=True)
+    ours.close()
+    theirs.close()
+
+
+def test_no_more_clients_are_kept_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(unseal_watch, "OPEN_ROOTS", 3)
+    watch, customer = _Watch(theirs), FileCustomer(tmp_path)
+    for n in range(8):
+        watch.order(order(customer, n))
+    watch.start_due()
+    ours.settimeout(20)
+    answers = {msgspec.msgpack.decode(ours.recv(65536), type=Observed).n for _ in range(8)}
+    for pool in watch._workers.values():
+        pool.shutdown()
+    assert answers == set(range(8))
+    assert sum(probe.root is not None for probe in watch._probes.values()) == 3
     ours.close()
     theirs.close()

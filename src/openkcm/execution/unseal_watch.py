@@ -15,6 +15,7 @@ import select
 import socket
 import threading
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -30,6 +31,9 @@ _ORDER: Final = msgspec.msgpack.Decoder(Watch | Unwatch)
 JITTER: Final = 0.1  # nodes that started together do not probe together for ever
 THREADS: Final = 16  # a provider
 AGAIN_S: Final = 2.0
+OPEN_ROOTS: Final = (
+    256  # clients that keep their connections; with more roots, whoever was asked longest ago opens anew
+)
 LONGEST: Final = 8  # intervals between two probes of a root that gives no answer
 
 
@@ -46,8 +50,9 @@ class _Probe:
         """Probe once."""
         order = self.order
         try:
-            self.root = self.root or roots.open_root(order.root, order.settings, order.context.get(TENANT))
-            seen = Observed(n=order.n, code="ok", root_version=self.root.probe(order.canary, order.context).version)
+            root = self.root or roots.open_root(order.root, order.settings, order.context.get(TENANT))
+            self.root = root
+            seen = Observed(n=order.n, code="ok", root_version=root.probe(order.canary, order.context).version)
         except RootError as no:
             seen = Observed(n=order.n, code=no.code, detail=no.detail)
             if no.code in {"CredentialRejected", "Misconfigured"}:
@@ -77,6 +82,7 @@ class _Watch:
         self._probes: dict[int, _Probe] = {}
         self._due: list[tuple[float, int]] = []
         self._lock = threading.Lock()
+        self._open: OrderedDict[int, _Probe] = OrderedDict()  # the one asked longest ago first
         self._workers: dict[str, ThreadPoolExecutor] = {}
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -86,6 +92,7 @@ class _Watch:
             old = self._probes.pop(order.n, None)
             if old is not None:
                 old.over = True
+                self._open.pop(order.n, None)
             if isinstance(order, Watch):
                 self._probes[order.n] = _Probe(order)
                 heapq.heappush(self._due, (0.0, order.n))
@@ -106,6 +113,10 @@ class _Watch:
             return
         seen = probe.ask()
         with self._lock:
+            self._open[probe.order.n] = probe
+            self._open.move_to_end(probe.order.n)
+            while len(self._open) > OPEN_ROOTS:
+                self._open.popitem(last=False)[1].root = None  # one that asks just now ends with its own reference
             if probe.over:
                 return
             heapq.heappush(self._due, (time.monotonic() + probe.pause_s(seen.code), probe.order.n))
