@@ -16,9 +16,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from openkcm.bus.connection import Connection, connect
-from openkcm.bus.errors import BusError
+from openkcm.bus.errors import BusError, Conflict
 from openkcm.bus.ledger import Ledger
-from openkcm.bus.publish import expecting
+from openkcm.bus.publish import ERRORS, expecting
 from openkcm.cli import orbital
 from openkcm.cli.layout import Layout
 from openkcm.contract import decrees as d
@@ -134,28 +134,30 @@ async def _append_batches(
     layout: Layout, connection: Connection, region: str, tenant: str, decrees: Sequence[d.Decree]
 ) -> int:
     """Append routine decrees of one residence, `BATCH` at a time; return the last one's counter (0: there was none)."""
-    signer, subject = layout.governance_signer, residence_aggregate(region, tenant)
-    epoch, counter, sequence = await _mark(Ledger(connection), subject)
-    for begin in range(0, len(decrees), BATCH):
+    signer, subject, ledger = layout.governance_signer, residence_aggregate(region, tenant), Ledger(connection)
+    counter, begin = 0, 0
+    while begin < len(decrees):
+        epoch, counter, sequence = await _mark(ledger, subject)
         share = decrees[begin : begin + BATCH]
         batch = uuid.uuid4().hex
         for number, decree in enumerate(share, 1):
             sealed = _sealed(subject, decree, epoch, counter + number, signer)
             headers = {"Nats-Msg-Id": sealed.id, "Kcm-Tag": sealed.tag, "Nats-Batch-Id": batch,
                        "Nats-Batch-Sequence": str(number)}  # fmt: skip
-            if number == 1:
-                headers |= expecting(sequence)
+            headers |= expecting(sequence) if number == 1 else {}
             if number < len(share):
                 await connection.publish(str(subject), env.encode(sealed), headers=headers)
-                continue
-            headers |= {"Nats-Batch-Commit": "1"}
-            answer = await connection.request(str(subject), env.encode(sealed), headers=headers, timeout_s=30)
-            told = msgspec.json.decode(answer.body)
-            if "error" in told:
-                raise BusError(f"{subject}: the ledger did not take a batch: {told['error'].get('description')}")
-            sequence = int(told["seq"])
-        counter += len(share)
-    return counter if decrees else 0
+        headers |= {"Nats-Batch-Commit": "1"}
+        answer = await connection.request(str(subject), env.encode(sealed), headers=headers, timeout_s=30)
+        told = msgspec.json.decode(answer.body)
+        if (
+            ERRORS.get(told.get("error", {}).get("err_code")) is Conflict
+        ):  # governance itself wrote meanwhile: once more
+            continue
+        if "error" in told:
+            raise BusError(f"{subject}: the ledger did not take a batch: {told['error'].get('description')}")
+        counter, begin = counter + len(share), begin + len(share)
+    return counter
 
 
 async def _mark(ledger: Ledger, subject: DecreeSubject) -> tuple[int, int, int]:

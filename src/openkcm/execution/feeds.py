@@ -25,6 +25,10 @@ __all__ = ["STREAM_OF", "Feeds"]
 _log: Final = logging.getLogger("openkcm.feeds")
 STREAM_OF: Final[dict[Lane, str]] = {"routine": "LEDGER", "critical": "LEDGER-CRITICAL"}
 BATCH: Final = 256
+#: A backlog takes half of a core at most: after so many decrees we rest as long as they took. On a machine that is busy
+#: with routine work a revocation would wait for the processor at each of its steps, here and at the servers before us.
+TURN: Final = 8
+REST_S: Final = 0.05
 WAIT_S: Final = 5.0
 RETRY_S: Final = 0.2
 #: How long a routine decree waits for the announcement of its key on the critical lane: tries x RETRY_S.
@@ -96,10 +100,14 @@ class Feeds:
                     await self._check_head()
                 batch = await reader.fetch(BATCH, WAIT_S if self.at_head.is_set() else RETRY_S)
                 forked = self._custodian.state.fork
-                for stored in batch:
+                began = self._now()
+                for count, stored in enumerate(batch, 1):
                     await self._give(lane, stored)
-                    if lane == "routine":
+                    if lane == "routine" and count % TURN:
                         await asyncio.sleep(0)  # whatever lane0 brought meanwhile goes first
+                    elif lane == "routine":
+                        await asyncio.sleep(min(self._now() - began, REST_S))
+                        began = self._now()
                 if batch:
                     await self._custodian.committed()
                     await reader.ack(batch)

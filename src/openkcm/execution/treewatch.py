@@ -31,6 +31,7 @@ _log: Final = logging.getLogger("openkcm.tree")
 STREAM: Final = "LEDGER"
 BATCH: Final = 256
 TURN: Final = 16  # leaves at one go
+REST_S: Final = 0.001  # after them: about as long as they took
 WAIT_S: Final = 5.0
 RETRY_S: Final = 0.2
 #: How often the place in the mirror is written down; what came after it is read again at a restart.
@@ -99,7 +100,7 @@ class TreeWatch:
                         for outcome in self.tree.leaf(stored.sequence, stored.subject, stored.body):
                             self._obey(outcome)
                         if count % TURN == 0:
-                            await asyncio.sleep(0)  # whatever lane0 brought meanwhile goes first
+                            await asyncio.sleep(REST_S)  # whatever lane0 brought meanwhile goes first
                     now = asyncio.get_running_loop().time()
                     if batch and now - kept_at >= KEEP_EVERY_S:
                         await self._write_down()

@@ -205,7 +205,10 @@ class Cmk:
 
     async def _follow_ledger(self) -> None:
         async for batch in _batches(self.ledger.follow(after=self.projection.cursor)):
+            began = time.monotonic()
             await self._project(batch)
+            if len(batch) == BATCH:  # far behind: leave the processor to orders for half as long as that took
+                await asyncio.sleep((time.monotonic() - began) / 2)
 
     async def _project(self, batch: list[Stored]) -> None:
         if not batch:
