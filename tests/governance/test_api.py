@@ -503,7 +503,7 @@ async def test_what_a_customers_tool_asks_its_own_kms_for_is_told_and_no_token_o
     arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     await stack.must(admin, "PUT", path, {"provider": "aws", "ref": arn})
     told = await stack.must(admin, "GET", f"{path}/import")
-    assert (told["provider"], told["ref"], told["material_bytes"], told["token_hours"]) == ("aws", arn, 32, 24)
+    assert (told["provider"], told["ref"], told["material"], told["token_hours"]) == ("aws", arn, "32 bytes", 24)
     assert told["parameters_from"] == "kms:GetParametersForImport"
     assert told["command"] == f"openkcm root import aws {arn} --material l1.bin --wrapping aes-kwp"
     other = await stack.tenant()  # its root is a file: nothing is imported into one

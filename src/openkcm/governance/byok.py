@@ -21,6 +21,7 @@ class ImportRule(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key: What the key must be made as, before the import.
+        material: What is brought.
         wrapping_key: The provider's public key that the material is wrapped for.
         wrappings: The provider's names of the algorithms, the one to prefer first.
         parameters_from, import_by: Calls of the provider's own API, with the customer's administrator's credential.
@@ -29,6 +30,7 @@ class ImportRule(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     key: str
+    material: str
     wrapping_key: str
     wrappings: tuple[str, ...]
     parameters_from: str
@@ -37,27 +39,24 @@ class ImportRule(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
 
-MATERIAL_BYTES: Final = 32
 RULES: Final[dict[str, ImportRule]] = {
     "aws": ImportRule(
-        key="SYMMETRIC_DEFAULT, Origin EXTERNAL", wrapping_key="RSA_4096",
+        key="SYMMETRIC_DEFAULT, Origin EXTERNAL", material="32 bytes", wrapping_key="RSA_4096",
         wrappings=("RSA_AES_KEY_WRAP_SHA_256", "RSAES_OAEP_SHA_256"), parameters_from="kms:GetParametersForImport",
         import_by="kms:ImportKeyMaterial", token_hours=24,
         command="openkcm root import aws {ref} --material l1.bin --wrapping aes-kwp",
     ),
     "azure": ImportRule(
-        key="oct-HSM of 256 bits, in a Managed HSM",
-        wrapping_key="RSA-HSM of 4096 bits with the operation import alone",
-        wrappings=("CKM_RSA_AES_KEY_WRAP",), parameters_from="az keyvault key download, of that key exchange key",
-        import_by="az keyvault key import --byok-file", token_hours=None,
-        command="az keyvault key import --byok-file transfer.byok --kty oct-HSM --ops wrapKey unwrapKey --id {ref}",
+        key="RSA-HSM, made by the import itself", material="an RSA private key in PEM",
+        wrapping_key="RSA-HSM of 4096 bits with the operation import alone", wrappings=("CKM_RSA_AES_KEY_WRAP",),
+        parameters_from="GET of that key exchange key", import_by="PUT of the key as a transfer blob", token_hours=None,
+        command="openkcm root import azure {ref} --kek KEK --material l1.pem",
     ),
     "gcp": ImportRule(
-        key="ENCRYPT_DECRYPT, import only, protection HSM", wrapping_key="of an import job",
-        wrappings=("rsa-oaep-4096-sha256-aes-256", "rsa-oaep-4096-sha256"),
-        parameters_from="gcloud kms import-jobs create", import_by="gcloud kms keys versions import", token_hours=72,
-        command="gcloud kms keys versions import --key {ref} --import-job JOB --target-key-file l1.bin "
-        "--algorithm google-symmetric-encryption",
+        key="ENCRYPT_DECRYPT, import only, protection HSM", material="32 bytes",
+        wrapping_key="of an import job", wrappings=("RSA_OAEP_3072_SHA256_AES_256",),
+        parameters_from="importJobs.get", import_by="cryptoKeyVersions.import", token_hours=72,
+        command="openkcm root import gcp {ref} --import-job JOB --material l1.bin",
     ),
 }  # fmt: skip
 
@@ -69,4 +68,4 @@ def parameters(root: RootReference) -> dict[str, object] | None:
         return None
     told = msgspec.structs.asdict(rule)
     told["command"] = rule.command.format(ref=root.ref)
-    return {"provider": root.provider, "ref": root.ref, "material_bytes": MATERIAL_BYTES, **told}
+    return {"provider": root.provider, "ref": root.ref, **told}

@@ -127,7 +127,7 @@ class ImportParameters(Shape, frozen=True, kw_only=True):
     provider: str
     ref: str
     key: str
-    material_bytes: int
+    material: str
     wrapping_key: str
     wrappings: list[str]
     parameters_from: str
