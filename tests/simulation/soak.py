@@ -6,9 +6,11 @@ Prints a line a finding and a count now and then; Ctrl-C ends it with what was f
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 
@@ -24,6 +26,11 @@ def play(seeds: range) -> tuple[int, list[tuple[int, tuple[str, ...], list[str]]
     return len(runs), [(r.seed, r.features, r.problems) for r in runs if r.problems]
 
 
+def die_with_parent() -> None:
+    """Have a player end when the soak is ended, however that was."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def main() -> None:
     """Play them all."""
     count, first, processes = (
@@ -35,7 +42,8 @@ def main() -> None:
     chunks = [range(at, min(at + CHUNK, first + count)) for at in ends]
     played = broken = 0
     begun = told = time.monotonic()
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=spawn, initializer=die_with_parent) as pool:
         try:
             for number, bad in pool.map(play, chunks):
                 played, broken = played + number, broken + len(bad)
