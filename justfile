@@ -71,7 +71,7 @@ two-cmks rounds="20": prepare
 fuzz target="ttlv" runs="10000000" *args: prepare
     {{bin}}/python tests/fuzz/run.py {{target}} -runs={{runs}} -print_final_stats=1 {{args}}
 
-# Fifty rounds of a customer's KMS that is away, throttles, hangs, lies, denies, or refuses our token (about 4 min)
+# Fifty rounds on two nodes of a customer's KMS that is away, throttles, hangs, lies, denies, or refuses our token (10 min)
 soak-outage: prepare
     OPENKCM_OUTAGE_ROUNDS=50 {{bin}}/python -m pytest -s tests/scenarios/test_root_outage.py -k faults
 

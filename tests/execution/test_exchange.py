@@ -197,3 +197,24 @@ def test_a_slot_given_to_somebody_else_is_never_used(inside):
     assert inside.item(encrypt(uid)).message.startswith("the keys are not available")
     assert inside.item(create_request()).reason == ResultReason.GENERAL_FAILURE
     assert len(inside.puts) == stored
+
+
+def test_an_operation_whose_keys_gave_way_to_others_is_done_anew_when_they_are_back(inside):
+    uid, moved = inside.new_key(), []
+
+    def give_way():
+        if moved:
+            return
+        old = inside.versions[1]
+        key = bytes(inside.arena._key(old))
+        moved.append(old)
+        inside.arena.close_gates([old], Gate.COLD)
+        inside.arena.release(old)
+        new = inside.versions[1] = inside.arena.allocate()
+        inside.arena.slot_view(new)[:] = key
+        inside.arena.set_lease(new, boottime_ns() + HOUR_NS)
+        inside.arena.set_gate(new, Gate.OPEN)
+
+    item = inside.item(encrypt(uid), operations=during(Code.ENCRYPT, give_way))
+    assert item.status == ResultStatus.SUCCESS
+    assert moved
