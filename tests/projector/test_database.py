@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openkcm.contract.resources import ROOT
 from openkcm.projector import open_reader, open_writer
 from openkcm.projector.database import SchemaError, StorageFailed, UnknownStatement
 from openkcm.projector.statements import split
@@ -85,3 +86,14 @@ def test_a_statement_without_its_semicolon_is_refused() -> None:
     assert split("SELECT ';' ;\nSELECT 2;") == ("SELECT ';' ;", "SELECT 2;")
     with pytest.raises(ValueError, match="semicolon"):
         split("SELECT 1")
+
+
+def test_order_matters_where_one_writes_what_the_other_touches(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path / "x.sqlite", ROOT / "projections" / "cmk")
+    assert "SystemRegistered" in writer.conflicts("SystemConfigured")
+    assert "SystemConfigured" in writer.conflicts("SystemRegistered")
+    assert {"ApproversSet", "RootKeyLinked"} <= writer.conflicts("TenantConfigurationUpdated")
+    assert not {"WorkloadEnrolled", "event_routine", "mark_routine"} & writer.conflicts("TenantConfigurationUpdated")
+    with pytest.raises(UnknownStatement):
+        writer.conflicts("absent")
+    writer.close()

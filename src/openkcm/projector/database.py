@@ -116,13 +116,13 @@ class Writer(Reader):
                 runs.append((name, [parameters]))
         self.apply_runs(runs)
 
-    def alone(self, name: str) -> bool:
-        """Return whether a statement has a table of its own and reads no other: its rows may be run together.
+    def conflicts(self, name: str) -> frozenset[str]:
+        """Return the statements whose order against this one matters; rows of all others may change places with its.
 
         Raises:
             UnknownStatement: No shipped file of that name.
         """
-        return self._of(name).alone
+        return self._of(name).conflicts
 
     def apply_runs(self, runs: Iterable[tuple[str, Sequence[Mapping[str, Value]]]]) -> None:
         """The same, each name with its rows in a row.

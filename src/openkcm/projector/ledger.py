@@ -199,28 +199,26 @@ class Projection:
 
 
 class _Batch:
-    """The rows of one transaction, the same statements together: what events say of tables of one's own commutes.
+    """The rows of one transaction, as many of one statement in a row as the order of those that matter allows.
 
-    Statements that read what others wrote keep the ledger's order. Of each mark only the last matters.
+    Of each mark only the last matters.
     """
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._together: dict[str, list[Mapping[str, Value]]] = {}
-        self._ordered: list[tuple[str, list[Mapping[str, Value]]]] = []
+        self._runs: list[tuple[str, list[Mapping[str, Value]]]] = []
+        self._open: dict[str, list[Mapping[str, Value]]] = {}  # runs behind which nothing came that minds
         self._marks: dict[tuple[str, int], tuple[str, dict[str, Value]]] = {}
 
     def add(self, name: str, parameters: Mapping[str, Value]) -> None:
         """Add one row."""
-        rows = self._together.get(name)
-        if rows is not None:
-            rows.append(parameters)
-        elif self._writer.alone(name):
-            self._together[name] = [parameters]
-        elif self._ordered and self._ordered[-1][0] == name:
-            self._ordered[-1][1].append(parameters)
-        else:
-            self._ordered.append((name, [parameters]))
+        rows = self._open.get(name)
+        if rows is None:
+            rows = self._open[name] = []
+            self._runs.append((name, rows))
+            for other in self._writer.conflicts(name):
+                self._open.pop(other, None)
+        rows.append(parameters)
 
     def take(self, outcome: Applied) -> None:
         """Add what one message changes."""
@@ -262,7 +260,7 @@ class _Batch:
         """Return all of it. `marks`: how far each lane has come with it."""
         for place, (name, parameters) in self._marks.items():
             self.add(name, {**parameters, "counter": marks[place]})
-        return [*self._together.items(), *self._ordered]
+        return self._runs
 
 
 def _unbase64(text: str) -> bytes:

@@ -1,14 +1,14 @@
-"""A named statement as it is run: by position, and whether its rows may be run together. Runs nothing but EXPLAIN.
+"""A named statement as it is run: by position, and with which others its order matters. Runs nothing but EXPLAIN.
 
-Rows of one name run in one go are much cheaper than one by one, but between them the order of other names is lost. It
-says nothing where a table is this name's alone: SQLite itself is asked which tables each statement reads and writes.
+Rows of one name run in one go are much cheaper than one by one, but between them the order of other names is lost. That
+says nothing where neither writes what the other reads or writes: SQLite itself is asked which tables each touches.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ __all__ = ["Named", "prepared"]
 _READ: Final = sqlite3.SQLITE_READ
 _WRITES: Final = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 _PARAMETER: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]+)")
+_Touched = tuple[set[str], set[str]]  # tables that are read, tables that are written
 Picked = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
@@ -30,10 +31,10 @@ class Statement(msgspec.Struct, frozen=True):
 
 
 class Named(msgspec.Struct, frozen=True):
-    """The statements of one file. `alone`: it has a table of its own, and reads no other."""
+    """The statements of one file. `conflicts`: the files whose order against this one matters."""
 
     statements: tuple[Statement, ...]
-    alone: bool
+    conflicts: frozenset[str]
 
 
 def prepared(connection: sqlite3.Connection, named: Mapping[str, Sequence[str]]) -> dict[str, Named]:
@@ -43,9 +44,11 @@ def prepared(connection: sqlite3.Connection, named: Mapping[str, Sequence[str]])
         sqlite3.Error: One does not fit the schema.
     """
     texts = {name: [_by_position(sql) for sql in found] for name, found in named.items()}
-    touched = {name: [_touched(connection, sql, len(names)) for sql, names in found] for name, found in texts.items()}
+    touched = {
+        name: _all(_touched(connection, sql, len(names)) for sql, names in found) for name, found in texts.items()
+    }
     return {
-        name: Named(tuple(Statement(sql, _picking(names)) for sql, names in found), _alone(name, touched))
+        name: Named(tuple(Statement(sql, _picking(names)) for sql, names in found), _conflicts(name, touched))
         for name, found in texts.items()
     }
 
@@ -68,7 +71,7 @@ def _picking(names: tuple[str, ...]) -> Picked:
     return lambda parameters: tuple(parameters[name] for name in names)
 
 
-def _touched(connection: sqlite3.Connection, sql: str, parameters: int) -> tuple[set[str], set[str]]:
+def _touched(connection: sqlite3.Connection, sql: str, parameters: int) -> _Touched:
     """Return the tables that a statement reads and those that it writes, by SQLite's own word."""
     reads, writes = set[str](), set[str]()
 
@@ -87,11 +90,17 @@ def _touched(connection: sqlite3.Connection, sql: str, parameters: int) -> tuple
     return reads, writes
 
 
-def _alone(name: str, touched: Mapping[str, Sequence[tuple[set[str], set[str]]]]) -> bool:
-    if len(touched[name]) != 1:
-        return False
-    ((reads, writes),) = touched[name]
-    others = {
-        table for other, found in touched.items() if other != name for both in found for table in both[0] | both[1]
-    }
-    return len(writes) == 1 and reads <= writes and not writes & others
+def _all(single: Iterable[_Touched]) -> _Touched:
+    reads, writes = set[str](), set[str]()
+    for read, written in single:
+        reads |= read
+        writes |= written
+    return reads, writes
+
+
+def _conflicts(name: str, touched: Mapping[str, _Touched]) -> frozenset[str]:
+    reads, writes = touched[name]
+    return frozenset(
+        other for other, (read, written) in touched.items()
+        if other != name and (writes & (read | written) or reads & written)
+    )  # fmt: skip
