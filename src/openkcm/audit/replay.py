@@ -66,7 +66,7 @@ class Replay:
     def __init__(self, trust_root: bytes, path: Path | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="openkcm-replay-")
         self._file = path or Path(self._directory.name) / "replay.sqlite"
-        self._trust_root = trust_root
+        self._trust_root, self._kept = trust_root, path is not None
         self._aside: Aside | None = None
         self._taken = 0
         self._indexes: tuple[str, ...] = ()
@@ -147,16 +147,18 @@ class Replay:
         return _tables(self._writer, tenant)
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows each table that the ledger makes has."""
+        """Return how many rows each table has that the ledger makes of its events (the events themselves aside)."""
         self._settle()
-        return {table: self._writer.rows(f"SELECT count(*) FROM {table}")[0][0] for table in LEDGER_TABLES}
+        made = [table for table in LEDGER_TABLES if table not in EVENTS]
+        return {table: self._writer.rows(f"SELECT count(*) FROM {table}")[0][0] for table in made}
 
     def close(self) -> None:
         """Close the database and, unless it was to be kept, remove it."""
         if self._aside is not None:
             self._aside.stop()
         else:
-            self._writer.make(self._indexes)
+            if self._kept:
+                self._writer.make(self._indexes)
             self._writer.close()
         self._directory.cleanup()
 
