@@ -24,6 +24,8 @@ class Recorder:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.disk_full = self.vault_gone = False
+        self.writers = self.most_writers = 0
+        self.vault_s = 0.0
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -47,6 +49,10 @@ class Recorder:
     async def write_fence(self, tenant):
         if self.vault_gone:
             raise ConnectionError
+        self.writers += 1
+        self.most_writers = max(self.writers, self.most_writers)
+        await asyncio.sleep(self.vault_s)
+        self.writers -= 1
         self.log.append(f"fence {tenant}")
 
     def commit(self, rows):
@@ -148,6 +154,16 @@ async def test_many_routine_decrees_share_one_commit(bench):
     await bench.quiet()
     assert bench.recorder.log.count("commit") <= 3
     assert bench.recorder.log[-1] == "ack acme routine"
+
+
+async def test_many_revocations_while_the_vault_is_slow_have_one_writer_of_the_fence_and_are_all_acknowledged(bench):
+    bench.recorder.vault_s = 0.02
+    for _ in range(20):
+        await bench.arrive(revoke(bench)).committed
+    await bench.quiet()
+    assert bench.recorder.said == {1: 20}
+    assert bench.recorder.most_writers == 1
+    assert bench.recorder.log.count("fence acme") < 20
 
 
 async def test_a_later_decree_is_not_acknowledged_while_an_earlier_revocations_fence_is_not_in_the_vault(bench):

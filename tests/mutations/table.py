@@ -42,7 +42,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("mark before ack", E + "custodian", "await self._on_disk([e for effects, _ in batch for e in effects])  # (4)", "asyncio.ensure_future(self._on_disk([e for effects, _ in batch for e in effects]))", CUSTODIAN + "test_a_full_disk_delays_the_ack_and_not_the_gate"),
     M("ack from the disk", E + "custodian", "state = self.durable\n", "state = self.state\n", CUSTODIAN + "test_an_ack_says_what_is_on_the_disk_and_not_what_is_only_in_memory"),
     M("fence before ack", E + "custodian", "while residence.revocations or residence.destroyed:", "while False:", CUSTODIAN + "test_a_later_decree_is_not_acknowledged_while_an_earlier_revocations_fence_is_not_in_the_vault"),
-    M("ack again after a restart", E + "custodian", "        self.settle(tenant)\n        self._spawn(self._obeyed(tenant))", "        self.settle(tenant)", CUSTODIAN + "test_a_restarted_node_says_again_what_it_keeps"),
+    M("ack again after a restart", E + "custodian", "        self.settle(tenant)\n        self._obey(tenant)", "        self.settle(tenant)", CUSTODIAN + "test_a_restarted_node_says_again_what_it_keeps"),
     M("ack again when repeated", E + "judge", "return r, _affirmed(r)[:-1]  # repeated", "return r, []  # repeated", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
     M("ack again in a new epoch", E + "judge", '[Effect("commit"), *again]', '[Effect("commit")]', DESIRED + "test_a_new_epoch_has_everything_acknowledged_anew"),
     # --- whose word it is

@@ -98,6 +98,8 @@ class Custodian:
         self._again: set[str] = set()
         self._promised: dict[tuple[str, Lane], State] = {}
         self._saying: set[tuple[str, Lane]] = set()
+        self._obeying: set[str] = set()
+        self._obeyable: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms: dict[str, int] = {}
         self.on_trust: Callable[[], None] = lambda: None
@@ -185,7 +187,7 @@ class Custodian:
             if "lease" in what:
                 self._renew(tenant)
             if what & {"fence", "ack-critical"}:
-                self._spawn(self._obeyed(tenant))
+                self._obey(tenant)
             if "provision" in what:
                 self.settle(tenant)
             elif "ack-routine" in what:
@@ -202,9 +204,24 @@ class Custodian:
     def affirm(self, tenant: str) -> None:
         """Settle the residence and say anew what we have of it: acks may have died with an earlier process."""
         self.settle(tenant)
-        self._spawn(self._obeyed(tenant))
+        self._obey(tenant)
+
+    def _obey(self, tenant: str) -> None:
+        """Have the fence record written and the ack sent. One writer a residence: many at once would race for ever."""
+        self._obeyable.add(tenant)
+        if tenant not in self._obeying:
+            self._obeying.add(tenant)
+            self._spawn(self._obeyed(tenant))
 
     async def _obeyed(self, tenant: str) -> None:
+        try:
+            while tenant in self._obeyable:
+                self._obeyable.discard(tenant)
+                await self._fenced(tenant)
+        finally:
+            self._obeying.discard(tenant)
+
+    async def _fenced(self, tenant: str) -> None:
         state = self.durable
         residence = state.residences[tenant]
         while residence.revocations or residence.destroyed:
