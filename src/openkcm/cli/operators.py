@@ -111,6 +111,28 @@ def orbital() -> None:
     """What runs between governance and the nodes."""
 
 
+@orbital.command("mirrors")
+@state_option
+@click.option("--repair", is_flag=True, help="Make those anew that are short; restart the region's nodes afterwards.")
+def orbital_mirrors(state: Path, repair: bool) -> None:
+    """Compare each region's mirrors with the hub, by the number of events. Exit status 1 when one is short."""
+    import asyncio
+
+    from openkcm.bus.errors import BusError
+    from openkcm.cli import background, mirrors
+
+    try:
+        layout = background.saved_layout(state)
+        for line in asyncio.run(mirrors.make_whole(layout)) if repair else []:
+            click.echo(line)
+        counts = asyncio.run(mirrors.compare(layout))
+    except (BusError, OSError, ValueError) as bad:
+        raise click.ClickException(str(bad)) from bad
+    for count in counts:
+        click.echo(f"{count.region} {count.stream}: {count.mirror} of {count.hub}{' SHORT' if count.is_short else ''}")
+    sys.exit(any(count.is_short for count in counts))
+
+
 @orbital.command("status")
 @state_option
 @json_option

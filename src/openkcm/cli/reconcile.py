@@ -4,7 +4,8 @@
 (it alone starts and ends processes) and writes the outcome where the asking command waits for it.
 
 The order: (1) what leaves is removed by decree, then ended; (2) hub and leaves read their configuration again, new
-leaves start; (3) streams and consumers; (4) the trust root enrols, the CMK reads its regions; (5) new nodes start.
+leaves start; (3) streams and consumers; (4) once the mirrors of new regions hold all that the
+hub has for them, the trust root enrols, and the CMK reads its regions; (5) new nodes start.
 A step that fails leaves what was done before it; asked again, the rest is done.
 """
 
@@ -23,14 +24,14 @@ import msgspec
 from openkcm.bus import declare
 from openkcm.bus.connection import connect
 from openkcm.bus.ledger import Ledger
-from openkcm.cli import background, ceremony, orbital, pki, programs
+from openkcm.cli import background, ceremony, mirrors, orbital, pki, programs
 from openkcm.cli.flow import wait_until_flowing
 from openkcm.cli.layout import Layout
 from openkcm.cli.orbital import HUB
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract.fleet import RegionConfiguration
 
-__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "keep_outcome", "want_restart"]
+__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "enrol", "keep_outcome", "want_restart"]
 
 WAIT_S: Final = 120.0
 LOOK_S: Final = 0.1
@@ -102,11 +103,7 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
     supervisor.bring_up(servers)
     grown: tuple[declare.Part, ...] = ("reports",)  # it sources from each region
     done += asyncio.run(orbital.apply_streams(wanted.state, wanted.regions, ports, update=grown))  # (3)
-    enrolled = [(node, region, wanted.node_signer(node).public_key) for node, region in wanted.nodes]
-    cmk = wanted.governance_signer.public_key
-    done += asyncio.run(  # (4)
-        _with_trust(wanted, lambda ledger: ceremony.open_ledger(ledger, wanted.trust_root, cmk, enrolled))
-    )
+    done += enrol(wanted, [name for name in regions if name not in old_regions])  # (4)
     os.kill(supervisor.children["cmk"].pid, signal.SIGHUP)
     nodes = [programs.node(wanted, node) for node in new if node not in old]
     supervisor.bring_up(nodes)  # (5)
@@ -115,6 +112,21 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
         supervisor.replace(programs.successor(wanted, name))
         done.append(f"{name} was taken over by a new process")
     return done + [f"started {program.name}" for program in (*servers, *nodes)]
+
+
+def enrol(layout: Layout, regions: Sequence[str]) -> list[str]:
+    """Open the ledger if nobody has, and enrol every node; before that, have the mirrors of new regions whole.
+
+    Raises:
+        BusError: A mirror is not whole, or the ledger does not take it.
+        ValueError: A node has the name of a removed one.
+    """
+    done = asyncio.run(mirrors.make_whole(layout, regions)) if regions else []
+    nodes = [(node, region, layout.node_signer(node).public_key) for node, region in layout.nodes]
+    cmk = layout.governance_signer.public_key
+    return done + asyncio.run(
+        _with_trust(layout, lambda ledger: ceremony.open_ledger(ledger, layout.trust_root, cmk, nodes))
+    )
 
 
 def want_restart(state: Path, nodes: Sequence[str]) -> None:

@@ -21,9 +21,7 @@ import msgspec
 from rich.console import Console
 
 from openkcm.bus import declare
-from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
-from openkcm.bus.ledger import Ledger
 from openkcm.cli import background, orbital, pki, ports, programs, reconcile, show
 from openkcm.cli import endpoints as ends
 from openkcm.cli import ledger as keeper
@@ -150,10 +148,10 @@ class Stack:
             status.update("comparing the streams with what is declared")
             done = asyncio.run(orbital.apply_streams(layout.state, layout.regions, layout.server_ports))  # (3)
             log.info("streams: %s", "; ".join(done) or "as declared")
-            if done:  # a new mirror may pass over what is appended before it listens
-                status.update("waiting until the new mirrors listen")
-                asyncio.run(wait_until_flowing(layout))
-            asyncio.run(self._open_ledger())  # (4)
+            status.update("waiting until the mirrors hold all that the hub has")
+            log.info(
+                "ledger: %s", "; ".join(reconcile.enrol(layout, [r.region for r in layout.regions])) or "as it was"
+            )  # (4)
             status.update("starting the identity provider" + (" and the local KMS" if layout.aws else ""))
             self._supervisor.bring_up(programs.before_governance(layout))  # (5)
             self._tokens, self._roots = programs.mint(layout), self._make_roots()
@@ -171,19 +169,6 @@ class Stack:
                     log.info("%s: %s in sync after %.0f ms", change.residence, change.what, change.sync_ms)
         self._changed()
         show.table(self._console, layout, self.endpoints())
-
-    async def _open_ledger(self) -> None:
-        from openkcm.cli import ceremony
-
-        layout = self.layout
-        connection = await connect(orbital.access(layout.state, "trust", layout.ports.hub), name="trust")
-        try:
-            nodes = [(node, region, layout.node_signer(node).public_key) for node, region in layout.nodes]
-            await ceremony.open_ledger(
-                Ledger(connection), layout.trust_root, layout.governance_signer.public_key, nodes
-            )
-        finally:
-            await connection.close()
 
     def _serve(self) -> int:
         if not self._options.demo:
