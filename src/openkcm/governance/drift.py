@@ -23,7 +23,7 @@ from openkcm.contract.reports import HealthCheck, Recheck, ResidenceDigest
 __all__ = ["Differs", "Drift", "Says", "Told"]
 
 log = logging.getLogger(__name__)
-STILL: Final = 2  # HealthChecks below the ledger at one and the same place: it stands still
+STILL_S: Final = 4.0  # below the ledger at one and the same place for so long: it stands still
 BUSY: Final = 5  # HealthChecks at none of which it was where we are: residences are compared one by one
 AGAIN_S: Final = 10.0
 TENANTS: Final = 256  # in one question
@@ -57,7 +57,7 @@ class _Seen(msgspec.Struct):
     """What we know of one node."""
 
     cursor: tuple[int, int] = (0, 0)
-    still: int = 0
+    since_s: float = 0.0
     busy: int = 0
     pages: dict[str, ResidenceDigest] = {}
     differs: dict[str, Differs] = {}
@@ -96,16 +96,16 @@ class Drift:
             return None
         if check.digest == mine:
             self._agreed(check.node, seen, seen.differs)
-            seen.still = seen.busy = 0
-            seen.cursor = check.cursor
+            seen.busy, seen.cursor, seen.since_s = 0, check.cursor, self._monotonic()
             return None
         if check.told is not None:
             return self._compared(check, seen, ours)
         behind = self._behind(check.region, check.cursor)
-        seen.still = seen.still + 1 if behind and seen.cursor == check.cursor else 0
+        if seen.cursor != check.cursor or not behind:
+            seen.since_s = self._monotonic()
         seen.busy += 1
         seen.cursor = check.cursor
-        if behind and seen.still < STILL and seen.busy < BUSY:  # (2)
+        if behind and not self._stands_still(seen) and seen.busy < BUSY:  # (2)
             return None
         seen.busy = 0
         return Told(Recheck(region=check.region, ledger_epoch=check.ledger_epoch, node=check.node))
@@ -119,7 +119,7 @@ class Drift:
         whole = len(seen.pages) == told.of
         names = ours.keys() | seen.pages.keys() if whole else {r.tenant for r in told.residences}
         now, differ = self._monotonic(), {}
-        on_its_way = self._behind(check.region, check.cursor) and seen.still < STILL
+        on_its_way = self._behind(check.region, check.cursor) and not self._stands_still(seen)
         for tenant in names:
             theirs, own = seen.pages.get(tenant), ours.get(tenant)
             if theirs is not None and own is not None and theirs.digest == own.digest:
@@ -142,6 +142,9 @@ class Drift:
             seen.differs[tenant] = msgspec.structs.replace(seen.differs[tenant], told_s=now)
         question = Recheck(region=check.region, ledger_epoch=check.ledger_epoch, node=check.node, tenants=tuple(due))
         return Told(question, tuple((tenant, *_counters(differ[tenant].node)) for tenant in due))
+
+    def _stands_still(self, seen: _Seen) -> bool:
+        return self._monotonic() - seen.since_s >= STILL_S
 
     def _agreed(self, node: str, seen: _Seen, tenants: Any) -> None:
         for tenant in [t for t in seen.differs if t in tenants]:

@@ -22,7 +22,9 @@ __all__ = ["LedgerFacts", "facts"]
 class LedgerFacts:
     """Digests of residences, as of what this CMK has read."""
 
-    def __init__(self, reader: Reader, epoch: Callable[[], int]) -> None:
+    def __init__(self, reader: Reader, epoch: Callable[[], int], read_to: int = 0) -> None:
+        """Read from `reader`; `read_to`: the sequence up to which it holds the ledger now."""
+        self.read_to = read_to  # in the database: a projection's own cursor runs ahead of it while it writes
         self._reader, self._epoch = reader, epoch
         self._known: dict[str, dict[str, ResidenceDigest | None]] = {}
         self._of_epoch = epoch()
@@ -30,6 +32,7 @@ class LedgerFacts:
     def touched(self, applied: Iterable[Applied]) -> None:
         """Note what was read of the ledger: these residences are digested anew when they are asked for."""
         for one in applied:
+            self.read_to = max(self.read_to, one.sequence)
             if one.where is not None and one.where.kind == "residence":
                 self._known.get(one.where.region, {})[one.where.tenant] = None
 

@@ -31,9 +31,9 @@ class Telling:
         self, connection: Connection, views: Views, watch: Watch, projection: Projection, beats: Callable[[], Beats]
     ) -> None:
         self._connection, self._views, self._watch, self._beats = connection, views, watch, beats
-        self.facts = LedgerFacts(views.reader, lambda: projection.epoch)
+        self.facts = LedgerFacts(views.reader, lambda: projection.epoch, projection.cursor)
         self.drift = Drift(
-            self.facts, epoch=lambda: projection.epoch, read_to=lambda: projection.cursor, behind=self._behind
+            self.facts, epoch=lambda: projection.epoch, read_to=lambda: self.facts.read_to, behind=self._behind
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
