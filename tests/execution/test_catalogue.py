@@ -33,7 +33,7 @@ def record(uid: str, *names: str) -> ObjectRecord:
 
 
 class Here:
-    """A catalogue on a real SQLite; `commits` counts its transactions, `held` holds the disk back."""
+    """A catalogue on a real SQLite; `commits` lists its transactions: how many rows, and whether they were synced."""
 
     def __init__(self, folder) -> None:
         self.database = open_writer(folder / "node.sqlite", resources.ROOT / "projections" / "node")
@@ -50,18 +50,18 @@ class Here:
             nodes={NODE: REGION},
         )
         self.bumped: list[str] = []
-        self.commits: list[int] = []
+        self.commits: list[tuple[int, bool]] = []
         self.bad: set[str] = set()
         self.catalogue = Catalogue(
             Safe(self.vault, voice, REGION), lambda: self.state, self.commit, lambda _, uid: self.bumped.append(uid),
             self.disk, Known(self.database),
         )  # fmt: skip
 
-    def commit(self, rows) -> None:
-        self.commits.append(len(rows))
+    def commit(self, rows, *, synced) -> None:
+        self.commits.append((len(rows), synced))
         if self.bad & {row.get("uid") for _, row in rows}:
             raise StorageFailed("disk")
-        self.database.apply(rows)
+        self.database.apply(rows, synced=synced)
 
     async def put(self, *args, own: int = 0) -> int:
         expect = None if own else (str(self.catalogue._safe.subject(TENANT, "l3", "k")), 0)
@@ -95,6 +95,29 @@ async def test_what_the_disk_refuses_for_one_fails_that_one_alone(here):
     assert [n for n, one in enumerate(done) if isinstance(one, StorageFailed)] == [3]
     assert "o-3" not in here.bumped
     assert len(here.database.rows("SELECT uid FROM objects")) == 19
+
+
+async def test_a_change_is_on_the_disk_when_it_is_answered_and_a_new_object_in_the_vault(here):
+    first = await here.put("o")
+    assert [synced for _, synced in here.commits] == [False]
+    assert here.database.rows("SELECT sequence FROM objects") == [(first,)]
+    assert str(here.catalogue._safe.subject(TENANT, "object", "o")) in here.vault.records
+    await here.put("o", own=first)
+    assert [synced for _, synced in here.commits] == [False, True]
+
+
+async def test_what_the_feed_brings_is_on_the_disk_before_it_goes_on_unless_it_is_a_new_object_of_ours(here):
+    mine = await here.put("mine")
+    where = str(here.catalogue._safe.subject(TENANT, "object", "mine"))
+    stored = here.vault.records[where]
+    here.commits.clear()
+    for _ in range(2):
+        await here.catalogue.take([Stored(mine, where, stored.body, stored.id)])
+    assert [synced for _, synced in here.commits] == [False, True]
+    again = await here.put("mine", own=mine)
+    stored = here.vault.records[where]
+    await here.catalogue.take([Stored(again, where, stored.body, stored.id)])
+    assert [synced for _, synced in here.commits] == [False, True, True, True]
 
 
 async def test_an_older_record_that_arrives_late_changes_neither_object_nor_names(here):

@@ -96,4 +96,29 @@ def test_order_matters_where_one_writes_what_the_other_touches(tmp_path: Path) -
     assert not {"WorkloadEnrolled", "event_routine", "mark_routine"} & writer.conflicts("TenantConfigurationUpdated")
     with pytest.raises(UnknownStatement):
         writer.conflicts("absent")
+
+
+def test_a_commit_that_is_not_synced_is_seen_at_once_and_the_next_one_is_synced_again(tmp_path: Path) -> None:
+    folder = tmp_path / "schema"
+    (folder / "rows").mkdir(parents=True)
+    (folder / "0001_schema.sql").write_text("CREATE TABLE t (x INTEGER) STRICT;")
+    (folder / "rows" / "add.sql").write_text("INSERT INTO t VALUES (:x);")
+    writer = open_writer(tmp_path / "db", folder)
+    levels = []
+    writer._connection.set_trace_callback(
+        lambda sql: (
+            levels.append(writer._connection.execute("PRAGMA synchronous").fetchone()[0])
+            if sql.startswith("BEGIN")
+            else None
+        )
+    )
+    for synced in (True, False, True):
+        writer.apply([("add", {"x": 1})], synced=synced)
+    with pytest.raises(StorageFailed):
+        writer.apply([("add", {})], synced=False)
+    writer.apply([("add", {"x": 1})])
+    reader = open_reader(tmp_path / "db")
+    assert reader.rows("SELECT count(*) FROM t") == [(4,)]
+    assert levels == [2, 1, 2, 1, 2]
+    reader.close()
     writer.close()

@@ -1,16 +1,18 @@
 """The objects of the region's tenants: from the vault into SQLite, from workers into the vault. Sees wrapped keys only.
 
 The vault is the truth (compare-and-set); SQLite is this node's copy, which workers read. Whatever changes a record
-raises its epoch word, so that no worker goes on with an older one.
+raises its epoch word, so that no worker goes on with an older one. A change is on this node's disk when it is answered.
+A new object need not be: the vault has it, and whatever the power took comes again from the vault's feed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,6 +31,7 @@ __all__ = ["Catalogue", "PutRefused"]
 
 _log: Final = logging.getLogger("openkcm.catalogue")
 GROUP: Final = 256  # commits that share one transaction and one sync of the disk
+OWN: Final = 4096  # new objects of ours that the feed has not brought back yet
 #: Records of these kinds are the keychain's: a change by another node may need a look.
 KEY_KINDS: Final = frozenset({"ring", "l2", "l3", "fence"})
 
@@ -41,6 +44,13 @@ class PutRefused(Exception):
         self.code = code
 
 
+class Commit(Protocol):
+    """Commits rows in one transaction (`projector.Writer.apply`)."""
+
+    def __call__(self, rows: Rows, /, *, synced: bool) -> None:
+        """Return when they are there, and with `synced` on the disk."""
+
+
 class Catalogue:
     """All objects of one node."""
 
@@ -48,7 +58,7 @@ class Catalogue:
         self,
         safe: Safe,
         state: Callable[[], State],
-        commit: Callable[[Rows], None],
+        commit: Commit,
         bump: Callable[[str, str], None],
         disk: Executor,
         known: Known,
@@ -56,6 +66,7 @@ class Catalogue:
         self._safe, self._state, self._commit, self._bump, self._disk = safe, state, commit, bump, disk
         self._waiting: list[_Commit] = []
         self._committing: asyncio.Task[None] | None = None
+        self._own: dict[str, int] = {}  # subject -> sequence
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
         self.on_refused: Callable[[str], None] = lambda _subject: None
         self.planted = 0
@@ -81,7 +92,8 @@ class Catalogue:
                 self.planted += 1
                 _log.error("vault record refused: %s", bad)
                 self.on_refused(stored.subject)
-        await self._store([*rows, *known.finish(batch[-1].sequence)], changed)
+        others = [stored for stored in batch if self._own.pop(stored.subject, None) != stored.sequence]
+        await self._store([*rows, *known.finish(batch[-1].sequence)], changed, synced=bool(others))
         known.done()
         self.cursor = max(self.cursor, batch[-1].sequence)
 
@@ -133,7 +145,11 @@ class Catalogue:
         except Conflict as lost:
             await self._look_again(tenant, record.uid)
             raise PutRefused("conflict", str(lost)) from lost
-        await self._keep(tenant, sequence, record)
+        if not own:
+            if len(self._own) >= OWN:
+                self._own.clear()  # they are synced when the feed brings them
+            self._own[str(where)] = sequence
+        await self._keep(tenant, sequence, record, synced=own > 0)
         return sequence
 
     async def _look_again(self, tenant: str, uid: str) -> None:
@@ -143,12 +159,13 @@ class Catalogue:
         except (BusError, Planted) as bad:
             _log.warning("%s/%s was changed elsewhere and cannot be read: %s", tenant, uid, bad)
 
-    async def _keep(self, tenant: str, sequence: int, record: ObjectRecord) -> None:
-        await self._store(_rows(tenant, sequence, record, msgspec.json.encode(record)), [(tenant, record.uid)])
+    async def _keep(self, tenant: str, sequence: int, record: ObjectRecord, *, synced: bool = True) -> None:
+        rows = _rows(tenant, sequence, record, msgspec.json.encode(record))
+        await self._store(rows, [(tenant, record.uid)], synced=synced)
 
-    async def _store(self, rows: Rows, changed: list[tuple[str, str]]) -> None:
-        """Return when the rows are on the disk. Whoever comes while a commit is under way shares the next one."""
-        mine = _Commit(rows, changed, asyncio.get_running_loop().create_future())
+    async def _store(self, rows: Rows, changed: list[tuple[str, str]], *, synced: bool) -> None:
+        """Return when the rows are committed. Whoever comes while a commit is under way shares the next one."""
+        mine = _Commit(rows, changed, synced, asyncio.get_running_loop().create_future())
         self._waiting.append(mine)
         if self._committing is None:
             self._committing = asyncio.ensure_future(self._commit_all())
@@ -167,8 +184,9 @@ class Catalogue:
     async def _commit_group(self, group: list[_Commit]) -> bool:
         """Commit in one transaction; False, and nobody told, when that failed for several."""
         rows = [row for one in group for row in one.rows]
+        commit = functools.partial(self._commit, rows, synced=any(one.synced for one in group))
         try:
-            await asyncio.get_running_loop().run_in_executor(self._disk, self._commit, rows)
+            await asyncio.get_running_loop().run_in_executor(self._disk, commit)
         except Exception as bad:  # whoever waits for it is told, and nobody else
             if len(group) == 1:
                 group[0].done.set_exception(bad)
@@ -183,10 +201,10 @@ class Catalogue:
 class _Commit:
     """Rows that wait for the disk, the objects they change, and who waits."""
 
-    __slots__ = ("changed", "done", "rows")
+    __slots__ = ("changed", "done", "rows", "synced")
 
-    def __init__(self, rows: Rows, changed: list[tuple[str, str]], done: asyncio.Future[None]) -> None:
-        self.rows, self.changed, self.done = rows, changed, done
+    def __init__(self, rows: Rows, changed: list[tuple[str, str]], synced: bool, done: asyncio.Future[None]) -> None:
+        self.rows, self.changed, self.synced, self.done = rows, changed, synced, done
 
 
 def _rows(tenant: str, sequence: int, record: ObjectRecord, data: bytes) -> Rows:

@@ -97,12 +97,15 @@ class Writer(Reader):
     def __init__(self, connection: sqlite3.Connection, named: Mapping[str, Named]) -> None:
         super().__init__(connection)
         self._named = named
+        self._synchronous: int = connection.execute("PRAGMA synchronous").fetchone()[0]
 
-    def apply(self, batch: Iterable[tuple[str, Mapping[str, Value]]]) -> None:
+    def apply(self, batch: Iterable[tuple[str, Mapping[str, Value]]], *, synced: bool = True) -> None:
         """Run named statements in one transaction: all of them are committed and synced, or none.
 
         Args:
             batch: Pairs of a file's stem and its `:named` parameters; parameters a statement does not name are ignored.
+            synced: False for what can be had again from elsewhere: every reader sees it at once, and it is on the disk
+                with the next commit that is synced; until then a loss of power takes it.
 
         Raises:
             UnknownStatement: No shipped file of that name; nothing ran.
@@ -114,7 +117,7 @@ class Writer(Reader):
                 runs[-1][1].append(parameters)
             else:
                 runs.append((name, [parameters]))
-        self.apply_runs(runs)
+        self.apply_runs(runs, synced=synced)
 
     def conflicts(self, name: str) -> frozenset[str]:
         """Return the statements whose order against this one matters; rows of all others may change places with its.
@@ -124,7 +127,7 @@ class Writer(Reader):
         """
         return self._of(name).conflicts
 
-    def apply_runs(self, runs: Iterable[tuple[str, Sequence[Mapping[str, Value]]]]) -> None:
+    def apply_runs(self, runs: Iterable[tuple[str, Sequence[Mapping[str, Value]]]], *, synced: bool = True) -> None:
         """The same, each name with its rows in a row.
 
         Raises:
@@ -135,6 +138,8 @@ class Writer(Reader):
         with self._lock:
             at = "begin"
             try:
+                if not synced:
+                    self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.execute("BEGIN IMMEDIATE")
                 for at, statement, rows in known:  # noqa: B007 -- the error names it
                     self._run(statement, rows)
@@ -143,6 +148,9 @@ class Writer(Reader):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise StorageFailed(f"{at}: {bad}") from bad
+            finally:
+                if not synced:
+                    self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
 
     def _of(self, name: str) -> Named:
         found = self._named.get(name)
