@@ -332,3 +332,22 @@ async def test_a_token_that_was_good_is_refused_as_soon_as_the_issuer_has_other_
         assert (await stack.ask(None, "GET", "/tenants", token=old)).status_code == 401
     finally:
         stack.idp.key = kept
+
+
+async def test_what_the_end_of_the_process_cuts_off_is_told_to_come_back_and_not_that_something_is_wrong() -> None:
+    at, sent = edge.Edge(door()), []
+
+    async def app(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "state": {"kind": "write"}}
+    task = asyncio.create_task(at.guarded(app)(scope, None, send))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    task.cancel()  # as the server does when it has waited long enough
+    await task
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"1") in sent[0]["headers"]
+    assert await at.admission.slots.enter("write")

@@ -86,8 +86,7 @@ class Edge:
             slots = self.admission.slots
             if not await slots.enter(kind):
                 self.admission.refused["busy"] += 1
-                await send({"type": "http.response.start", "status": BUSY.status, "headers": list(BUSY.headers)})
-                await send({"type": "http.response.body", "body": BUSY.body, "more_body": False})
+                await _busy(send)
                 return
             inside = True
 
@@ -100,6 +99,10 @@ class Edge:
 
             try:
                 await app(scope, receive, sent)
+            except asyncio.CancelledError:  # the process ends, and this took longer than it waits: nothing is promised
+                if not inside:
+                    raise
+                await _busy(send)
             finally:
                 if inside:
                     slots.leave(scope["state"]["kind"])
@@ -109,6 +112,11 @@ class Edge:
     def protocol(self, **given: Any) -> Door:
         """Return the protocol of a new connection, as uvicorn asks for it."""
         return Door(self, **given)
+
+
+async def _busy(send: Send) -> None:
+    await send({"type": "http.response.start", "status": BUSY.status, "headers": list(BUSY.headers)})
+    await send({"type": "http.response.body", "body": BUSY.body, "more_body": False})
 
 
 class Door(HttpToolsProtocol):
