@@ -509,3 +509,25 @@ async def test_what_a_customers_tool_asks_its_own_kms_for_is_told_and_no_token_o
     other = await stack.tenant()  # its root is a file: nothing is imported into one
     answer = await stack.ask(f"{other}-admin", "GET", f"/tenants/{other}/regions/{EU}/root-key/import")
     problem(answer, 404, "not-found")
+
+
+async def test_nothing_routine_is_appended_that_a_node_of_the_region_cannot_read(stack):
+    tenant = await stack.tenant()
+    admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}"
+    older = reports.HealthCheck(
+        node=EU_NODE, region=EU, nonce="0" * 32, boot_id="b", sent_boottime_ns=1, ledger_epoch=1, cursor=(0, 0),
+        known_tags=("AccessRevoked.1", "TenantConfigurationUpdated.1"), workers=1, memory="mlock",
+        sealed_mappings=False, dropped=0,
+    )  # fmt: skip
+    stack.cmk.watch.heard(older, 0)
+    try:
+        before = await stack.last()
+        refused = await stack.ask(admin, "POST", f"{path}/systems", {"system": "another"})
+        assert refused.status_code == 409
+        assert EU_NODE in refused.text
+        assert "SystemRegistered" in refused.text
+        assert await stack.last() == before
+        stack.cmk.watch.heard(msgspec.structs.replace(older, known_tags=()), 0)
+        await stack.must(admin, "POST", f"{path}/systems", {"system": "another"})
+    finally:
+        del stack.cmk.watch.health[EU_NODE]
