@@ -69,7 +69,7 @@ class Orbital:
     def server_of(self, user: str) -> str:
         """Which server a user belongs to."""
         for region in self.regions:
-            if user in (*region.nodes, f"{region.region}-admin"):
+            if user in (*region.nodes, f"{region.region}-admin", f"{region.region}-auditor"):
                 return region.region
         return servers.HUB
 

@@ -54,6 +54,7 @@ from press import Press  # noqa: E402
 TENANT: Final = "acme"
 SAMPLES: Final = 200
 IN_FLIGHT: Final = 256
+GIVE_UP_S: Final = 1200  # a million objects take some minutes to read
 OWN: Final = frozenset({"Unique Identifier", "Name", "Object Group", "x-owner"})
 
 
@@ -139,7 +140,10 @@ def counted(node: RunningNode) -> int:
 
 async def caught_up(node: RunningNode, objects: int) -> None:
     """Wait until the catalogue has so many."""
-    while counted(node) < objects:  # noqa: ASYNC110 -- another process's file
+    until = time.monotonic() + GIVE_UP_S
+    while (has := counted(node)) < objects:
+        if time.monotonic() > until:
+            raise SystemExit(f"the catalogue has {has} of {objects} objects; {node.tail()}")
         await asyncio.sleep(0.25)
 
 
@@ -154,6 +158,8 @@ async def started(node: RunningNode, residence: Residence, uid: str, objects: in
         (item,) = await client.batch(GetRequest(unique_identifier=uid))
         if item.payload is not None:
             break
+        if time.monotonic() - began > GIVE_UP_S:
+            raise SystemExit(f"the node does not serve: {item.reason} {item.message}; {node.tail()}")
         await asyncio.sleep(0.05)
     served = time.monotonic() - began
     await client.close()

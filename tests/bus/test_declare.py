@@ -15,12 +15,13 @@ from openkcm.contract.subjects import report_token
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital, shipped_regions
 
 
-def test_the_outbox_names_every_report_but_the_health_check() -> None:
-    (outbox,) = [
-        d for d in declare.declared("region", shipped_regions()[:1]) if d.stream == "REPORTS-OUT" and not d.consumer
-    ]
-    tags = {report_token(report.__name__) for report in REPORTS.values()} - {"health-check"}
-    assert set(outbox.body["subjects"]) == {f"kcm.report.{EU}.*.*.{tag}" for tag in tags}
+def test_every_report_but_the_health_check_has_its_stream_and_the_use_of_keys_one_that_stays_in_the_region() -> None:
+    streams = {d.stream: d.body for d in declare.declared("region", shipped_regions()[:1]) if not d.consumer}
+    tags = {report_token(report.__name__) for report in REPORTS.values()} - {"health-check", "key-usage"}
+    assert set(streams["REPORTS-OUT"]["subjects"]) == {f"kcm.report.{EU}.*.*.{tag}" for tag in tags}
+    assert streams["USAGE"]["subjects"] == [f"kcm.report.{EU}.*.*.key-usage"]
+    taken = [d.stream for d in declare.declared("region", shipped_regions()[:1]) if d.consumer]
+    assert "USAGE" not in taken  # nobody sources it
 
 
 def test_no_placeholder_is_left_in_what_is_sent() -> None:

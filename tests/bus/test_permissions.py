@@ -44,7 +44,8 @@ def roles_of(user: str, region: str) -> tuple[str, str, str]:
     """(role, region, node) of a user."""
     if user in ACCOUNT_OF:
         return user, "", ""
-    return ("{region}-admin", region, "") if user == f"{region}-admin" else ("{node}", region, user)
+    staff = {f"{region}-{what}": f"{{region}}-{what}" for what in ("admin", "auditor")}
+    return (staff[user], region, "") if user in staff else ("{node}", region, user)
 
 
 def concrete(subject: str) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from execution.in_process import InProcess
 from execution.kmip_client import GCM
 from openkcm.bus.errors import Unavailable
+from openkcm.contract import reports, resources
+from openkcm.contract.seal import Signer
 from openkcm.execution import bench, control
 from openkcm.execution.counting import Counting
+from openkcm.execution.outbox import Outbox
+from openkcm.execution.voice import Voice
 from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
+from openkcm.projector import open_writer
+from openkcm.projector.database import StorageFailed
 
 
 @pytest.fixture
@@ -63,28 +71,62 @@ def test_many_keys_are_handed_over_before_they_are_too_many(inside, monkeypatch)
     assert {uid for u in told for uid in u.counts} == set(uids)
 
 
-async def test_counts_add_up_over_workers_and_wait_for_the_bus():
+async def test_counts_add_up_over_workers_and_wait_for_the_bus(tmp_path):
     sent, away = [], [True]
 
-    async def report(tenant, usage):
+    async def send(e):
         if away[0]:
             raise Unavailable("no bus")
-        sent.append((tenant, usage.object_id, usage.workload, usage.encrypted, usage.decrypted, usage.since_ms))
+        sent.append(reports.read(e.tag, e.data))
 
     clock = [1000.0]
-    counting = Counting(report, lambda: clock[0])
+    voice, disk = Voice("eu-frankfurt-1", "eu-frankfurt", Signer(bytes(32))), ThreadPoolExecutor(1)
+    path, schema = tmp_path / "node.sqlite", resources.ROOT / "projections" / "node"
+
+    def started(database):
+        outbox = Outbox(database, disk, lambda tenant, r: voice.report(tenant, r, epoch=1), send)
+        return outbox, Counting(outbox, lambda: clock[0])
+
+    _, counting = started(open_writer(path, schema))
     counting.add(control.Used("acme", "pay", "p", {"k1": (2, 1), "k2": (1, 0)}))
     counting.add(control.Used("acme", "pay", "p", {"k1": (3, 0)}))
     counting.add(control.Used("acme", "pay", "q", {"k1": (0, 7)}))
     clock[0] = 4600.0
     await counting.flush()
     assert not sent
-    counting.add(control.Used("acme", "pay", "p", {"k1": (1, -5)}))  # a worker that lies cannot take away
+    outbox, counting = started(open_writer(path, schema))  # the custodian was killed meanwhile
     away[0] = False
+    await outbox.send()
+    (first,) = sent
+    assert (first.tenant, first.number, first.since_ms, first.until_ms) == ("acme", 1, 1_000_000, 4_600_000)
+    assert {(u.object_id, u.workload, u.encrypted, u.decrypted) for u in first.used} == {
+        ("k1", "p", 5, 1), ("k2", "p", 1, 0), ("k1", "q", 0, 7),
+    }  # fmt: skip
+    counting.add(control.Used("acme", "pay", "p", {"k1": (1, -5)}))  # a worker that lies cannot take away
     await counting.flush()
-    assert sorted(sent) == [
-        ("acme", "k1", "p", 6, 1, 1_000_000), ("acme", "k1", "q", 0, 7, 1_000_000), ("acme", "k2", "p", 1, 0, 1_000_000),
-    ]  # fmt: skip
-    sent.clear()
     await counting.flush()
-    assert not sent
+    assert len(sent) == 2
+    second = sent[1]
+    assert (second.series, second.number) == (first.series, 2)
+    assert [(u.object_id, u.encrypted, u.decrypted) for u in second.used] == [("k1", 1, 0)]
+
+
+async def test_what_the_disk_does_not_take_is_reported_the_next_time(tmp_path, monkeypatch):
+    sent, voice = [], Voice("eu-frankfurt-1", "eu-frankfurt", Signer(bytes(32)))
+
+    async def send(e):
+        sent.append(reports.read(e.tag, e.data))
+
+    def full(_):
+        raise StorageFailed("disk full")
+
+    database = open_writer(tmp_path / "node.sqlite", resources.ROOT / "projections" / "node")
+    outbox = Outbox(database, ThreadPoolExecutor(1), lambda tenant, r: voice.report(tenant, r, epoch=1), send)
+    counting = Counting(outbox)
+    counting.add(control.Used("acme", "pay", "p", {"k1": (2, 1)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "apply", full)
+        await counting.flush()
+    counting.add(control.Used("acme", "pay", "p", {"k1": (1, 1)}))
+    await counting.flush()
+    assert [(r.number, u.encrypted, u.decrypted) for r in sent for u in r.used] == [(1, 3, 2)]

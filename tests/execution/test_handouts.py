@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from custody.residence_bench import onboard, settled
+from custody.residence_bench import REGION, onboard, settled
 from execution.in_process import InProcess
 from execution.kmip_client import Failed
 from node_bench import Governor, RunningNode, opening
 from openkcm.bus.errors import Unavailable
+from openkcm.bus.reports import usage
 from openkcm.contract import decrees as d
 from openkcm.contract import reports, resources
+from openkcm.contract.envelope import decode
 from openkcm.contract.seal import Signer
 from openkcm.execution import control, handoutlog, handouts
 from openkcm.execution.handoutlog import Entry, HandOutLog, LogFull
@@ -163,10 +165,10 @@ async def test_many_gets_are_one_report(desk):
 
 
 async def test_a_report_carries_so_many_keys_and_no_more(desk):
-    for i in range(reports.MOST_HANDED + 1):
+    for i in range(reports.MOST_COUNTED + 1):
         desk.log.write(Entry("acme", "r" * 63, "w" * 63, f"{i:063}", False, 1 << 42))
     await desk.handouts.flush()
-    assert [len(r.handed) for r in desk.told()] == [reports.MOST_HANDED, 1]
+    assert [len(r.handed) for r in desk.told()] == [reports.MOST_COUNTED, 1]
     assert max(len(e.data) for e in desk.sent) < 60_000
 
 
@@ -305,10 +307,19 @@ async def test_a_node_killed_right_after_gets_reports_them_when_it_is_back_and_b
             await governor.until(lambda: governor.acked("acme", "routine", 6))
             with pytest.raises(Failed, match="hand-out policy"):
                 await client.call(GetRequest(unique_identifier=uid))
+            done = [await client.encrypt(uid, b"x") for _ in range(5)]
+            assert await client.decrypt(uid, done[0]) == b"x"
             await governor.append(press.residence("acme", d.AccessRevoked(reason="ordered"), counter=1))
             await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))
             assert handed() == 27
             numbers = [r.number for r in governor.seen if isinstance(r, reports.HandedOut)]
             assert numbers == list(range(1, len(numbers) + 1))
             await client.close()
-        node.stop()
+            node.stop()
+            auditor = await orbital.connect(f"{REGION}-auditor")  # the use of keys is in the region, and nowhere else
+            held = await usage(auditor, REGION, "acme")
+            assert await usage(auditor, REGION, "bolt") == []
+            await auditor.close()
+            told = [reports.read(e.tag, e.data) for e in (decode(body) for _, body in held)]
+            assert [(r.number, u.object_id, u.encrypted, u.decrypted) for r in told for u in r.used] == [(1, uid, 5, 1)]
+            assert not [r for r in governor.seen if isinstance(r, reports.KeyUsage)]

@@ -154,8 +154,11 @@ REPORTS: Final[tuple[r.Report, ...]] = (
     r.RootStateObserved(tenant=TENANT, state="KeyDisabled", detail="DisabledException", root_version="v1"),
     r.WorkloadDenied(tenant=TENANT, workload="payments", reason="removed"),
     r.KeyUsage(
-        tenant=TENANT, registration="reg-00000001", workload="payments", object_id="obj-00000001", encrypted=7,
-        decrypted=8, since_ms=1_750_000_000_000,
+        tenant=TENANT, series="0a0b0c0d-0e0f-4a0b-8c0d-0e0f0a0b0c0d", number=7, since_ms=1_750_000_000_000,
+        until_ms=1_750_003_600_000,
+        used=(
+            r.Used(registration="reg-00000001", workload="payments", object_id="obj-00000001", encrypted=7, decrypted=8),
+        ),
     ),
     r.HandedOut(
         tenant=TENANT, series="0a0b0c0d-0e0f-4a0b-8c0d-0e0f0a0b0c0d", number=7,

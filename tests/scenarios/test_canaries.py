@@ -31,8 +31,8 @@ EU, US = "eu-frankfurt", "us-virginia"
 PLAINTEXT = b"canary plaintext 6b1f07"
 STREAMS = {
     "hub": {"ledger-admin": ["LEDGER"], "reports-admin": ["REPORTS", "HEALTH"]},
-    EU: {f"{EU}-admin": ["LEDGER", "LEDGER-CRITICAL", "REPORTS-OUT", "VAULT"]},
-    US: {f"{US}-admin": ["LEDGER", "LEDGER-CRITICAL", "REPORTS-OUT", "VAULT"]},
+    EU: {f"{EU}-admin": ["LEDGER", "LEDGER-CRITICAL", "REPORTS-OUT", "USAGE", "VAULT"]},
+    US: {f"{US}-admin": ["LEDGER", "LEDGER-CRITICAL", "REPORTS-OUT", "USAGE", "VAULT"]},
 }
 
 

@@ -19,6 +19,7 @@ import msgspec
 from openkcm.audit import records
 from openkcm.audit.asof import CLOCK
 from openkcm.audit.trees import Leaf, Proof
+from openkcm.audit.usage import Usage
 from openkcm.audit.verify import AuditError, Event
 from openkcm.contract import decrees, envelope, merkle, subjects
 from openkcm.contract.checkpoint import Note, epoch_of, ledger_name
@@ -117,7 +118,7 @@ class _Leaves:
 
 def write(
     folder: Path, replay: Reader, trust_root: bytes, checkpoints: Checkpoints, *, tenant: str | None, made_at: str,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None, usage: Usage | None = None,
 ) -> Exported:  # fmt: skip
     """Write the export of a replayed ledger.
 
@@ -125,6 +126,7 @@ def write(
         folder: Made here.
         tenant: Only this tenant's slice; None writes the whole ledger.
         made_at: RFC 3339, for the record.
+        usage: Of a tenant: what its regions hold of the use of its keys; None: they were not asked.
 
     Raises:
         NotExported: The folder exists, or there is nothing to write.
@@ -157,6 +159,8 @@ def write(
             events, last = events + 1, sequence
             if events % 1000 == 0:
                 progress(events)
+    if usage is not None:
+        (folder / "usage.ndjson").write_bytes(b"".join(line + b"\n" for line in usage.lines))
     trees = _write_checkpoints(folder, checkpoints)
     _write_json(folder / "keys.json", _keys(replay, trust_root))
     words = limits(tenant)

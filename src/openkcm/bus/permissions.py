@@ -63,6 +63,7 @@ ACCOUNT_OF: Final[dict[str, str]] = {
     "auditor": AUDIT,
     "leaf-{region}": REGION,  # the region's leaf server, on the hub
     "{region}-admin": REGION,  # on the leaf
+    "{region}-auditor": REGION,  # on the leaf
     "{node}": REGION,  # on the leaf
 }
 
@@ -95,6 +96,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
         "$JS.API.STREAM.INFO.LEDGER",
         "$JS.ledger.API.DIRECT.GET.CHECKPOINTS", "$JS.ledger.API.DIRECT.GET.COSIGNATURES"),
+    # The auditor of a region: what keys were used for, which no hub has; nothing of vault or mirrors.
+    *_rules("{region}-auditor", "publish", "$JS.API.DIRECT.GET.USAGE", "$JS.API.STREAM.INFO.USAGE"),
     # A node: its own four consumers, its own reports, its region's vault; single messages of its mirrors, to read a
     # residence again; and nothing that names a consumer's filter.
     *(Rule("{node}", "publish", subject.format(consumer=consumer, node="{node}"))
@@ -175,7 +178,7 @@ def users_of_hub(regions: Iterable[RegionConfiguration]) -> list[str]:
 
 def users_of_leaf(region: RegionConfiguration) -> list[str]:
     """Return the names of all users of a region's leaf."""
-    return [f"{region.region}-admin", *region.nodes]
+    return [f"{region.region}-admin", f"{region.region}-auditor", *region.nodes]
 
 
 def hub_includes(regions: Iterable[RegionConfiguration], keys: Mapping[str, str]) -> dict[str, str]:
@@ -195,8 +198,8 @@ def hub_includes(regions: Iterable[RegionConfiguration], keys: Mapping[str, str]
 
 def leaf_includes(region: RegionConfiguration, keys: Mapping[str, str]) -> dict[str, str]:
     """Return a leaf's included files by name. `keys`: public nkey of each user of that leaf."""
-    admin = f"{region.region}-admin"
-    users = [_user(admin, keys[admin], "{region}-admin", region.region)]
+    staff = {role: _fill(role, region.region) for role in ("{region}-admin", "{region}-auditor")}
+    users = [_user(name, keys[name], role, region.region) for role, name in staff.items()]
     users += [_user(node, keys[node], "{node}", region.region, node) for node in region.nodes]
     return {"users.conf": _list("users", users, "")}
 

@@ -9,7 +9,7 @@ from openkcm.bus import feed
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.publish import Appended, publish
 
-__all__ = ["Reports", "send"]
+__all__ = ["Reports", "send", "usage"]
 
 #: The hub's account REPORTS as governance sees it from the ledger's.
 SOURCE: Final = feed.Source(get="$JS.reports.API.DIRECT.GET.REPORTS", live="kcm.reported.>")
@@ -56,3 +56,17 @@ async def send(
         return None if sequence is None else Stored(sequence, subject, body, id)
 
     return await publish(connection, subject, body, id=id, tag=tag, expected={}, find=find, timeout_s=timeout_s)
+
+
+async def usage(connection: Connection, region: str, tenant: str) -> list[tuple[str, bytes]]:
+    """Return (subject, bytes) of all that a region holds of the use of a tenant's keys. For the region's auditor.
+
+    Raises:
+        Unavailable, Refused: As they say.
+    """
+    found: list[tuple[str, bytes]] = []
+    after, pattern = 0, f"kcm.report.{region}.*.{tenant}.key-usage"
+    while page := await feed.page(connection, "$JS.API.DIRECT.GET.USAGE", after=after, subject=pattern):
+        found += [(stored.subject, stored.body) for stored in page]
+        after = page[-1].sequence
+    return found

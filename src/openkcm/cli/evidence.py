@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +20,12 @@ from openkcm.audit.examine import examine
 from openkcm.audit.page import page_of
 from openkcm.audit.records import utc
 from openkcm.audit.replay import Replay
+from openkcm.audit.usage import Usage, read
 from openkcm.audit.verify import AuditError
 from openkcm.cli import endpoints
 from openkcm.cli.audit import BROKEN, INTACT, NOT_AUDITED, as_json_text, broken
 from openkcm.cli.show import progress, wide_console
-from openkcm.cli.sources import Source
+from openkcm.cli.sources import Source, read_usage
 from openkcm.client import Portal, Problem
 from openkcm.contract import checkpoint as cp
 from openkcm.contract.decrees import stricter
@@ -42,12 +45,16 @@ def export(source: Source, folder: Path, *, tenant: str | None, as_json: bool) -
         with Replay(source.trust_root) as whole:
             _verified(source, whole)
             notes = checkpoints(source, whole.writer)
+            used = _usage(source, whole.writer, tenant)
             with progress("exported") as seen:
                 done = exports.write(
-                    folder, whole.writer, source.trust_root, notes, tenant=tenant, made_at=_now(), progress=seen
-                )
+                    folder, whole.writer, source.trust_root, notes, tenant=tenant, made_at=_now(), progress=seen,
+                    usage=used,
+                )  # fmt: skip
     except (*NOT_AUDITED, Problem, ContractError) as bad:
         return broken(bad, as_json=as_json)
+    if used is not None and (used.missing or used.refused):
+        print(f"of the use of keys {used.missing} reports are missing and {used.refused} were none", file=sys.stderr)
     if as_json:
         print(as_json_text(done))
     else:
@@ -209,6 +216,16 @@ def _handed_out(source: Source, replay: Reader, revocation: str) -> list[dict[st
         ]  # fmt: skip
     finally:
         reader.close()
+
+
+def _usage(source: Source, replay: Reader, tenant: str | None) -> Usage | None:
+    """What the tenant's regions hold of the use of its keys; None for a whole ledger, or without a running stack."""
+    if tenant is None or source.state is None:
+        return None
+    regions = [r for (r,) in replay.rows("SELECT region FROM tenant_region WHERE tenant = ? ORDER BY 1", (tenant,))]
+    rows = replay.rows("SELECT key, node, region, public_key FROM node")
+    nodes = {key: (node, region, base64.b64decode(public)) for key, node, region, public in rows}
+    return read(asyncio.run(read_usage(source.state, tenant, regions)), tenant, nodes)
 
 
 def _now() -> str:

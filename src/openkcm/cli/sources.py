@@ -7,7 +7,7 @@ import base64
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,10 @@ from openkcm.audit.trees import SignedTrees, Slice
 from openkcm.bus.connection import Access, Stored, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.reports import usage
 
-__all__ = ["Source", "auditor_access", "mirrored", "of_export", "of_stack", "read_mirror", "trust_root"]
+__all__ = ["Source", "auditor_access", "mirrored", "of_export", "of_stack", "read_mirror", "read_usage",
+           "trust_root"]  # fmt: skip
 
 MIRROR_LATE_S: Final = 10.0
 AHEAD: Final = 8192  # messages read while others are judged
@@ -182,3 +184,29 @@ async def _read(state: Path, at_least: int) -> AsyncIterator[Stored]:
             yield stored
     finally:
         await connection.close()
+
+
+async def read_usage(state: Path, tenant: str, regions: Iterable[str]) -> list[tuple[str, bytes]]:
+    """Return what these regions hold of the use of a tenant's keys: asked of each, as its own auditor.
+
+    Raises:
+        BusError: A region does not answer: an export without it would look complete.
+    """
+    found: list[tuple[str, bytes]] = []
+    nodes = [msgspec.json.decode(path.read_bytes()) for path in _node_files(state)]
+    for region in regions:
+        node = next((n for n in nodes if n["region"] == region), None)
+        if node is None:
+            raise BusError(f"this stack has no node in {region}")
+        user = f"{region}-auditor"
+        own = {"nkey": str(state / "nats" / "users" / f"{user}.nk"), "inbox": f"_INBOX.{user}"}
+        connection = await connect(msgspec.convert({**node["nats"], **own}, Access), name=user)
+        try:
+            found += await usage(connection, region, tenant)
+        finally:
+            await connection.close()
+    return found
+
+
+def _node_files(state: Path) -> list[Path]:
+    return sorted(state.glob("nodes/*/node.json"))

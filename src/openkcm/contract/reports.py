@@ -27,6 +27,7 @@ __all__ = [
     "Counted",
     "HandedOut",
     "HealthCheck",
+    "KeyUsage",
     "Recheck",
     "Report",
     "ResidenceDigest",
@@ -218,7 +219,7 @@ class Counted(Report, frozen=True, kw_only=True):
     number: Count = 0
 
 
-MOST_HANDED: Final = 128  # in one report: at most 45 KiB of the 64 that a message may have
+MOST_COUNTED: Final = 128  # keys in one report: at most 45 KiB of the 64 that a message may have
 
 
 class Handed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,7 +242,7 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class HandedOut(Counted, frozen=True, kw_only=True):
     """KMIP Gets and Exports handed keys out of the node."""
 
-    handed: Annotated[tuple[Handed, ...], Meta(max_length=MOST_HANDED)]
+    handed: Annotated[tuple[Handed, ...], Meta(max_length=MOST_COUNTED)]
 
 
 class WorkloadDenied(Report, frozen=True, kw_only=True):
@@ -252,16 +253,26 @@ class WorkloadDenied(Report, frozen=True, kw_only=True):
     reason: str
 
 
-class KeyUsage(Report, frozen=True, kw_only=True):
-    """Operations of one key by one workload since the last such report."""
+class Used(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Operations of one key for one workload."""
 
-    tenant: TenantId
     registration: str
     workload: str
     object_id: str
     encrypted: Count
     decrypted: Count
+
+
+class KeyUsage(Counted, frozen=True, kw_only=True):
+    """What keys were used for since the last such report. It stays in its region: the hub never has it.
+
+    Attributes:
+        since_ms, until_ms: UTC of the node. None: not recorded.
+    """
+
     since_ms: Count
+    until_ms: Count | None = None
+    used: Annotated[tuple[Used, ...], Meta(max_length=MOST_COUNTED)]
 
 
 class CheckpointCosigned(Report, frozen=True, kw_only=True):
@@ -327,7 +338,7 @@ REPORTS: Final[dict[str, type[Report]]] = {
     HEALTH_TAG: HealthCheck,
     "RootStateObserved.1": RootStateObserved,
     "WorkloadDenied.1": WorkloadDenied,
-    "KeyUsage.1": KeyUsage,
+    "KeyUsage.2": KeyUsage,
     "HandedOut.2": HandedOut,
     "CheckpointCosigned.1": CheckpointCosigned,
 }

@@ -92,6 +92,23 @@ class _HealthCheck1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     residences: tuple[_Mark1, ...] = ()
 
 
+class _KeyUsage1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A report for each key, without an end, and not numbered."""
+
+    tenant: str
+    registration: str
+    workload: str
+    object_id: str
+    encrypted: int
+    decrypted: int
+    since_ms: int
+
+
+def _used_one(old: _KeyUsage1) -> dict[str, Any]:
+    one = msgspec.structs.asdict(old)
+    return {"tenant": one.pop("tenant"), "since_ms": one.pop("since_ms"), "used": [one]}
+
+
 class Retired(NamedTuple):
     """One retired tag: its shape, the tag that follows it, and the successor's fields."""
 
@@ -108,6 +125,7 @@ RETIRED: Final[dict[str, Retired]] = {
 }
 
 RETIRED_REPORTS: Final[dict[str, Retired]] = {
+    "KeyUsage.1": Retired(_KeyUsage1, "KeyUsage.2", _used_one),
     "HandedOut.1": Retired(_HandedOut1, "HandedOut.2", _handed_once),
     "HealthCheck.1": Retired(_HealthCheck1, "HealthCheck.2", msgspec.to_builtins),
 }

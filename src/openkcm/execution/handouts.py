@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from openkcm.contract.reports import MOST_HANDED, Handed, HandedOut
+from openkcm.contract.reports import MOST_COUNTED, Handed, HandedOut
 from openkcm.execution.handoutlog import Entry, HandOutLog
 from openkcm.execution.outbox import Outbox
 from openkcm.execution.residence_state import Rows
@@ -100,7 +100,7 @@ class HandOuts:
                 _log.error("hand-outs of %d keys wait for the bus; no more are taken", len(self._open))
                 self._alarm("hand-outs-too-many")
                 return
-            tenants = dict.fromkeys(key[0] for key in counts if not self._outbox.holds(key[0]))
+            tenants = dict.fromkeys(key[0] for key in counts if not self._outbox.holds(key[0], HandedOut))
             if not ends and not tenants:
                 return
             rows: Rows = [("handed_log", {"name": log.name, "number": end}) for log, end in ends]
@@ -139,7 +139,7 @@ def _reports(counts: dict[Key, list[int]], tenants: Iterable[str]) -> list[Hande
                          first_ms=first_ms, last_ms=last_ms)  # fmt: skip
             handed[tenant].append(one)
     return [
-        HandedOut(tenant=tenant, handed=tuple(of[start : start + MOST_HANDED]))
+        HandedOut(tenant=tenant, handed=tuple(of[start : start + MOST_COUNTED]))
         for tenant, of in handed.items()
-        for start in range(0, len(of), MOST_HANDED)
+        for start in range(0, len(of), MOST_COUNTED)
     ]

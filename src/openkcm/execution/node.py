@@ -194,7 +194,7 @@ class Node:
 
         handouts = HandOuts(database, outbox, crew.hand_out_logs, knows, custodian.raise_alarm)
         reporter.before_ack = handouts.flush
-        counting = Counting(reporter.report)
+        counting = Counting(outbox)
         trust = Trust.read(node.kmip.client_ca)
         desk = Desk(custodian, gates, keychain, catalogue, handouts.wake, counting.add, trust)
         custodian.on_trust = lambda: crew.trust(in_force(custodian.state, trust))

@@ -17,7 +17,6 @@ __all__ = ["Heard", "UnknownNode", "hear", "rows_of"]
 #: Reports that are only counted, and what each count is about.
 NOTES: Final[dict[type[reports.Report], Callable[[reports.Report], str]]] = {
     reports.WorkloadDenied: lambda r: f"{r.workload}/{r.reason}",  # type: ignore[attr-defined]
-    reports.KeyUsage: lambda r: f"{r.registration}/{r.workload}/{r.object_id}",  # type: ignore[attr-defined]
 }
 
 #: Reports that have a table of their own.
