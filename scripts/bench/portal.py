@@ -399,6 +399,7 @@ if __name__ == "__main__":
     if given.listen:
         uvloop.run(listen(given.listen, given.url, given.tokens))
         sys.exit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and what was started ends with it
     target: Path = given.out
     result: dict[str, Any] = json.loads(target.read_text()) if target.exists() and given.only else {}
     parts = given.only or ["read_model", "http", "flood"]
