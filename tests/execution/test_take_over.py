@@ -76,7 +76,7 @@ async def here(tmp_path):
 
 @pytest.mark.timeout(240)
 async def test_no_operation_fails_while_the_next_process_takes_over(here):
-    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100)
+    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100, patience_s=60)
     with Load(task) as load:
         await asyncio.sleep(1)
         for old in (None, here.served()):
@@ -94,7 +94,7 @@ async def test_no_operation_fails_while_the_next_process_takes_over(here):
 @pytest.mark.timeout(240)
 async def test_a_revocation_amid_a_take_over_is_acknowledged_by_whoever_obeys_it_and_nothing_is_served_after(here):
     governor = here.governor
-    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100)
+    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100, patience_s=60)
     with Load(task) as load:
         await asyncio.sleep(0.5)
         before = here.node.process

@@ -125,7 +125,7 @@ def under_way(stack: Stack, region: str):
     """Constant KMIP load on a region's first node by a client that looks whether its connection was ended."""
     kmip, workload = stack.node(region).kmip, stack.endpoints.workloads["acme/payments"]
     uid = until(lambda: load.make_key(kmip, workload))
-    return load.Load(load.Task(kmip=kmip, workload=workload, uid=uid, connections=4, rate=100))
+    return load.Load(load.Task(kmip=kmip, workload=workload, uid=uid, connections=4, rate=100, patience_s=60))
 
 
 def pids(stack: Stack) -> dict[str, int]:

@@ -66,6 +66,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     connections: int = 2
     rate: int = 200
+    patience_s: float = TIMEOUT_S
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -137,10 +138,10 @@ def make_key(kmip: Kmip, workload: Workload) -> str | None:
 class _Connection:
     """One TLS connection that speaks KMIP 1.4."""
 
-    def __init__(self, kmip: Kmip, workload: Workload) -> None:
+    def __init__(self, kmip: Kmip, workload: Workload, patience_s: float = TIMEOUT_S) -> None:
         context = ssl.create_default_context(cafile=workload.ca)
         context.load_cert_chain(workload.cert, workload.key)
-        raw = socket.create_connection((kmip.host, kmip.port), timeout=TIMEOUT_S)
+        raw = socket.create_connection((kmip.host, kmip.port), timeout=patience_s)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tls = context.wrap_socket(raw, server_hostname=kmip.host)
 
@@ -188,7 +189,7 @@ class _Worker(threading.Thread):
                 if connection is not None and connection.ended:  # nothing of ours is on its way: a new one, and no loss
                     connection.close()
                     connection = None
-                connection = connection or _Connection(self._task.kmip, self._task.workload)
+                connection = connection or _Connection(self._task.kmip, self._task.workload, self._task.patience_s)
                 plain = os.urandom(PLAINTEXT_BYTES) if sealed is None else sealed[0]
                 item = connection.ask(self._request(plain, None if sealed is None else sealed[1]))
             except (OSError, KmipError) as bad:
@@ -235,7 +236,7 @@ def _run() -> None:
     sys.stdin.buffer.read()
     over.set()
     for worker in workers:
-        worker.join(2 * TIMEOUT_S)
+        worker.join(2 * task.patience_s)
     sys.stdout.buffer.write(msgspec.json.encode([record for worker in workers for record in worker.records]))
 
 
