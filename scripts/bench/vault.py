@@ -100,7 +100,9 @@ class Writer:
         async def write() -> None:
             for number in numbers:
                 where = subjects.VaultSubject(REGION, TENANT, "object", uid_of(number))
-                e = self.voice.record(where, "ObjectRecord.1", msgspec.json.encode(self.record(number)), epoch=1)
+                e = self.voice.record(
+                    where, "ObjectRecord.1", msgspec.json.encode(self.record(number)), epoch=1, above=0
+                )
                 await vault.put(str(where), env.encode(e), id=e.id, expect=(str(where), 0), timeout_s=60)
 
         await asyncio.gather(*(write() for _ in range(IN_FLIGHT)))
