@@ -41,7 +41,7 @@ async def test_processes_find_live_as_declared_with_their_own_permissions(orbita
         [d for d in declare.declared("reports", orbital.regions) if d.consumer is None],
         prefix="$JS.reports.API",
     )
-    await declare.check(node, declare.declared("region", orbital.regions[:1], node=EU_NODE), skip_refused=True)
+    await declare.check(node, declare.declared("region", orbital.regions[:1], node=EU_NODE))
     await cmk.close()
     await node.close()
 
@@ -74,7 +74,7 @@ async def test_a_drifted_or_missing_stream_or_consumer_is_named_and_only_an_upda
             assert any(found.startswith(start) for found in differences), (start, differences)
         node = await orbital.connect(EU_NODE)
         with pytest.raises(Drift, match="VAULT"):
-            await declare.check(node, declare.declared("region", orbital.regions[:1], node=EU_NODE), skip_refused=True)
+            await declare.check(node, declare.declared("region", orbital.regions[:1], node=EU_NODE))
         with pytest.raises(Drift, match="max_age"):
             await servers.apply_streams(*everything)
         await servers.apply_streams(*everything, update=declare.PARTS)

@@ -133,7 +133,7 @@ class Admin:
         return {
             "node": state.node,
             "region": state.region,
-            "serving": self._at_head() and self._crew.ready,
+            "serving": self._at_head() and self._crew.serving,
             "ledger_epoch": state.epoch,
             "cursor": {"routine": state.cursor_routine, "critical": state.cursor_critical},
             "beat_age_s": None if state.beat is None else round((now - state.beat[1]) / 1e9, 1),

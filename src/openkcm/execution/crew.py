@@ -245,6 +245,11 @@ class Crew:
         return [w.process.pid for _, w in sorted(self._workers.items())]
 
     @property
+    def serving(self) -> bool:
+        """Whether some worker's listener is open: one that is added, or replaced, makes no node deaf."""
+        return not self._stopping and any(w.serving and index < self._count for index, w in self._workers.items())
+
+    @property
     def ready(self) -> bool:
         """Whether every place has a worker whose listener is open."""
         return all(index in self._workers and self._workers[index].serving for index in range(self._count))

@@ -146,7 +146,7 @@ class Node:
 
         main = await connect(node.nats, name=node.node)
         fast = await connect(node.nats, name=f"{node.node}-lane0")  # no backlog is ever ahead of the signal
-        await declare.check(main, declare.declared("region", [region], node=node.node), skip_refused=True)
+        await declare.check(main, declare.declared("region", [region], node=node.node))
 
         slots = region.limits.key_slots
         arena = RegionArena(slots=slots, workloads=WORKLOADS * slots, require_secretmem=region.require_secretmem)
@@ -235,7 +235,7 @@ class Node:
         await subscribe_checkpoints(main, node.region, tree.hear)
         server, self._metrics_port = await metrics.serve(
             node.metrics,
-            lambda: feeds.at_head.is_set() and crew.ready,
+            lambda: feeds.at_head.is_set() and crew.serving,
             lambda: figures(custodian, crew, catalogue, arena, keychain.warmth, expiry.left()),
         )
 
