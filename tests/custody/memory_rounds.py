@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ for k in keys.values():
 print("kept", flush=True)
 sys.stdin = open(0); __import__("time").sleep(600)
 """
+LOOKS = 5  # after the first one, while something is found under load
 GONE_KEPT = 8  # keys of the last two rounds are looked for in the next one, too
 #: Shapes that the control keeps of each key.
 KEPT = {"first half", "second half", "hex", "HEX", "base64+0", "base64+1", "base64+2", "round key 2",
@@ -169,17 +171,21 @@ class MemoryRounds:
     async def _judge(self, look: Callable[[], Awaitable[dict]], when: str) -> dict:
         """Look, and count what is found outside the arenas. A residue is what stays where it is.
 
-        An operation under way has its cipher context in the heap (docs/threat-model.md): what was found of a residence
-        that serves under load is looked for once more, and counted.
+        An operation under way has its cipher context in the heap and round keys in registers (docs/threat-model.md): what
+        was found of a residence that serves under load is counted, and looked for again. A worker that waits for its turn
+        on a busy machine stands inside an operation more often than not outside of one: hence several looks.
         """
         answer = await look()
         self.bytes += answer["bytes"]
         hits = [h for h in answer["hits"] if not self._in_arena(h) or h["secret"] in self.gone]
         if when.startswith("under load") and hits and not any(h["secret"] in self.gone for h in hits):
             self.transient += [{**h, "when": when} for h in hits]
-            await asyncio.sleep(0.01)
-            again = {_place(h) for h in (await look())["hits"]}
-            hits = [h for h in hits if _place(h) in again]
+            for _ in range(LOOKS):
+                await asyncio.sleep(random.uniform(0.01, 0.03))
+                again = {_place(h) for h in (await look())["hits"]}
+                hits = [h for h in hits if _place(h) in again]
+                if not hits:
+                    break
         assert hits == [], f"{when}: {hits}"
         return answer
 
