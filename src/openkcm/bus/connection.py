@@ -30,6 +30,7 @@ logging.getLogger("asyncio").addFilter(lambda record: "eof_received() has no eff
 #: Noticing a dead peer takes at most (outstanding + 1) intervals; the autonomy lease starts at 30 s.
 PING_INTERVAL_S: Final = 2
 OUTSTANDING_PINGS: Final = 2
+STALE_S: Final = 10  # by then a connection whose pings nobody answers is another one
 RECONNECT_WAIT_S: Final = 0.2
 _REFUSAL: Final = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 _BATCH_ENDS: Final = frozenset({"204", "404"})  # end of batch; nothing there
@@ -207,16 +208,22 @@ class Connection:
         """Return when the server has processed all that was sent before.
 
         nats-py writes a ping straight to the socket, ahead of what still waits for its flusher. By the first pong the
-        flusher has run; only the second ping is behind everything.
+        flusher has run; only the second ping is behind everything. Neither is ever cancelled: a pong that came for a
+        cancelled one would end nats-py's reading, and the connection would be deaf until it is found stale.
 
         Raises:
             Unavailable: It did not answer in time.
         """
-        try:
-            await self._client.rtt(timeout=timeout_s)
-            await self._client.rtt(timeout=timeout_s)
-        except (nats.errors.Error, OSError) as bad:
+        asked = asyncio.ensure_future(self._round_trips())
+        asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to look at it
+        done, _ = await asyncio.wait([asked], timeout=timeout_s)
+        bad = asked.exception() if done else None
+        if not done or bad is not None:
             raise Unavailable(f"{self.name}: the server did not answer within {timeout_s} s") from bad
+
+    async def _round_trips(self) -> None:
+        for _ in range(2):
+            await self._client.rtt(timeout=STALE_S)
 
     async def subscribe(
         self, subject: str, heard: Callable[[Message], Awaitable[None]]
