@@ -198,7 +198,7 @@ class RunningNode:
             return 0
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(10)
+            return self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

@@ -99,7 +99,7 @@ def test_a_newcomer_comes_aboard_cuts_access_and_restores_it_with_a_second_perso
     # A workload, and a client that was not written by us.
     certificate, key = pki.authority(stack.state).issue_workload(TENANT, "payments")
     page = anna.go(f"/tenants/{TENANT}/regions/{REGION}/workloads")
-    page.get_by_label("Name").fill("checkout")
+    page.get_by_label("Name of the workload").fill("checkout")
     page.get_by_label("Client certificate").fill(certificate.read_text())
     page.get_by_role("button", name="Enrol").click()
     expect(page.get_by_role("cell", name="checkout")).to_be_visible()
