@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from openkcm.bus import declare
-from openkcm.bus.connection import connect
-from openkcm.bus.errors import Unavailable
+from openkcm.bus.connection import Connection, connect
+from openkcm.bus.errors import BusError, Unavailable
 from openkcm.cli import orbital as servers
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.resources import ROOT
@@ -106,14 +106,28 @@ class ClusteredOrbital(Orbital):
             await asyncio.sleep(0.1)
         return leader
 
-    async def apply_streams(self) -> None:
-        """Declare what streams/ holds, three times over on the hub."""
+    async def apply_streams(self, timeout_s: float = 60) -> None:
+        """Declare what streams/ holds, three times over on the hub: again while the hub's servers still find each other."""
+        deadline = time.monotonic() + timeout_s
         for user, server, part, fleet in servers._parts(self.regions):
+            wanted = [_replicated(item, part) for item in declare.declared(part, fleet)]
             connection = await connect(servers.access(self.state_dir, user, self.ports[server]), name=user)
             try:
-                await declare.apply(connection, [_replicated(item, part) for item in declare.declared(part, fleet)])
+                await _applied(connection, wanted, deadline)
             finally:
                 await connection.close()
+
+
+async def _applied(connection: Connection, wanted: list[declare.Declared], deadline: float) -> None:
+    while True:
+        try:
+            await declare.apply(connection, wanted)
+        except BusError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.5)
 
 
 def _replicated(item: declare.Declared, part: str) -> declare.Declared:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -82,13 +82,8 @@ class Orbital:
 
 def run_apart(coroutine: object) -> object:
     """Run a coroutine to its end outside the test's own loop."""
-    result: list[object] = []
-    thread = threading.Thread(target=lambda: result.append(asyncio.run(coroutine)))  # type: ignore[arg-type]
-    thread.start()
-    thread.join()
-    if not result:
-        raise RuntimeError("see the traceback above")
-    return result[0]
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(asyncio.run, coroutine).result()  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

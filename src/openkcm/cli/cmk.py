@@ -23,6 +23,7 @@ from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.spool import SpoolDamaged
 from openkcm.contract import logs, seal
+from openkcm.contract.tasks import end_tasks
 from openkcm.governance.configuration import Configuration, ConfigurationError, read_configuration
 from openkcm.governance.portal.server import run as serve
 from openkcm.projector import ProjectorError, open_reader
@@ -68,8 +69,7 @@ async def _with_notary(configuration: Configuration, signer: seal.Signer, ready:
     try:
         await serve(configuration, announce)
     finally:
-        notary.cancel()
-        await asyncio.gather(notary, return_exceptions=True)
+        await end_tasks([notary])
 
 
 async def _notary(configuration: Configuration, signer: seal.Signer, serves: asyncio.Event) -> None:

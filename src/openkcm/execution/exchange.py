@@ -38,6 +38,7 @@ _SUCCESS: Final = ResultStatus.SUCCESS
 _CONTINUE: Final = BatchErrorContinuationOption.CONTINUE
 _FAILED: Final = ResultStatus.OPERATION_FAILED
 CHANGE_ANSWER_BYTES: Final = 512  # more than any answer to an operation that changes something takes
+MOST_ASKED: Final = 8  # times that an item asks for keys which give way again before it has used them
 AROUND_BYTES: Final = 96  # the message and its header; a client's correlation value comes on top
 
 
@@ -64,6 +65,7 @@ class Exchange(Waiting):
         self._guards: list[Guard] = []
         self._size = 0  # of the outputs; kept only for a client with a limit
         self.placeholder, self.absent = None, _NONE
+        self.slot, self.word = None, 0
         self._next()
 
     def advance(self) -> bytes | None:
@@ -120,7 +122,7 @@ class Exchange(Waiting):
             self._ask(wanted)
             return None
         except Exception as bad:  # whatever an operation raises fails its item alone
-            if isinstance(bad, AccessRefused) and self._gave_way():
+            if not self._stored and self._gave_way(self.slot, self.word):  # whatever its keys, gone, made of it
                 self._drop_work()
                 self._ask(KeysWanted())
                 return None
@@ -160,7 +162,7 @@ class Exchange(Waiting):
         if word != slot.open_word:
             state = word & STATE_MASK
             if word >> 8 != slot.open_word >> 8 or state in _UNSETTLED:
-                if not self._asked_keys:
+                if not self._asked_keys or self._gave_way(slot, slot.open_word):
                     raise KeysWanted
                 if word >> 8 != slot.open_word >> 8:
                     raise refusal(VERDICTS.get(ring.state, Gate.COLD))
@@ -196,13 +198,13 @@ class Exchange(Waiting):
         if (words[slot.lease] <= now or words[ALIVE_WORD] <= now) and Gate.COLD not in self.row.gates:
             raise refusal(Gate.COLD)
 
-    def _gave_way(self) -> bool:
-        """Whether the keys went, while the item was under way, to make room for others: it is done anew then."""
-        slot = self.slot
-        if slot is None or self._asked_keys or self._stored:
+    def _gave_way(self, slot: Slot | None, read: int) -> bool:
+        """Whether the keys went, since the gate read so, to make room for others: the item is done anew then."""
+        if slot is None or self._asked_keys >= MOST_ASKED:
             return False
         word = self.bench.words[slot.gate]
-        return word >> 8 != self.word >> 8 and word & STATE_MASK not in SHUT_FOR_GOOD
+        state = word & STATE_MASK
+        return state in _UNSETTLED or (word >> 8 != read >> 8 and state not in SHUT_FOR_GOOD)
 
     # --- failing ----------------------------------------------------------------------------------------------------
 

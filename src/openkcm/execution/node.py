@@ -30,6 +30,7 @@ from openkcm.contract.envelope import Envelope, encode
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.reports import CheckpointCosigned, VaultMark
 from openkcm.contract.seal import Signer
+from openkcm.contract.tasks import end_tasks
 from openkcm.execution import configuration, control, digests, metrics, rows, secretmem
 from openkcm.execution.admin import Admin, socket_of
 from openkcm.execution.arena import RegionArena
@@ -366,11 +367,7 @@ class Node:
         failed = asyncio.ensure_future(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
         await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
         broken = [t for t in tasks if t.done() and not t.cancelled() and t.exception() is not None]
-        for task in (*tasks, stop, failed):
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await end_tasks((*tasks, stop, failed))
         if broken:
             raise RuntimeError("a part of the node failed; it stops as a whole") from broken[0].exception()
 

@@ -20,6 +20,7 @@ from openkcm.contract import reports
 from openkcm.contract.errors import ContractError
 from openkcm.contract.published import Published, open_published
 from openkcm.contract.seal import Signer
+from openkcm.contract.tasks import end_tasks
 from openkcm.execution.inputs import ForkSeen
 from openkcm.execution.mirrored import Agreed, Forked, Kept, Mirrored
 from openkcm.execution.residence_state import State
@@ -125,9 +126,7 @@ class TreeWatch:
 
     async def close(self) -> None:
         """Write our place down."""
-        for task in self._sending:
-            task.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
+        await end_tasks(self._sending)
         await self._write_down()
 
     # --- inside -----------------------------------------------------------------------------------------------------

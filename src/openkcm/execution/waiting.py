@@ -44,7 +44,8 @@ class Waiting(Call):
         raise NotImplementedError
 
     def _next(self) -> None:
-        self._asked_keys = self._retried = self._stored = False
+        self._asked_keys = 0
+        self._retried = self._stored = False
         self._failure, self._work, self._given, self.extra = None, None, None, ()
 
     def _step(self) -> Structure | None:
@@ -108,7 +109,7 @@ class Waiting(Call):
                 self._retried = True  # somebody was first, or the wrapping key is a newer one: look again, once
                 self.caller.system.entries.clear()
                 self.caller.system.ring = None
-                self._asked_keys = False
+                self._asked_keys = 0
             else:
                 self._failure = OperationFailed(*PUT_REFUSALS.get(code, PUT_REFUSALS["invalid"]))
         self._ready()
@@ -127,7 +128,7 @@ class Waiting(Call):
 
             self.bench.link.ask(lambda n: control.Fetch(n, who.tenant, uid), answered)
         else:
-            self._asked_keys = True
+            self._asked_keys += 1
             version = wanted.version if isinstance(wanted, KeysWanted) else 0
             self.bench.ask_keys(who.tenant, who.registration, self._ready, version)
 

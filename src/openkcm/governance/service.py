@@ -27,6 +27,7 @@ from openkcm.contract import resources, seal, subjects
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.reports import HealthCheck
+from openkcm.contract.tasks import end_tasks
 from openkcm.governance import ending, inbox, restored, snapshot
 from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
@@ -52,7 +53,6 @@ BATCH: Final = 500
 REPEAT_S: Final = 1.0
 TEND_S: Final = 0.5
 PROJECTED_TIMEOUT_S: Final = 2.0
-CANCEL_AGAIN_S: Final = 0.2
 #: What governance does of itself: confirmations, expiries.
 ITSELF: Final = Actor(issuer="cmk", subject="governance")
 
@@ -149,11 +149,7 @@ class Cmk:
     async def close(self) -> None:
         """Stop work, close the files and the connection."""
         self.news.close()
-        left: set[asyncio.Task[None]] = set(self._tasks)
-        while left:  # asyncio.wait_for of Python 3.11 loses a cancellation that comes with its result: say it again
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        await end_tasks(self._tasks)
         await self.telling.close()
         if self._end_health is not None:
             await self._end_health()
@@ -386,5 +382,4 @@ async def _batches(source: AsyncIterator[Stored]) -> AsyncIterator[list[Stored]]
                 batch.append(queue.get_nowait())
             yield batch
     finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
+        await end_tasks([filling])

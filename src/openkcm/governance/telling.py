@@ -11,6 +11,7 @@ from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError
 from openkcm.bus.lanes import repeat
 from openkcm.contract.reports import RECHECK_TAG, HealthCheck
+from openkcm.contract.tasks import end_tasks
 from openkcm.governance.beat import Beats
 from openkcm.governance.drift import Drift, Told
 from openkcm.governance.ledger_facts import LedgerFacts
@@ -47,9 +48,7 @@ class Telling:
 
     async def close(self) -> None:
         """Say no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _say(self, told: Told) -> None:
         question = told.question

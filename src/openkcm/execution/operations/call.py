@@ -110,7 +110,7 @@ class Call:
     slot: Slot | None
     word: int
     extra: tuple[tuple[int, int], ...]
-    _asked_keys: bool
+    _asked_keys: int  # how often the current item has asked for keys
 
     def reserve(self, answer_bytes: int) -> None:
         """Refuse to go on when an answer this long would not fit the client's limit; nothing has happened yet."""
@@ -170,7 +170,7 @@ class Call:
         except (msgspec.MsgspecError, KmipError) as bad:
             raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object's record cannot be read") from bad
         if entry is None:
-            if uid in self.absent or self.bench.objects.exists(who.tenant, uid):
+            if uid in self.absent:
                 raise not_found()
             raise ObjectWanted(uid)
         who.system.keep(entry)

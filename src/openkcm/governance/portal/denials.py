@@ -12,6 +12,7 @@ import msgspec
 
 from openkcm.contract.envelope import Actor
 from openkcm.contract.subjects import ledger_aggregate
+from openkcm.contract.tasks import end_tasks
 from openkcm.governance.errors import GovernanceError
 from openkcm.governance.ledger_events import LedgerEvents
 from openkcm.governance.service import Cmk
@@ -36,9 +37,7 @@ class Denials:
 
     async def close(self) -> None:
         """Stop writing."""
-        for task in self._writing:
-            task.cancel()
-        await asyncio.gather(*self._writing, return_exceptions=True)
+        await end_tasks(self._writing)
 
     def note(
         self, actor: Actor | None, action: str, no: GovernanceError, *, tenant: str | None, region: str | None
