@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from openkcm.bus.connection import Stored
 from openkcm.contract import decrees as d
 from openkcm.contract import digest as canon
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, subjects
-from openkcm.execution import digests, rows
+from openkcm.execution import digests, feeds, rows
 from openkcm.execution.desired import step
 from openkcm.execution.inputs import Arrived, BeatArrived, Held, Reread
 from openkcm.execution.residence_state import Mark, Residence, State, verdict
@@ -295,3 +299,47 @@ def test_a_node_starts_without_a_row_that_it_cannot_read_and_serves_that_tenant_
     loaded = rows.load(fresh, node, bodies)
     assert list(loaded.residences) == ["bolt"]
     assert loaded.dropped == {"unreadable-row": 1}
+
+
+async def test_a_revocation_does_not_wait_until_a_long_history_is_read_again(world, monkeypatch):
+    for n in range(20 * feeds.TURN):
+        world.order(d.TenantConfigurationUpdated(lease_s=60, labels={"n": str(n)}))
+    true = world.alter(suspended=True)
+    obeyed: list[int] = []
+
+    class Custodian:
+        state = world.state
+
+        def take(self, given):
+            self.state, effects = step(self.state, given)
+            if isinstance(given, Reread):
+                assert len(given.routine) + len(given.critical) <= feeds.TURN
+            return SimpleNamespace(effects=effects, deferred=any(e.kind == "defer" for e in effects))
+
+    async def held(_connection, stream, subject, after):
+        assert (".critical." in subject) == (stream == feeds.STREAM_OF["critical"])
+        return [
+            Stored(m.sequence, m.subject, m.body, "") for m in world.mirror
+            if m.subject == subject and m.sequence > after
+        ]  # fmt: skip
+
+    async def revoked() -> None:
+        for _ in range(5):  # well into it
+            await asyncio.sleep(0)
+        e = world.press.residence("acme", d.AccessRevoked(reason="test"))
+        m = world.store(e)
+        custodian.take(Arrived("lane0", m.sequence, m.subject, m.body, T0))
+        obeyed.append(len(done))
+
+    custodian, done = Custodian(), []
+    monkeypatch.setattr(feeds, "held", held)
+    monkeypatch.setattr(feeds, "LaneReader", lambda *_: None)
+    ears = feeds.Feeds(None, custodian, NODE[0])
+    reading = asyncio.ensure_future(ears._judge_anew("acme"))
+    reading.add_done_callback(done.append)
+    await asyncio.gather(reading, revoked())
+    assert obeyed == [0]
+    after = custodian.state.residences["acme"]
+    assert verdict(after) == "revoked"
+    assert after.revocations[1].fence == 1
+    assert (after.suspended, after.routine, after.lease_s) == (False, true.routine, 60)

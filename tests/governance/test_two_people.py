@@ -16,6 +16,7 @@ import pytest_asyncio
 from authenticator import Authenticator
 from governance_ledger import ANNA, BERT
 from governance_stack import OPERATOR, Idp, Stack, b64, issuer, running_cmk
+from openkcm.contract import reports
 from orbital_fixture import EU, Orbital
 
 
@@ -94,6 +95,17 @@ class Company:
     async def state(self) -> str:
         return (await self.stack.must(self.admin, "GET", self.region))["state"]
 
+    async def cut(self, reason: str = "operator") -> None:
+        """Pull the kill switch: the answer says that it is in the ledger, a moment later governance has read it."""
+        answer = await self.stack.must(self.admin, "POST", f"{self.path}/revocations", {"reason": reason})
+        events = {one["event"] for one in answer["revocations"]}
+
+        async def read() -> bool:
+            known = (await self.stack.must(self.admin, "GET", f"{self.path}/revocations"))["value"]
+            return events <= {one["event"] for one in known}
+
+        await self.stack.until(read)
+
     async def denied(self) -> set[tuple[str, str]]:
         return set(
             self.stack.cmk.views.reader.rows("SELECT person, reason FROM access_denied WHERE tenant = ?", (self.name,))
@@ -110,7 +122,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> None:
 
 
 async def test_two_passkeys_restore_and_everything_else_does_not(stack: Stack, company: Company) -> None:
-    await stack.must(company.admin, "POST", f"{company.path}/revocations", {})
+    await company.cut()
     assert await company.state() == "Revoked"
     words = await company.words("RestoreAccess")
     assert words["rp_id"] == "localhost"
@@ -137,7 +149,7 @@ async def test_two_passkeys_restore_and_everything_else_does_not(stack: Stack, c
         409,
         "illegal-in-this-state",
     )
-    await stack.must(company.admin, "POST", f"{company.path}/revocations", {"reason": "again"})
+    await company.cut("again")
     refused(
         await stack.ask(company.admin, "POST", approvals, company.asking("RestoreAccess", words)),
         409,
@@ -192,7 +204,7 @@ async def test_a_third_person_gets_a_key_by_two_and_then_three_must_sign(stack: 
     shown = await stack.must(company.admin, "GET", company.region)
     assert (shown["approvers"]["version"], len(shown["approvers"]["approvers"])) == (2, 3)
     await company.agree("ChangeApprovalPolicy", None, quorum="3")
-    await stack.must(company.admin, "POST", f"{company.path}/revocations", {})
+    await company.cut()
     words = await company.ask("RestoreAccess")
     grants = f"{company.path}/approvals/{words['approval']}/grants"
     await stack.must(company.approver, "POST", grants, company.signed(company.approver, words))
@@ -207,9 +219,9 @@ async def test_an_approval_is_withdrawn_rejected_and_void_after_a_revocation(sta
     await stack.must(company.admin, "DELETE", f"{company.path}/approvals/{one['approval']}")
     two = await company.ask("LengthenLease", lease_s="172800")
     await stack.must(company.approver, "POST", f"{company.path}/approvals/{two['approval']}/rejections")
-    await stack.must(company.admin, "POST", f"{company.path}/revocations", {})
+    await company.cut()
     three = await company.ask("RestoreAccess")
-    await stack.must(company.admin, "POST", f"{company.path}/revocations", {"reason": "again"})
+    await company.cut("again")
     grants = f"{company.path}/approvals/{three['approval']}/grants"
     refused(
         await stack.ask(company.approver, "POST", grants, company.signed(company.approver, three)),
@@ -245,6 +257,18 @@ async def test_a_tenants_end_waits_for_approval_then_for_the_node_it_names(stack
             return now["status"] == "Terminated"
 
         await stack.until(over)
+        gone = reports.ResidenceShredded(
+            tenant=company.name, vault={"l2": 1, "object": 4}, rows=5, log_truncated=True, kept=("fence", "ring")
+        )
+        await node.say(company.name, gone)
+
+        async def removed() -> list[dict[str, Any]]:
+            (now,) = (await stack.must(company.admin, "GET", terminations))["value"]
+            return now["regions"][0]["removed"]
+
+        (said,) = await stack.until(removed)
+        assert (said["node"], said["vault"], said["rows_removed"]) == ("eu-frankfurt-1", {"l2": 1, "object": 4}, 5)
+        assert said["log_truncated"] is True
     events = (await stack.must(OPERATOR, "GET", "/ledger", tenant=company.name))["value"]
     (end,) = [e for e in events if e["tag"] == "TenantTerminated.1"]
     assert (end["data"]["nodes"], end["data"]["by_lease"]) == (["eu-frankfurt-1"], [])

@@ -71,6 +71,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("a lost fact is taken again", E + "judge", "if _lost(state, r, e, m):", "if False:", REREAD + "test_a_critical_decree_told_again_on_lane0_is_obeyed_when_its_fact_was_lost"),
     M("critical facts are never unread", E + "reread", "        removed=before.removed | told.removed,", "        removed=told.removed,", REREAD + "test_critical_facts_of_ours_are_kept_even_when_a_whole_mirror_does_not_tell_them"),
     M("a short mirror heals nothing", E + "reread", "after = _joined(before, told) if not short else", "after = _joined(before, told) if True else", REREAD + "test_a_mirror_that_holds_less_than_the_mark_lifts_nothing_and_closes_the_residence"),
+    M("a long history gives way to a revocation", E + "feeds", "if sum(map(len, found.values())) <= TURN:", "if True:", REREAD + "test_a_revocation_does_not_wait_until_a_long_history_is_read_again"),
     M("a residence that a short mirror closed is read again", E + "digests", "whole=not (r.missing_critical or r.unreadable),", "", REREAD + "test_a_residence_that_a_short_mirror_closed_opens_when_the_mirror_is_whole"),
     # --- what lifts
     M("two people", E + "decree_rules", "if len(good) < statements.REQUIRED_SIGNATURES:", "if len(good) < 1:", "world:Lattice"),

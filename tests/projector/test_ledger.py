@@ -70,6 +70,7 @@ def test_the_list_of_ledger_tables_is_complete(writer: Writer) -> None:
         "node_ack",
         "node_root",
         "node_rotation",
+        "node_shredded",
         "node_note",
         "handed_out",
         "counted_series",

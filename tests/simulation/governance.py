@@ -64,7 +64,7 @@ class Fold:
         self.trust = {seal.key_id(trust_root): trust_root}
         self.cursor, self.epoch = 0, 0
         self.keys: dict[str, tuple[bytes, int | None]] = {}
-        self.enrolled: list[tuple[str, str, str, bytes, int]] = []
+        self.node_rows: list[tuple[str, str, str, bytes, int]] = []
         self.removed: list[tuple[str, int]] = []
         self.marks: dict[tuple[str, int], int] = {}
         self.ordered: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
@@ -117,7 +117,7 @@ class Fold:
                     if key in self.keys:
                         self.keys[key] = (self.keys[key][0], m.sequence)
             case d.NodeEnrolled():
-                self.enrolled.append((decree.node, decree.region, decree.key, decree.public_key, m.sequence))
+                self.node_rows.append((decree.node, decree.region, decree.key, decree.public_key, m.sequence))
             case d.NodeRemoved():
                 self.removed.append((decree.node, m.sequence))
             case d.TenantConfigurationUpdated() if self.facts[residence].configuration is decree:
@@ -130,12 +130,15 @@ class Fold:
     def nodes(self, region: str | None = None) -> list[tuple[str, str, int | None]]:
         return [
             (n, r, min((s for who, s in self.removed if who == n and s > at), default=None))
-            for n, r, _, _, at in self.enrolled if region in (None, r)
+            for n, r, _, _, at in self.node_rows if region in (None, r)
         ]  # fmt: skip
+
+    def enrolled(self, region: str) -> list[str]:
+        return sorted({n for n, _, removed in self.nodes(region) if removed is None})
 
     def node_keys(self) -> dict[str, tuple[str, str, bytes]]:
         gone = {(n, r) for n, r, removed in self.nodes() if removed is not None}
-        return {k: (n, r, p) for n, r, k, p, _ in self.enrolled if (n, r) not in gone}
+        return {k: (n, r, p) for n, r, k, p, _ in self.node_rows if (n, r) not in gone}
 
     def acks(self, tenant: str, region: str, lane: str) -> dict[str, Ack]:
         said = self.said.get((tenant, region, lane), {})

@@ -255,10 +255,10 @@ async def _mirror_head(at: Node, stream: str) -> int:
     return at.region.mirrors["critical" if stream == "LEDGER-CRITICAL" else "routine"].last
 
 
-async def _held(at: Node, stream: str, subject: str) -> list[Stored]:
+async def _held(at: Node, stream: str, subject: str, after: int) -> list[Stored]:
     await at.reachable()
     mirror = at.region.mirrors["critical" if stream == "LEDGER-CRITICAL" else "routine"]
-    return [m for m in mirror.messages if m.subject == subject]
+    return [m for m in mirror.messages if m.subject == subject and m.sequence > after]
 
 
 class Operation:

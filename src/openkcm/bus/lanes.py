@@ -287,17 +287,14 @@ async def mirror_head(connection: Connection, stream: str) -> int:
     return state_of(await api(connection, f"$JS.API.STREAM.INFO.{stream}")).last
 
 
-async def held(connection: Connection, stream: str, subject: str) -> list[Stored]:
-    """Return all that one of the own leaf's mirrors holds under an exact subject, in order.
+async def held(connection: Connection, stream: str, subject: str, after: int = 0) -> list[Stored]:
+    """Return all that one of the own leaf's mirrors holds under an exact subject after a sequence, in order.
 
     Raises:
         Unavailable, Refused: As they say.
     """
     found: list[Stored] = []
-    while (one := await get_at_leader(connection, stream, _behind(found, subject))) is not None:
+    while (one := await get_at_leader(connection, stream, {"seq": after + 1, "next_by_subj": subject})) is not None:
         found.append(one)
+        after = one.sequence
     return found
-
-
-def _behind(found: list[Stored], subject: str) -> dict[str, int | str]:
-    return {"seq": found[-1].sequence + 1 if found else 1, "next_by_subj": subject}

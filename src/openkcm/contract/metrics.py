@@ -49,6 +49,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
     "openkcm_cmk_node_seen_seconds":   Metric("cmk", "gauge", ("region", "node"), "Seconds since an enrolled node's last sign of life; +Inf when there was none."),
     "openkcm_cmk_node_lag_events":     Metric("cmk", "gauge", ("region", "node", "lane"), "Events in the ledger that a node has not committed."),
     "openkcm_cmk_node_alarm":          Metric("cmk", "gauge", ("region", "node", "alarm"), "1 for each alarm that a node's last HealthCheck names."),
+    "openkcm_cmk_node_vault_differs": Metric("cmk", "gauge", ("region", "node"), "Nodes of the region that read another vault up to the same place."),
     "openkcm_cmk_node_differs":       Metric("cmk", "gauge", ("region", "node"), "Tenants that a node holds otherwise than the ledger says, at the same counters or standing still."),
     "openkcm_cmk_node_certificate_seconds": Metric("cmk", "gauge", ("region", "node", "certificate"), "Seconds until a certificate of a node expires, by its last HealthCheck; negative afterwards."),
     "openkcm_cmk_drift_found_total":   Metric("cmk", "counter", (), "Tenants that a node was found to hold otherwise than the ledger says."),

@@ -19,11 +19,13 @@ from openkcm.contract.subjects import residence_aggregate
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.inputs import Arrived, BeatArrived, Held, MirrorMeasured, ReadAgain, Reread
+from openkcm.execution.reread import folded
+from openkcm.execution.residence_state import Residence
 
 __all__ = ["STREAM_OF", "Feeds"]
 
 _log: Final = logging.getLogger("openkcm.feeds")
-STREAM_OF: Final[dict[Lane, str]] = {"routine": "LEDGER", "critical": "LEDGER-CRITICAL"}
+STREAM_OF: Final[dict[Lane, str]] = {"critical": "LEDGER-CRITICAL", "routine": "LEDGER"}
 BATCH: Final = 256
 #: A backlog takes half of a core at most: after so many decrees we rest as long as they took. On a machine that is busy
 #: with routine work a revocation would wait for the processor at each of its steps, here and at the servers before us.
@@ -171,18 +173,31 @@ class Feeds:
         """Read all that the mirrors hold of a residence, and have it judged."""
         for attempt in range(REREAD_TRIES + 1):
             try:
-                routine, critical = [await self._held(tenant, lane) for lane in STREAM_OF]
+                given = await self._read_anew(tenant, final=attempt == REREAD_TRIES)
             except BusError as away:
                 _log.warning("%s is not read again: %s", tenant, away)
                 return
-            last = attempt == REREAD_TRIES
-            if not self._custodian.take(Reread(tenant, routine, critical, boottime_ns(), final=last)).deferred:
+            if not self._custodian.take(given).deferred:
                 return
             await asyncio.sleep(RETRY_S)
 
-    async def _held(self, tenant: str, lane: Lane) -> tuple[Held, ...]:
+    async def _read_anew(self, tenant: str, *, final: bool) -> Reread:
+        """Fold all but the last of what the mirrors hold, a turn at a time: a revocation of anybody goes first."""
+        told, ends = Residence(tenant=tenant), dict.fromkeys(STREAM_OF, 0)
+        while True:
+            found = {lane: await self._held(tenant, lane, end) for lane, end in ends.items()}
+            if sum(map(len, found.values())) <= TURN:
+                return Reread(tenant, found["routine"], found["critical"], boottime_ns(), final, told)
+            for lane, messages in found.items():
+                for at in range(0, len(messages), TURN):
+                    began = self._now()
+                    told = folded(self._custodian.state, told, lane, messages[at : at + TURN], boottime_ns())
+                    await asyncio.sleep(min(self._now() - began, REST_S))
+                    ends[lane] = messages[-1].sequence
+
+    async def _held(self, tenant: str, lane: Lane, after: int) -> tuple[Held, ...]:
         subject = str(residence_aggregate(self._custodian.state.region, tenant, lane))
-        found = await held(self._connection, STREAM_OF[lane], subject)
+        found = await held(self._connection, STREAM_OF[lane], subject, after)
         return tuple(Held(stored.sequence, stored.subject, stored.body) for stored in found)
 
     async def vault(self, cursor: int, take: Callable[[list[Stored]], Awaitable[None]]) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from openkcm.contract.ids import Lane
+from openkcm.execution.residence_state import Residence
 
 __all__ = [
     "Arrived",
@@ -101,6 +102,7 @@ class Reread(msgspec.Struct, frozen=True):
 
     Attributes:
         final: Do not wait any longer for what a mirror may still be about to get.
+        told: What came before these messages, folded already (`reread.folded`): a long history takes seconds.
     """
 
     tenant: str
@@ -108,6 +110,7 @@ class Reread(msgspec.Struct, frozen=True):
     critical: tuple[Held, ...]
     now_ns: int
     final: bool = False
+    told: Residence | None = None
 
 
 Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain | Reread

@@ -1,6 +1,6 @@
 """A residence read again from the node's own mirrors, because what lies here is not what the ledger says. Pure.
 
-`step` gives all that both lanes hold of one residence. What comes of it:
+`step` gives all that both lanes hold of one residence, a long history folded beforehand. What comes of it:
 
 1. it is folded, by the same rules and seals, into a residence that knows nothing;
 2. what was ever true of the critical lane stays true (S2, S3, S12): revocations, removals, floors, the end; only what
@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -24,7 +25,7 @@ from openkcm.execution.inputs import Arrived, Held, Reread
 from openkcm.execution.judge import Outcome, judged
 from openkcm.execution.residence_state import CLOSED, Effect, Mark, Residence, Revocation, State, verdict
 
-__all__ = ["reread"]
+__all__ = ["folded", "reread"]
 
 #: What a mirror's short tail is called, in alarms.
 SHORT: Final = "mirror-holds-less"
@@ -33,7 +34,8 @@ SHORT: Final = "mirror-holds-less"
 def reread(state: State, given: Reread) -> Outcome:
     """Return the state with the residence as its mirrors tell it, and what must now be done."""
     before = state.residences.get(given.tenant) or Residence(tenant=given.tenant)
-    told = _told(state, before, given)  # (1)
+    told = folded(state, given.told or Residence(tenant=given.tenant), "critical", given.critical, given.now_ns)  # (1)
+    told = folded(state, told, "routine", given.routine, given.now_ns)
     short = _short(before, told)
     if short and not given.final:
         return state, [Effect("defer", given.tenant, SHORT)]
@@ -49,21 +51,22 @@ def _commit(state: State, after: Residence) -> Effect:
     return Effect("commit", rows=(rows.residence_row(after), rows.node_row(state)))
 
 
-def _told(state: State, before: Residence, given: Reread) -> Residence:
-    tenant = given.tenant
-    at = replace(state, residences={**state.residences, tenant: Residence(tenant=tenant)})
-    lanes: tuple[tuple[Lane, tuple[Held, ...]], ...] = (("critical", given.critical), ("routine", given.routine))
-    for lane, messages in lanes:
-        for m in messages:
-            after, _ = judged(at, Arrived(lane, m.sequence, m.subject, m.body, given.now_ns, final=True))
-            if lane == "routine" and _known(before, m):  # what was ordered before was carried out, or still waits here
-                r = after.residences[tenant]
-                after = replace(after, residences={**after.residences, tenant: replace(r, rotations=())})
-            at = replace(at, residences=after.residences)  # keys, marks and counts of the node stay as they are
+def folded(state: State, told: Residence, lane: Lane, messages: Sequence[Held], now_ns: int) -> Residence:
+    """Return a residence, as its mirrors have told it so far, with more of what they hold of one lane."""
+    tenant, before = told.tenant, state.residences.get(told.tenant)
+    at = replace(state, residences={**state.residences, tenant: told})
+    for m in messages:
+        after, _ = judged(at, Arrived(lane, m.sequence, m.subject, m.body, now_ns, final=True))
+        if lane == "routine" and _known(before, m):  # what was ordered before was carried out, or still waits here
+            r = after.residences[tenant]
+            after = replace(after, residences={**after.residences, tenant: replace(r, rotations=())})
+        at = replace(at, residences=after.residences)  # keys, marks and counts of the node stay as they are
     return at.residences[tenant]
 
 
-def _known(before: Residence, m: Held) -> bool:
+def _known(before: Residence | None, m: Held) -> bool:
+    if before is None:
+        return False
     try:
         e = env.decode(m.body)
     except ContractError:

@@ -50,6 +50,7 @@ def shown(cmk: Cmk, tenant: str) -> dict[str, Any] | None:
                 "acked": list(acked) if gone else [],
                 "waiting_for": list(waiting) if gone else [],
                 "certain_by": by if gone else None,
+                "removed": cmk.views.shredded(tenant, region),
             }
         )
     destroyed = all(r["state"] == "Destroyed" for r in regions)

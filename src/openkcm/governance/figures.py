@@ -35,7 +35,7 @@ def figures(cmk: Cmk) -> dict[str, float]:
     out |= {figure("openkcm_cmk_revocations_open", status=status): n for status, n in statuses.items()}
     out[figure("openkcm_cmk_revocation_wait_seconds")] = waiting
     for region in cmk.regions:
-        for node in sorted({n for n, _, removed in cmk.views.nodes(region) if removed is None}):
+        for node in cmk.views.enrolled(region):
             out |= _node(cmk, region, node)
     return out
 
@@ -57,6 +57,8 @@ def _node(cmk: Cmk, region: str, node: str) -> dict[str, float]:
     for lane, lag in (lags(cmk, region, node) or {}).items():
         out[figure("openkcm_cmk_node_lag_events", region=region, node=node, lane=lane)] = lag
     out[figure("openkcm_cmk_node_differs", region=region, node=node)] = len(cmk.telling.drift.differs(node))
+    others = cmk.telling.vaults.differs(node, cmk.views.enrolled(region))
+    out[figure("openkcm_cmk_node_vault_differs", region=region, node=node)] = len(others)
     for certificate, left in health.check.expires.items():
         labels = {"region": region, "node": node, "certificate": certificate}
         out[figure("openkcm_cmk_node_certificate_seconds", **labels)] = left

@@ -20,7 +20,7 @@ NOTES: Final[dict[type[reports.Report], Callable[[reports.Report], str]]] = {
 }
 
 #: Reports that have a table of their own.
-KEPT: Final = frozenset({"SyncAck", "RootStateObserved", "RotationComplete", "CheckpointCosigned"})
+KEPT: Final = frozenset({"SyncAck", "RootStateObserved", "RotationComplete", "CheckpointCosigned", "ResidenceShredded"})
 
 
 FORMS: Final = {None: "unknown", False: "plain", True: "wrapped"}

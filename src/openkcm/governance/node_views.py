@@ -26,6 +26,11 @@ class NodeViews:
         query = "SELECT node, region, removed_at FROM node WHERE :r IS NULL OR region = :r ORDER BY node, sequence"
         return [(n, r, removed) for n, r, removed in self.reader.rows(query, {"r": region})]
 
+    def enrolled(self, region: str) -> list[str]:
+        """Return the nodes of a region that are not removed, by name."""
+        query = "SELECT DISTINCT node FROM node WHERE region = ? AND removed_at IS NULL ORDER BY node"
+        return [node for (node,) in self.reader.rows(query, (region,))]
+
     def node_keys(self) -> dict[str, tuple[str, str, bytes]]:
         """Return (node, region, public key) of each sealing key of a node that is not removed."""
         rows = self.reader.rows("SELECT key, node, region, public_key FROM node WHERE removed_at IS NULL")
@@ -80,6 +85,17 @@ class NodeViews:
             "WHERE x.tenant = ? AND x.region = ? ORDER BY e.sequence LIMIT 1"
         )
         return next(iter(self.reader.rows(query, (tenant, region))), None)
+
+    def shredded(self, tenant: str, region: str) -> list[dict[str, Any]]:
+        """Return what nodes have removed of a destroyed residence, the newest last."""
+        query = (
+            "SELECT node, vault, rows_removed, log_truncated, at_ms FROM node_shredded "
+            "WHERE tenant = ? AND region = ? ORDER BY at_ms, node"
+        )
+        return [
+            {**one, "vault": msgspec.json.decode(one["vault"]), "log_truncated": bool(one["log_truncated"])}
+            for one in self.reader.records(query, (tenant, region))
+        ]
 
     def obeyed_ms(self, tenant: str, region: str) -> dict[str, int]:
         """Return by node the ms from the newest priority event to the node's acknowledgement, by both hosts' clocks."""

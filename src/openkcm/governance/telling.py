@@ -15,6 +15,7 @@ from openkcm.contract.tasks import end_tasks
 from openkcm.governance.beat import Beats
 from openkcm.governance.drift import Drift, Told
 from openkcm.governance.ledger_facts import LedgerFacts
+from openkcm.governance.vaults import Vaults
 from openkcm.governance.views import Views
 from openkcm.governance.watch import Watch
 from openkcm.projector.ledger import Projection
@@ -36,10 +37,12 @@ class Telling:
         self.drift = Drift(
             self.facts, epoch=lambda: projection.epoch, read_to=lambda: self.facts.read_to, behind=self._behind
         )
+        self.vaults = Vaults()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def heard(self, check: HealthCheck) -> None:
         """Compare a node's HealthCheck; what must be said is on its way when this returns."""
+        self.vaults.heard(check)
         told = self.drift.heard(check)
         if told is not None:
             task = asyncio.create_task(self._say(told))

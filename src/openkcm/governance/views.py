@@ -189,7 +189,7 @@ class Views(NodeViews, LedgerViews):
             "state": (self.state(*both) or {}).get("state"),
             "systems": self.reader.rows("SELECT count(*) FROM system WHERE tenant = ? AND region = ?", both)[0][0],
             "workloads": self.reader.rows("SELECT count(*) FROM workload WHERE tenant = ? AND region = ?", both)[0][0],
-            "nodes": sorted({n for n, _, removed in self.nodes(region) if removed is None}),
+            "nodes": self.enrolled(region),
             "keys_handed_out": sum(one["times"] for one in handed),
             "handed_out": handed,
             "lease_s": (self.state(*both) or {}).get("lease_s"),

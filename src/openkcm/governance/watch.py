@@ -82,7 +82,7 @@ class Watch:
 
     def ignorant(self, region: str, tag: str) -> tuple[str, ...]:
         """Return the enrolled nodes of a region that, by their last HealthCheck, do not know a tag."""
-        enrolled = {node for node, _, removed in self._views.nodes(region) if removed is None}
+        enrolled = self._views.enrolled(region)
         checks = {node: self.health[node].check for node in enrolled if node in self.health}
         return tuple(sorted(n for n, c in checks.items() if c.known_tags and tag not in c.known_tags))
 
@@ -91,8 +91,8 @@ class Watch:
     def nodes_of(self, region: str, lease_s: float) -> tuple[str, ...]:
         """Return the nodes of a region that count."""
         now = self._monotonic()
-        enrolled = {node for node, _, removed in self._views.nodes(region) if removed is None}
-        known: list[Member] = [Member(node) for node in sorted(enrolled)]
+        enrolled = self._views.enrolled(region)
+        known: list[Member] = [Member(node) for node in enrolled]
         for node, _, removed in self._views.nodes(region):
             if removed is not None and node not in enrolled:
                 known.append(Member(node, now - self._removed_at.get(node, self._born)))

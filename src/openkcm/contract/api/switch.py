@@ -61,6 +61,22 @@ class TenantRevocation(Revocation, frozen=True, kw_only=True):
     region: str
 
 
+class Removed(Shape, frozen=True, kw_only=True):
+    """What one node says, in a report that it sealed, that it has removed of a destroyed tenant region.
+
+    Attributes:
+        vault: Kind of record -> revisions overwritten in the region's vault. What another node removed is that one's.
+        rows_removed: Rows of the node's own database, their pages overwritten.
+        log_truncated: The database's write-ahead log was emptied after it.
+    """
+
+    node: str
+    vault: dict[str, int]
+    rows_removed: int
+    log_truncated: bool
+    at_ms: int
+
+
 class TerminationRegion(Shape, frozen=True, kw_only=True):
     """How far one region's end is. `waiting_for`: nodes without an acknowledgement whose lease may still run."""
 
@@ -70,6 +86,7 @@ class TerminationRegion(Shape, frozen=True, kw_only=True):
     acked: list[str]
     waiting_for: list[str]
     certain_by: int | None
+    removed: list[Removed]
 
 
 class Termination(Shape, frozen=True, kw_only=True):

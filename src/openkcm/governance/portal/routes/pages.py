@@ -338,9 +338,12 @@ def fleet(reader: Reader) -> Values:
     """Regions and nodes, for operators."""
     regions = []
     for name, rules in reader.cmk.regions.items():
-        enrolled = sorted({n for n, _, removed in reader.views.nodes(name) if removed is None})
-        watch, drift = reader.cmk.watch, reader.cmk.telling.drift
-        nodes = [{"node": n, "health": watch.health.get(n), "differs": drift.differs(n)} for n in enrolled]
+        watch, telling, enrolled = reader.cmk.watch, reader.cmk.telling, reader.views.enrolled(name)
+        nodes = [
+            {"node": n, "health": watch.health.get(n), "differs": telling.drift.differs(n),
+             "other_vault": telling.vaults.differs(n, enrolled)}
+            for n in enrolled
+        ]  # fmt: skip
         regions.append({"region": name, "residency": rules.residency, "nodes": nodes, "draining": rules.draining})
     return {"fleet": regions, "now_ms": reader.cmk.registry.now_ms, "read_to": reader.cmk.projection.cursor,
             "epoch": reader.cmk.projection.epoch, "spooled": reader.cmk.switch.waiting}  # fmt: skip

@@ -115,8 +115,7 @@ async def fleet(call: Call) -> Response[bytes]:
     cmk = call.desk.cmk
     regions = []
     for name, region in cmk.regions.items():
-        enrolled = sorted({n for n, _, removed in cmk.views.nodes(name) if removed is None})
-        nodes = [_node(call.desk, call.caller, node) for node in enrolled]
+        nodes = [_node(call.desk, call.caller, node) for node in cmk.views.enrolled(name)]
         regions.append({"region": name, "residency": region.residency, "nodes": nodes})
     return call.answer(
         {
@@ -137,7 +136,8 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
     marks = [mark for mark, _ in health.marks.values() if caller.operator or mark.tenant in caller.roles]
     check["residences"] = msgspec.to_builtins(marks)
     differs = [x.tenant for x in desk.cmk.telling.drift.differs(node) if caller.operator or x.tenant in caller.roles]
-    return {**check, "lag": lag, "last_seen_ms": health.at_ms, "differs": differs}
+    other_vault = desk.cmk.telling.vaults.differs(node, desk.cmk.views.enrolled(health.check.region))
+    return {**check, "lag": lag, "last_seen_ms": health.at_ms, "differs": differs, "vault_differs": other_vault}
 
 
 @operation("GET", "/events", None, name="streamEvents", media_type="text/event-stream")
