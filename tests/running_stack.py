@@ -71,9 +71,9 @@ class Stack:
     def node(self, region: str, number: int = 1) -> endpoints.Node:
         return next(n for n in self.endpoints.nodes if n.name == f"{region}-{number}")
 
-    def kmip(self, workload: str, region: str) -> ProxyKmipClient:
+    def kmip(self, workload: str, region: str, number: int = 1) -> ProxyKmipClient:
         """PyKMIP's client, connected as a workload."""
-        at, who = self.node(region).kmip, self.endpoints.workloads[workload]
+        at, who = self.node(region, number).kmip, self.endpoints.workloads[workload]
         return ProxyKmipClient(
             hostname=at.host, port=at.port, cert=who.cert, key=who.key, ca=who.ca, ssl_version="PROTOCOL_TLS",
             config_file=os.devnull,

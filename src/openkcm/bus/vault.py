@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Final
 
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError, Unavailable
@@ -11,6 +12,8 @@ from openkcm.bus.publish import api, expecting, publish
 from openkcm.contract.subjects import parse_vault
 
 __all__ = ["Vault"]
+
+PUT_S: Final = 5.0  # a disk that syncs stands still for seconds now and then; a client waits longer than it asks again
 
 
 class Vault:
@@ -38,7 +41,7 @@ class Vault:
         id: str,  # noqa: A002 -- the field's word
         expect: tuple[str, int],
         tag: str = "",
-        timeout_s: float = 2.0,
+        timeout_s: float = PUT_S,
     ) -> int:
         """Write a revision; when this returns it is on the disk. Return its sequence; the caller erases the older one.
 

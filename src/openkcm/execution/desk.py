@@ -147,6 +147,7 @@ class Desk:
         except PutRefused as no:
             return control.Refused(q.n, no.code, str(no))
         except BusError as away:
+            _log.warning("an object of %s is not stored: %s", q.tenant, away)
             return control.Refused(q.n, "unavailable", str(away))
         return control.Stored(q.n, sequence)
 
