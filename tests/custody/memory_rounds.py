@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from custody.residence_bench import Residence, Thief, descendants, onboard, workers_of, working
+from custody.residence_bench import Pace, Residence, Thief, descendants, onboard, workers_of, working
 from node_bench import Governor, RunningNode
 from openkcm.contract import decrees as d
 
@@ -31,7 +30,6 @@ for k in keys.values():
 print("kept", flush=True)
 sys.stdin = open(0); __import__("time").sleep(600)
 """
-LOOKS = 5  # after the first one, while something is found under load
 GONE_KEPT = 8  # keys of the last two rounds are looked for in the next one, too
 #: Shapes that the control keeps of each key.
 KEPT = {"first half", "second half", "hex", "HEX", "base64+0", "base64+1", "base64+2", "round key 2",
@@ -114,6 +112,7 @@ class MemoryRounds:
         self.gone: dict[str, bytes] = {}
         self.bytes = self.operations = self.dumps = self.forks = self.controls = 0
         self.transient: list[dict] = []
+        self.pace = Pace()
 
     async def play(self, name: str) -> None:
         """One round. Raises AssertionError with the hits."""
@@ -134,7 +133,7 @@ class MemoryRounds:
         await self._expect({}, "after the acknowledgement")
 
     async def _work(self, residence: Residence, uid: str, counts: list[int], seconds: float) -> None:
-        tasks = [asyncio.ensure_future(working(residence, self.node, uid, counts)) for _ in range(4)]
+        tasks = [asyncio.ensure_future(working(residence, self.node, uid, counts, self.pace)) for _ in range(4)]
         await asyncio.sleep(seconds)
         for task in tasks:
             task.cancel()
@@ -142,7 +141,7 @@ class MemoryRounds:
         await asyncio.sleep(0.05)
 
     async def _under_load(self, residence: Residence, uid: str, keys: dict[str, bytes], counts: list[int]) -> None:
-        tasks = [asyncio.ensure_future(working(residence, self.node, uid, counts)) for _ in range(3)]
+        tasks = [asyncio.ensure_future(working(residence, self.node, uid, counts, self.pace)) for _ in range(3)]
         await asyncio.sleep(0.2)
         await self._expect(keys, "under load")
         revoked = self.governor.press.residence(residence.tenant, d.AccessRevoked(reason="test"))
@@ -172,20 +171,16 @@ class MemoryRounds:
         """Look, and count what is found outside the arenas. A residue is what stays where it is.
 
         An operation under way has its cipher context in the heap and round keys in registers (docs/threat-model.md): what
-        was found of a residence that serves under load is counted, and looked for again. A worker that waits for its turn
-        on a busy machine stands inside an operation more often than not outside of one: hence several looks.
+        was found of a residence that serves under load is counted, and looked for again while nothing is under way.
         """
         answer = await look()
         self.bytes += answer["bytes"]
         hits = [h for h in answer["hits"] if not self._in_arena(h) or h["secret"] in self.gone]
         if when.startswith("under load") and hits and not any(h["secret"] in self.gone for h in hits):
             self.transient += [{**h, "when": when} for h in hits]
-            for _ in range(LOOKS):
-                await asyncio.sleep(random.uniform(0.01, 0.03))
+            async with self.pace.still():
                 again = {_place(h) for h in (await look())["hits"]}
-                hits = [h for h in hits if _place(h) in again]
-                if not hits:
-                    break
+            hits = [h for h in hits if _place(h) in again]
         assert hits == [], f"{when}: {hits}"
         return answer
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -70,14 +71,38 @@ async def settled(governor: Governor) -> None:
     await asyncio.sleep(0.6)
 
 
-async def working(residence: Residence, node: RunningNode, uid: str, counts: list[int]) -> None:
+class Pace:
+    """Lets operations of `working` go on, or has them stand still between two of them."""
+
+    def __init__(self) -> None:
+        self.going, self.under_way = asyncio.Event(), 0
+        self.going.set()
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Nothing is under way inside."""
+        self.going.clear()
+        try:
+            while self.under_way:  # noqa: ASYNC110 -- a look every few ms
+                await asyncio.sleep(0.005)
+            yield
+        finally:
+            self.going.set()
+
+
+async def working(residence: Residence, node: RunningNode, uid: str, counts: list[int], pace: Pace) -> None:
     """Encrypt and decrypt until refused or cancelled; `counts` = [good, bad]."""
     client = await residence.client(node)
     try:
         while True:
-            done = await client.encrypt(uid, b"payload " * 8)
-            if await client.decrypt(uid, done) != b"payload " * 8:
-                raise AssertionError("a wrong plaintext")
+            await pace.going.wait()
+            pace.under_way += 1
+            try:
+                done = await client.encrypt(uid, b"payload " * 8)
+                if await client.decrypt(uid, done) != b"payload " * 8:
+                    raise AssertionError("a wrong plaintext")
+            finally:
+                pace.under_way -= 1
             counts[0] += 1
     except (Failed, asyncio.IncompleteReadError, ConnectionError):
         counts[1] += 1
