@@ -124,6 +124,15 @@ class Stack:
     async def last(self) -> int:
         return (await self.cmk.ledger.info()).last
 
+    async def has_read(self) -> None:
+        """Return when governance's read model has all of the ledger: an answer says that it is there, not that it is read."""
+        last = await self.last()
+
+        async def read() -> bool:
+            return self.cmk.telling.facts.read_to >= last
+
+        await self.until(read)
+
     async def ask(
         self, who: str | None, method: str, path: str, body: Any = None, *, key: str | None = None, token: str | None = None,
         headers: dict[str, str] | None = None, **query: Any,

@@ -85,26 +85,18 @@ class Company:
 
     async def agree(self, command: str, region: str | None = EU, **arguments: str) -> dict[str, Any]:
         words = await self.ask(command, region, **arguments)
-        return await self.stack.must(
-            self.approver,
-            "POST",
-            f"{self.path}/approvals/{words['approval']}/grants",
-            self.signed(self.approver, words),
-        )
+        path = f"{self.path}/approvals/{words['approval']}/grants"
+        done = await self.stack.must(self.approver, "POST", path, self.signed(self.approver, words))
+        await self.stack.has_read()
+        return done
 
     async def state(self) -> str:
         return (await self.stack.must(self.admin, "GET", self.region))["state"]
 
     async def cut(self, reason: str = "operator") -> None:
-        """Pull the kill switch: the answer says that it is in the ledger, a moment later governance has read it."""
-        answer = await self.stack.must(self.admin, "POST", f"{self.path}/revocations", {"reason": reason})
-        events = {one["event"] for one in answer["revocations"]}
-
-        async def read() -> bool:
-            known = (await self.stack.must(self.admin, "GET", f"{self.path}/revocations"))["value"]
-            return events <= {one["event"] for one in known}
-
-        await self.stack.until(read)
+        """Pull the kill switch."""
+        await self.stack.must(self.admin, "POST", f"{self.path}/revocations", {"reason": reason})
+        await self.stack.has_read()
 
     async def denied(self) -> set[tuple[str, str]]:
         return set(
@@ -141,6 +133,7 @@ async def test_two_passkeys_restore_and_everything_else_does_not(stack: Stack, c
     shown = await stack.must(company.approver, "GET", f"{approvals}/{words['approval']}/words")
     assert shown["signed_bytes"] == words["signed_bytes"]
     await stack.must(company.approver, "POST", grants, company.signed(company.approver, shown))
+    await stack.has_read()
     assert await company.state() == "Active"
 
     # The very same signatures once more, on the used approval and for a new revocation: nothing.
@@ -211,6 +204,7 @@ async def test_a_third_person_gets_a_key_by_two_and_then_three_must_sign(stack: 
     assert await company.state() == "Revoked"  # two of three
     third = {"signature": b64(BERT.sign(base64.b64decode(words["signed_bytes"])))}
     await stack.must(company.auditor, "POST", grants, third)
+    await stack.has_read()
     assert await company.state() == "Active"
 
 
@@ -244,16 +238,21 @@ async def test_a_tenants_end_waits_for_approval_then_for_the_node_it_names(stack
     terminations = f"{company.path}/terminations"
     refused(await stack.ask(company.approver, "POST", terminations, {"reason": "contract-ended"}), 403, "forbidden")
     await stack.must(company.admin, "POST", terminations, {"reason": "contract-ended"})
-    (now,) = (await stack.must(company.admin, "GET", terminations))["value"]
+
+    async def shown() -> list[dict[str, Any]]:
+        return (await stack.must(company.admin, "GET", terminations))["value"]
+
+    await stack.has_read()
+    (now,) = await shown()
     assert (now["status"], now["regions"][0]["state"]) == ("AwaitingApproval", "Active")
     await company.agree("DestroyContext")
-    (now,) = (await stack.must(company.admin, "GET", terminations))["value"]
+    (now,) = await shown()
     assert (now["status"], now["regions"][0]["waiting_for"]) == ("Destroying", ["eu-frankfurt-1"])
     async with stack.node() as node:
         body = await node.ack(company.name, "critical", 1, state="destroyed")
 
         async def over() -> bool:
-            (now,) = (await stack.must(company.admin, "GET", terminations))["value"]
+            (now,) = await shown()
             return now["status"] == "Terminated"
 
         await stack.until(over)
@@ -263,7 +262,7 @@ async def test_a_tenants_end_waits_for_approval_then_for_the_node_it_names(stack
         await node.say(company.name, gone)
 
         async def removed() -> list[dict[str, Any]]:
-            (now,) = (await stack.must(company.admin, "GET", terminations))["value"]
+            (now,) = await shown()
             return now["regions"][0]["removed"]
 
         (said,) = await stack.until(removed)
