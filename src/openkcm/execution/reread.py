@@ -53,7 +53,8 @@ def _commit(state: State, after: Residence) -> Effect:
 
 def folded(state: State, told: Residence, lane: Lane, messages: Sequence[Held], now_ns: int) -> Residence:
     """Return a residence, as its mirrors have told it so far, with more of what they hold of one lane."""
-    tenant, before = told.tenant, state.residences.get(told.tenant)
+    tenant = told.tenant
+    before = state.residences.get(tenant) or Residence(tenant=tenant)
     at = replace(state, residences={**state.residences, tenant: told})
     for m in messages:
         after, _ = judged(at, Arrived(lane, m.sequence, m.subject, m.body, now_ns, final=True))
@@ -64,9 +65,7 @@ def folded(state: State, told: Residence, lane: Lane, messages: Sequence[Held], 
     return at.residences[tenant]
 
 
-def _known(before: Residence | None, m: Held) -> bool:
-    if before is None:
-        return False
+def _known(before: Residence, m: Held) -> bool:
     try:
         e = env.decode(m.body)
     except ContractError:

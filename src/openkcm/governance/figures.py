@@ -35,8 +35,9 @@ def figures(cmk: Cmk) -> dict[str, float]:
     out |= {figure("openkcm_cmk_revocations_open", status=status): n for status, n in statuses.items()}
     out[figure("openkcm_cmk_revocation_wait_seconds")] = waiting
     for region in cmk.regions:
-        for node in cmk.views.enrolled(region):
-            out |= _node(cmk, region, node)
+        enrolled = cmk.views.enrolled(region)
+        for node in enrolled:
+            out |= _node(cmk, region, node, enrolled)
     return out
 
 
@@ -48,7 +49,7 @@ def lags(cmk: Cmk, region: str, node: str) -> dict[str, int] | None:
     return {lane: cmk.views.lag(region, lane, at) for lane, at in zip(LANES, health.check.cursor, strict=True)}
 
 
-def _node(cmk: Cmk, region: str, node: str) -> dict[str, float]:
+def _node(cmk: Cmk, region: str, node: str, enrolled: list[str]) -> dict[str, float]:
     health = cmk.watch.health.get(node)
     seen = math.inf if health is None else cmk.watch.silent_for_s(node)
     out: dict[str, float] = {figure("openkcm_cmk_node_seen_seconds", region=region, node=node): seen}
@@ -57,7 +58,7 @@ def _node(cmk: Cmk, region: str, node: str) -> dict[str, float]:
     for lane, lag in (lags(cmk, region, node) or {}).items():
         out[figure("openkcm_cmk_node_lag_events", region=region, node=node, lane=lane)] = lag
     out[figure("openkcm_cmk_node_differs", region=region, node=node)] = len(cmk.telling.drift.differs(node))
-    others = cmk.telling.vaults.differs(node, cmk.views.enrolled(region))
+    others = cmk.telling.vaults.differs(node, enrolled)
     out[figure("openkcm_cmk_node_vault_differs", region=region, node=node)] = len(others)
     for certificate, left in health.check.expires.items():
         labels = {"region": region, "node": node, "certificate": certificate}

@@ -115,7 +115,8 @@ async def fleet(call: Call) -> Response[bytes]:
     cmk = call.desk.cmk
     regions = []
     for name, region in cmk.regions.items():
-        nodes = [_node(call.desk, call.caller, node) for node in cmk.views.enrolled(name)]
+        enrolled = cmk.views.enrolled(name)
+        nodes = [_node(call.desk, call.caller, node, enrolled) for node in enrolled]
         regions.append({"region": name, "residency": region.residency, "nodes": nodes})
     return call.answer(
         {
@@ -127,7 +128,7 @@ async def fleet(call: Call) -> Response[bytes]:
     )
 
 
-def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
+def _node(desk: Desk, caller: Caller, node: str, enrolled: list[str]) -> dict[str, Any]:
     health = desk.cmk.watch.health.get(node)
     if health is None:
         return {"node": node, "last_seen_ms": None}
@@ -136,8 +137,8 @@ def _node(desk: Desk, caller: Caller, node: str) -> dict[str, Any]:
     marks = [mark for mark, _ in health.marks.values() if caller.operator or mark.tenant in caller.roles]
     check["residences"] = msgspec.to_builtins(marks)
     differs = [x.tenant for x in desk.cmk.telling.drift.differs(node) if caller.operator or x.tenant in caller.roles]
-    other_vault = desk.cmk.telling.vaults.differs(node, desk.cmk.views.enrolled(health.check.region))
-    return {**check, "lag": lag, "last_seen_ms": health.at_ms, "differs": differs, "vault_differs": other_vault}
+    others = desk.cmk.telling.vaults.differs(node, enrolled)
+    return {**check, "lag": lag, "last_seen_ms": health.at_ms, "differs": differs, "vault_differs": others}
 
 
 @operation("GET", "/events", None, name="streamEvents", media_type="text/event-stream")
