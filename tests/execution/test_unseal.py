@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -268,6 +269,7 @@ async def test_the_prober_sees_a_cut_a_return_and_a_rotation(house: House) -> No
             pass
 
     try:
+        prober.start()
         prober.watch("acme", house.root, house.context(), wrapped.canary)
         await told("ok", "v1")
         house.file.unlink()
@@ -297,7 +299,34 @@ async def test_a_canary_of_another_residence_is_no_proof(house: House) -> None:
     seen: asyncio.Queue[Observation] = asyncio.Queue()
     prober = Prober(house.settings, seen.put_nowait)
     try:
+        prober.start()
         prober.watch("bolt", house.root, house.context("bolt"), wrapped.canary)
         assert (await seen.get()).code == "WrongContext"
+    finally:
+        prober.close()
+
+
+async def test_more_watches_than_the_socket_holds_wait_for_a_prober_that_is_slow(house: House) -> None:
+    wrapped, _ = await house.wrap()
+    assert wrapped.canary is not None
+    seen: set[str] = set()
+    prober = Prober(house.settings, lambda observation: seen.add(observation.tenant))
+    tenants = {f"t{n}" for n in range(1000)}
+    try:
+        prober.start()
+        first = prober.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        for tenant in tenants:
+            prober.watch(tenant, house.root, house.context(), wrapped.canary)
+        prober.unwatch("t999")
+        os.kill(first, signal.SIGCONT)
+        await until(lambda: seen >= tenants - {"t999"})
+        assert prober.pid == first
+        assert "t999" not in seen
+        prober._process.kill()  # type: ignore[union-attr]
+        await until(lambda: prober.pid not in {first, None})
+        seen.clear()
+        await until(lambda: seen >= tenants - {"t999"})  # all of them are told to the next one
     finally:
         prober.close()

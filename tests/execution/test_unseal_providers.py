@@ -72,6 +72,7 @@ async def test_a_kek_goes_through_a_helper_of_each_provider_and_the_prober_sees_
                 await until(lambda: all(maps(pid, LIBRARIES[provider]) for pid in waiting))
             assert not maps(zygote, LIBRARIES[provider])
         assert wrapped.canary is not None
+        prober.start()
         prober.watch("acme", customer.reference, context(customer), wrapped.canary)
         assert ((said := await seen.get()).code, said.root_version) == ("ok", wrapped.root_version)
         await asyncio.to_thread(customer.rotate)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -48,19 +49,21 @@ class Prober:
         """
         self._settings, self._tell = settings, on_observation
         self._watches: dict[str, Watch] = {}
+        self._tenants: dict[int, str] = {}  # the same, by the watch's number
         self._n = 0
+        self._outbox: deque[bytes] = deque()  # orders that the socket has no room for yet
         self._process: subprocess.Popen[Any] | None = None
         self._control: socket.socket | None = None
         self._closed = False
 
     def start(self) -> None:
         """Start the process, and all watches in it."""
-        if self._closed or self._control is not None:
+        if self._closed:
             return
         self._process, self._control = spawn("prober", self._settings.policy.providers)
         asyncio.get_running_loop().add_reader(self._control, self._hear)
-        for watch in list(self._watches.values()):
-            self._send(watch)
+        self._outbox.extend(map(msgspec.msgpack.encode, self._watches.values()))
+        self._flush()
 
     def close(self) -> None:
         """End it."""
@@ -85,23 +88,35 @@ class Prober:
         self.unwatch(tenant)
         self._n += 1
         self._watches[tenant] = msgspec.structs.replace(asked, n=self._n)
-        if self._control is None:
-            self.start()
-        else:
-            self._send(self._watches[tenant])
+        self._tenants[self._n] = tenant
+        self._send(self._watches[tenant])
 
     def unwatch(self, tenant: str) -> None:
         """Probe it no more; nothing of it is told after this."""
         watch = self._watches.pop(tenant, None)
-        if watch is not None and self._control is not None:
+        if watch is not None:
+            del self._tenants[watch.n]
             self._send(Unwatch(n=watch.n))
 
     def _send(self, order: Watch | Unwatch) -> None:
-        try:
-            if self._control is not None:
-                self._control.send(msgspec.msgpack.encode(order))
-        except OSError:
-            self._restart()
+        if self._control is not None:  # else `start` tells it what is watched by then
+            self._outbox.append(msgspec.msgpack.encode(order))
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the socket takes: a few hundred orders; the rest when the prober has read some."""
+        while self._control is not None and self._outbox:
+            try:
+                self._control.send(self._outbox[0])
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self._control, self._flush)
+                return
+            except OSError:
+                self._restart()
+                return
+            self._outbox.popleft()
+        if self._control is not None:
+            asyncio.get_running_loop().remove_writer(self._control)
 
     def _hear(self) -> None:
         while self._control is not None:
@@ -115,7 +130,7 @@ class Prober:
                 self._restart()
                 return
             seen = _OBSERVED.decode(raw)
-            tenant = next((t for t, watch in self._watches.items() if watch.n == seen.n), None)
+            tenant = self._tenants.get(seen.n)
             if tenant is not None:
                 self._tell(
                     Observation(tenant=tenant, code=seen.code, detail=seen.detail, root_version=seen.root_version)
@@ -128,8 +143,10 @@ class Prober:
 
     def _drop(self) -> None:
         process, control, self._process, self._control = self._process, self._control, None, None
+        self._outbox.clear()
         if control is not None:
             asyncio.get_running_loop().remove_reader(control)
+            asyncio.get_running_loop().remove_writer(control)
             control.close()
         if process is not None:
             process.kill()
