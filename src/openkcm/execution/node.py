@@ -411,7 +411,7 @@ def kept_of(reader: Reader, custodian: Custodian) -> Callable[[], Awaitable[dige
         try:
             return await asyncio.wait_for(asyncio.shield(reading), DIGEST_S)
         except (TimeoutError, ProjectorError) as bad:
-            _log.warning("no digest of the own database: %s", bad or f"it takes over {DIGEST_S} s")
+            _log.warning("no digest of the own database: %s", str(bad) or f"it takes over {DIGEST_S} s")
             return None
 
     return read
