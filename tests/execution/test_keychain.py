@@ -20,6 +20,7 @@ from openkcm.execution.inputs import Arrived
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.keyring import FenceRecord, RingRecord
 from openkcm.execution.known import digest_of
+from openkcm.execution.node import SPARE_CELLS
 from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import Canary, Wrapped
 from openkcm.execution.safe import Safe
@@ -91,7 +92,7 @@ class Node:
     def __init__(self, name: str, vault: Vault, root: Root, press: Press, slots: int = 16) -> None:
         self.press, self.root, self.drained = press, root, True
         self.state = State(node=name, region=REGION, boot_id="b", trust_root=press.root.public_key)
-        self.arena, cells = RegionArena(slots=slots, workloads=16), KeyArena(cells=slots + 16)
+        self.arena, cells = RegionArena(slots=slots, workloads=16), KeyArena(cells=slots + SPARE_CELLS)
         self.gates = Gates(self.arena, cells, lambda: None, root.cancel, lambda _: None, lambda: self.drained)
         self.cells = cells
         self.safe = Safe(vault, Voice(name, REGION, seed(name)), REGION)
@@ -360,3 +361,18 @@ async def test_an_update_is_above_what_it_replaces_whatever_the_clock_says(pair)
     memory.seen[str(where)] = 1 << 60, b"written by a node whose clock is far ahead"
     await safe.put(where, FenceRecord(tenant="acme"), expect=(str(where), 0), epoch=1)
     assert env.decode(vault.records[str(where)].body).counter > 1 << 60
+
+
+async def test_after_a_start_all_that_fit_come_back_however_many_wait_for_their_root_at_once():
+    press, vault, root, tenants = Press(), Vault(), Root(), [f"t{n:03}" for n in range(200)]
+    opening = [*press.opening(("eu-frankfurt-1", REGION)), *(e for t in tenants for e in press.onboarded(t))]
+    for start in range(2):  # the first makes the keys, the second finds them
+        node = Node("eu-frankfurt-1", vault, root, press, slots=len(tenants))
+        node.take(*opening)
+        root.hold.clear()
+        coming = asyncio.gather(*(node.keychain.provision(t) for t in tenants))
+        await asyncio.sleep(0.05)
+        root.hold.set()
+        assert set(await coming) == {(None, ())}
+        assert [t for t in tenants if not node.keychain.is_open(t)] == [], start
+        assert not node.keychain.warmth.cold

@@ -103,5 +103,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("a key that is announced", G + "registry", "if self._signer.key_id not in self._projection.signing_keys:", "if False:", "test:tests/governance/test_own_key.py::test_nothing_is_sealed_with_a_key_that_the_ledger_does_not_announce"),
     M("repeated in its own epoch", G + "watch", "floors = [acks[n].mark(at)[0] if n in acks", "floors = [acks[n].floor if n in acks", PENDING + "test_a_revocation_of_an_older_epoch_is_repeated_until_every_node_has_acknowledged_it_in_that_epoch"),
     M("expectation", G + "registry", "expected_last=cached.cursors[lane]", "expected_last=None", "test:tests/governance/test_race.py::test_two_cmks_at_once_never_give_one_counter_twice"),
+    # --- many residences at once
+    M("those that wait for a root hold no cells", E + "keychain", "async with self._makers[root.provider]:", "if True:", "test:tests/execution/test_keychain.py::test_after_a_start_all_that_fit_come_back_however_many_wait_for_their_root_at_once"),
+    M("orders wait for the prober", E + "unseal_probe", "            except BlockingIOError:\n                asyncio", "            except InterruptedError:\n                asyncio", "test:tests/execution/test_unseal.py::test_more_watches_than_the_socket_holds_wait_for_a_prober_that_is_slow"),
 )
 # fmt: on

@@ -36,7 +36,9 @@ __all__ = ["Keychain"]
 _log: Final = logging.getLogger("openkcm.keychain")
 MAX_RACES: Final = 5
 LENT_CELLS: Final = 8  # cells that stay free for what is lent for a moment
-READERS: Final = 64  # residences that read their records at once: thousands come together after a start
+#: Residences of one provider whose keys are brought at once: thousands come together after a start, and those that wait
+#: for their root must not hold the cells of those that are there. A KMS that hangs delays its own customers.
+MAKERS: Final = 8
 USABLE: Final = frozenset({Gate.OPEN, Gate.SUSPENDED, Gate.DECRYPT_ONLY})
 Done = tuple[str | None, tuple[str, ...]]
 
@@ -50,7 +52,7 @@ class Keychain:
         self.records = KeyRecords(region, state, gates, safe, unsealer)
         self.warmth = Warmth()
         self._reserved: dict[str, int] = {}  # slots for keys that are on their way
-        self._readers = asyncio.Semaphore(READERS)
+        self._makers: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(MAKERS))
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.loaded: dict[str, Loaded] = {}
         self.on_keys: Callable[[str], None] = lambda _tenant: None
@@ -91,7 +93,8 @@ class Keychain:
                 return "KeySlotsFull", ()
         return "Contended", ()
 
-    async def _provision(self, tenant: str, demanded: bool) -> Done:
+    def _needless(self, tenant: str) -> Done | None:
+        """Return what there is to say where no key is wanted; None where one is."""
         state = self._state()
         residence = state.residences[tenant]
         said = verdict(residence)
@@ -103,10 +106,21 @@ class Keychain:
             return None, ()
         if residence.first_approvers_hash is None:
             return "NoApprovers", ()
+        return None
+
+    async def _provision(self, tenant: str, demanded: bool) -> Done:
+        done, root = self._needless(tenant), self._state().residences[tenant].root
+        if done is not None or root is None:
+            return done or (None, ())
+        async with self._makers[root.provider]:
+            return self._needless(tenant) or await self._make(tenant, demanded)
+
+    async def _make(self, tenant: str, demanded: bool) -> Done:
+        residence = self._state().residences[tenant]
+        said = verdict(residence)
         loaded = Loaded(self._gates.ticket(tenant))
-        async with self._readers:
-            await self._fences.check(tenant)  # (1)
-            await self.records.read(residence, loaded)  # (2)
+        await self._fences.check(tenant)  # (1)
+        await self.records.read(residence, loaded)  # (2)
         if loaded.ring is not None and not self.is_open(
             tenant
         ):  # the watch has its canary from here on, also when the root then refuses
