@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -13,6 +14,8 @@ import pytest
 import pytest_asyncio
 
 from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from openkcm.client import client
+from openkcm.contract import api
 from openkcm.governance.commands import MAY
 from openkcm.governance.portal import limits
 from openkcm.governance.portal.auth import SERVICE_TOKEN
@@ -137,7 +140,7 @@ async def test_the_kill_switch_and_approvals_ask_for_somebody_who_was_there_just
     assert fresh.status_code == 202
 
 
-async def test_lists_are_filtered_paged_and_capped(stack: Stack) -> None:
+async def test_lists_are_filtered_paged_and_capped(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant = await stack.tenant()
     admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}"
     for name in ("s-a", "s-b", "s-c"):
@@ -146,8 +149,21 @@ async def test_lists_are_filtered_paged_and_capped(stack: Stack) -> None:
     assert ([s["system"] for s in page["value"]], page["count"]) == (["s-a", "s-b"], 4)
     only = await stack.must(admin, "GET", f"{path}/systems", **{"$filter": "system eq 's-b'"})
     assert [s["system"] for s in only["value"]] == ["s-b"]
-    for query in ({"$top": 0}, {"$top": 1001}, {"$top": "x"}, {"$filter": "system"}, {"$filter": "a eq 'b' or c eq 'd'"}, {"nonsense": 1}):  # fmt: skip
+    for query in ({"$top": 0}, {"$top": 1001}, {"$top": "x"}, {"$filter": "system"}, {"$filter": "a eq 'b' or c eq 'd'"}, {"$filter": "ceiling eq 'b'"}, {"$after": "x"}, {"nonsense": 1}):  # fmt: skip
         assert (await stack.ask(admin, "GET", f"{path}/systems", **query)).status_code == 422, query
+    whole = await stack.must(admin, "GET", f"{path}/systems")
+    assert whole["count"] == len(whole["value"]) == 4
+    first = await stack.ask(admin, "GET", f"{path}/systems", **{"$top": 2, "$skip": 1})
+    url = first.links["next"]["url"]
+    assert "skip" not in url
+    await stack.must(admin, "POST", f"{path}/systems", {"system": "s-d"})
+    rest = await stack.ask(admin, "GET", url)
+    assert first.json()["value"] + rest.json()["value"][:-1] == whole["value"][1:]
+    assert "Link" not in rest.headers
+    monkeypatch.setattr(client, "PAGE", 2)
+    with client.Client(str(stack.client.base_url), stack.idp.token(admin)) as typed:
+        followed = await asyncio.to_thread(typed._all, f"{path}/systems", api.System)
+    assert [one.system for one in followed] == ["payments", "s-a", "s-b", "s-c", "s-d"]
     deep = b"[" * 33 + b"]" * 33
     answer = await stack.ask(admin, "POST", f"{path}/systems", deep)
     assert "nested deeper" in answer.text

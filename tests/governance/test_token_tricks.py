@@ -20,6 +20,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from openkcm.governance.configuration import Oidc
 from openkcm.governance.portal import auth
 from orbital_fixture import Orbital
 
@@ -145,3 +146,25 @@ async def test_no_trick_with_names_or_keys_makes_a_token_and_each_refusal_is_in_
 
     assert await stack.until(written) <= {("ReadTenant", "unauthenticated"), ("RevokeAccess", "unauthenticated")}
     await asyncio.sleep(0)
+
+
+async def test_the_first_caller_waits_for_no_keys_and_an_issuer_that_came_later_is_asked_again(idp: Idp) -> None:
+    asked: list[str] = []
+
+    class Watched(auth.Issuer):
+        async def _get(self, url: str) -> dict[str, Any]:
+            asked.append(url)
+            if len(asked) == 1:
+                raise auth.Unauthenticated("not up yet")
+            return await super()._get(url)
+
+    watched = Watched(Oidc(idp.issuer, "openkcm"))
+    await watched.prepare()
+    assert (await watched.identify(idp.token("anna"))).subject == "anna"  # at once, though one attempt was just now
+    assert len(asked) == 3
+    await watched.close()
+    early = auth.Issuer(Oidc(idp.issuer, "openkcm"))
+    await early.prepare()
+    early._get = None  # type: ignore[method-assign,assignment]  # whoever asked now would fail
+    assert (await early.identify(idp.token("anna"))).subject == "anna"
+    await early.close()

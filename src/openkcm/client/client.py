@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from openkcm.client.transport import Answer, Portal
+from openkcm.client.transport import Portal
 from openkcm.contract import api, bodies
 from openkcm.contract.seal import Signer
 
@@ -141,11 +141,12 @@ class Client(Portal):
 
     def _all(self, path: str, shape: type[_T]) -> list[_T]:
         found: list[_T] = []
-        while True:
-            page: Answer = self.get(path, **{"$skip": len(found), "$top": PAGE})
+        onward: str | None = f"{path}?$top={PAGE}"
+        while onward is not None:
+            page = self.get(onward)
             found += msgspec.convert(page["value"], list[shape])  # type: ignore[valid-type]
-            if len(found) >= page["count"] or not page["value"]:
-                return found
+            onward = page.onward
+        return found
 
 
 def _region(tenant: str, region: str) -> str:

@@ -32,12 +32,16 @@ class SyncTimeout(Exception):
 
 
 class Answer(dict[str, Any]):
-    """A JSON answer. `asked_ns` and `at_ns`: when it was asked and here, in CLOCK_BOOTTIME as nodes count."""
+    """A JSON answer. `asked_ns` and `at_ns`: when it was asked and here, in CLOCK_BOOTTIME as nodes count.
+
+    `onward`: what to ask for the next part of a list, None at its end.
+    """
 
     status: int
     asked_ns: int
     at_ns: int
     etag: str | None
+    onward: str | None
 
 
 class Portal:
@@ -157,7 +161,7 @@ class Portal:
             content, headers["Content-Type"] = msgspec.json.encode(body), content_type
         asked_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
-            response = self._client.request(method, API + path, content=content, params=params, headers=headers)
+            response = self._client.request(method, API + path, content=content, params=params or None, headers=headers)
         except httpx.HTTPError as bad:
             raise Problem(0, "unreachable", f"{method} {path}: {bad or type(bad).__name__}") from bad
         at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -178,4 +182,6 @@ class Portal:
         answer = Answer(decoded if isinstance(decoded, dict) else {"value": decoded})
         answer.status, answer.asked_ns, answer.at_ns = response.status_code, asked_ns, at_ns
         answer.etag = response.headers.get("ETag")
+        following = response.links.get("next", {}).get("url")
+        answer.onward = None if following is None else following.removeprefix(API)
         return answer

@@ -6,11 +6,11 @@ import base64
 import binascii
 import hashlib
 import ssl
-from typing import Any
 
 from openkcm.contract.authority import NotARootCa, check_root_ca, described, name_of
 from openkcm.contract.decrees import MAX_AUTHORITY_BYTES
 from openkcm.governance.errors import IllegalNow, Invalid, SecretRefused
+from openkcm.governance.lists import Rows
 from openkcm.governance.service import Cmk
 
 __all__ = ["authority_of", "check_unclaimed", "shown"]
@@ -41,15 +41,18 @@ def authority_of(text: str) -> bytes:
     return der
 
 
-def shown(cmk: Cmk, tenant: str, region: str) -> list[dict[str, Any]]:
-    """Return the tenant's own CAs that vouch for its workloads in a region, as people read them."""
+def shown(rows: Rows) -> Rows:
+    """Return rows of the list of a tenant's own CAs as people read them."""
     found = []
-    for authority, der in cmk.views.authorities(tenant, region):
+    for row in rows:
+        der = base64.b64decode(row["certificate"])
         subject, until_ms = described(der)
-        digest, pem = hashlib.sha256(der).hexdigest(), ssl.DER_cert_to_PEM_cert(der)
         found.append(
-            {"authority": authority, "sha256": digest, "subject": subject, "until_ms": until_ms, "certificate": pem}
-        )
+            {
+                "authority": row["authority"], "sha256": hashlib.sha256(der).hexdigest(), "subject": subject,
+                "until_ms": until_ms, "certificate": ssl.DER_cert_to_PEM_cert(der),
+            }
+        )  # fmt: skip
     return found
 
 

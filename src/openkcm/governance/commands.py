@@ -296,7 +296,7 @@ async def remove_workload(cmk: Cmk, asked: Asked, tenant: str, region: str, enro
 
 async def remove_authority(cmk: Cmk, asked: Asked, tenant: str, region: str, authority: str) -> list[Recorded]:
     """Cut one of the tenant's own workload CAs with all it vouches for, on the critical lane."""
-    if authority not in dict(cmk.views.authorities(tenant, region)):
+    if not cmk.views.authority_counts(tenant, region, authority):
         raise NotFound(f"no workload CA {authority[:80]}")
     where = residence_aggregate(region, tenant, "critical")
     order = asked.order(cmk, tenant, "RemoveWorkloadAuthority")

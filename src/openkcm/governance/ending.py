@@ -29,24 +29,18 @@ def shown(cmk: Cmk, tenant: str) -> dict[str, Any] | None:
     row = cmk.views.termination(tenant)
     if row is None:
         return None
-    regions = []
+    regions, asked = [], cmk.views.open_approvals(tenant)
     for region in row["regions"]:
         state = cmk.views.state(tenant, region) or {}
         acked, waiting, certain_in_s = cmk.watch.destruction(tenant, region)
         gone = state.get("state") == "Destroyed"
-        approval = next(
-            (
-                a["approval"] for a in cmk.views.approvals(tenant)
-                if (a["command"], a["region"]) == ("DestroyContext", region) and a["state"] in {"Requested", "Granted"}
-            ),
-            None,
-        )  # fmt: skip
+        mine = (a["approval"] for a in asked if (a["command"], a["region"]) == ("DestroyContext", region))
         by = None if certain_in_s is None else cmk.registry.now_ms + int(max(certain_in_s, 0) * 1000)
         regions.append(
             {
                 "region": region,
                 "state": state.get("state", "Requested"),
-                "approval": approval,
+                "approval": next(mine, None),
                 "acked": list(acked) if gone else [],
                 "waiting_for": list(waiting) if gone else [],
                 "certain_by": by if gone else None,

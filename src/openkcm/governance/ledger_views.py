@@ -81,17 +81,19 @@ class LedgerViews:
 
     def exported(self, tenant: str, after: int, limit: int) -> list[tuple[int, str, bytes]]:
         """Return (sequence, subject, bytes) of a tenant's events and of the trust events that verify them."""
-        query = (
-            "SELECT sequence, subject, body FROM event WHERE sequence > :a AND (tenant = :t OR (kind = 'ledger' "
-            "AND tag NOT LIKE 'AccessDenied.%')) ORDER BY sequence LIMIT :n"
+        query = " UNION ALL ".join(
+            f"SELECT sequence, subject, body FROM event_{lane} WHERE sequence > :a AND {whose}"
+            for lane in ("routine", "critical")
+            for whose in ("tenant = :t", "tenant = '_' AND kind = 'ledger' AND tag NOT LIKE 'AccessDenied.%'")
         )
+        query += " ORDER BY 1 LIMIT :n"
         return [(n, s, b) for n, s, b in self.reader.rows(query, {"t": tenant, "a": after, "n": limit})]
 
     def event_count(self, tenant: str | None) -> int:
         """Return how many events there are, of one tenant (and who was denied at its door) or of all."""
+        of = "" if tenant is None else "WHERE tenant = :t"
         query = (
-            "SELECT (SELECT count(*) FROM event_routine WHERE :t IS NULL OR tenant = :t) + "
-            "(SELECT count(*) FROM event_critical WHERE :t IS NULL OR tenant = :t) + "
+            f"SELECT (SELECT count(*) FROM event_routine {of}) + (SELECT count(*) FROM event_critical {of}) + "
             "(SELECT count(*) FROM access_denied WHERE tenant = :t)"
         )
         return int(self.reader.rows(query, {"t": tenant})[0][0])

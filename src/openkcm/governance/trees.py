@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,14 +49,16 @@ class Trees:
             log.warning("the newest checkpoint of %s is not governance's: %s", tree, bad)
             return None
 
-    async def shown(self) -> list[dict[str, Any]]:
-        """Return every tree: what the ledger has, what was signed, who cosigned, and whether the two contradict.
+    async def shown(self, trees: Container[str] | None = None) -> list[dict[str, Any]]:
+        """Return these trees, or all: what the ledger has, what was signed, who cosigned, whether the two contradict.
 
         Raises:
             LedgerUnavailable: The hub does not answer.
         """
         found = []
         for head in heads(self._reader):
+            if trees is not None and head.tree not in trees:
+                continue
             newest = await self.newest(head.tree)
             signed = None if newest is None else self._signed(newest)
             found.append(
@@ -72,14 +74,6 @@ class Trees:
                 }
             )
         return found
-
-    def trust(self) -> list[dict[str, Any]]:
-        """Return what the trust root said of keys and epochs, sealed: whom a witness believes about a checkpoint."""
-        rows = self._reader.rows(
-            "SELECT sequence, body FROM event_critical WHERE tag LIKE 'SigningKeyRotated.%' "
-            "UNION ALL SELECT sequence, body FROM event_routine WHERE tag LIKE 'LedgerOpened.%' ORDER BY 1"
-        )
-        return [{"sequence": sequence, "body": _base64(body)} for sequence, body in rows]
 
     def inclusion(self, sequence: int, tree: str, size: int | None) -> dict[str, Any]:
         """Return the proof that what stands at `sequence` is a leaf of its tree, at `size` or at its present size.

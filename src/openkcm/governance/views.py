@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from openkcm.contract import passkey
-from openkcm.contract.decrees import stricter
-from openkcm.contract.errors import SealError
 from openkcm.contract.statements import REQUIRED_SIGNATURES
+from openkcm.governance import lists
 from openkcm.governance.ledger_views import LedgerViews
 from openkcm.governance.node_views import NodeViews
 from openkcm.projector import Reader
 
 __all__ = ["Views"]
 
-ALL: Final = 1_000_000_000
 
-
-class Views(NodeViews, LedgerViews):
+class Views(lists.Lists, NodeViews, LedgerViews):
     """The read model of one CMK."""
 
     def __init__(self, reader: Reader) -> None:
@@ -43,10 +38,6 @@ class Views(NodeViews, LedgerViews):
 
     # --- tenants ----------------------------------------------------------------------------------------------------
 
-    def tenants(self) -> list[str]:
-        """Return all tenants' names."""
-        return [tenant for (tenant,) in self.reader.rows("SELECT tenant FROM tenant ORDER BY tenant")]
-
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """Return a tenant with its people, roles and regions."""
         found = self.reader.records(
@@ -54,20 +45,10 @@ class Views(NodeViews, LedgerViews):
         )
         if not found:
             return None
-        people: dict[str, dict[str, Any]] = {}
-        query = (
-            "SELECT p.person, p.approval_key, r.role FROM person p LEFT JOIN person_role r USING (tenant, person) "
-            "WHERE p.tenant = ? ORDER BY p.person, r.role"
-        )
-        offers = dict(self.reader.rows("SELECT person, approval_key FROM offered_key", ()))
-        for person, key, role in self.reader.rows(query, (tenant,)):
-            entry = people.setdefault(person, {"person": person, "roles": [], **_signing(key, offers.get(person))})
-            if role is not None:
-                entry["roles"].append(role)
         return {
             **found[0],
             "regions": self.regions_of(tenant),
-            "people": list(people.values()),
+            "people": self.rows(lists.PEOPLE, tenant),
             "quorum": self.quorum(tenant),
         }
 
@@ -80,15 +61,6 @@ class Views(NodeViews, LedgerViews):
         """Return the regions a tenant lives in."""
         query = "SELECT region FROM tenant_region WHERE tenant = ? ORDER BY region"
         return [region for (region,) in self.reader.rows(query, (tenant,))]
-
-    def residences(self, tenant: str | None = None, *, like: str = "", limit: int = ALL) -> list[dict[str, Any]]:
-        """Return the state of tenant regions, of one tenant or all; `like`: part of the tenant's name."""
-        narrowed = "WHERE tenant = :t " if tenant is not None else "WHERE instr(tenant, :q) " if like else ""
-        query = (
-            "SELECT tenant, region, state, generation, fence, lease_s FROM residence "
-            f"{narrowed}ORDER BY tenant, region LIMIT :n"
-        )
-        return self.reader.records(query, {"t": tenant, "q": like, "n": limit})
 
     def residence(self, tenant: str, region: str) -> dict[str, Any] | None:
         """Return everything about one tenant region."""
@@ -119,22 +91,14 @@ class Views(NodeViews, LedgerViews):
             if row["ref"] is None
             else {"provider": row["provider"], "ref": row["ref"], "credential": row["credential"]},
             "suspended_for": row["suspended_for"],
-            "systems": self._systems(tenant, region),
-            "workloads": self.reader.records(
-                "SELECT workload, system, enrolment, fingerprint, spiffe, authority FROM workload "
-                "WHERE tenant = ? AND region = ? ORDER BY generation",
-                both,
-            ),
+            "systems": self.rows(lists.SYSTEMS, *both),
+            "workloads": self.rows(lists.WORKLOADS, *both),
             "approvers": next(
                 ({**a, "approvers": [p["person"] for p in msgspec.json.decode(a["approvers"])]} for a in approvers),
                 None,
             ),
             "revocations": self.revocations(tenant, region),
-            "rotations": self.reader.records(
-                "SELECT rotation, level, registration, at_ms FROM rotation "
-                "WHERE tenant = ? AND region = ? ORDER BY at_ms",
-                both,
-            ),
+            "rotations": self.rows(lists.ROTATIONS, *both),
             "root_states": self.reader.records(
                 "SELECT node, state, detail, root_version, at_ms FROM node_root WHERE tenant = ? AND region = ?", both
             ),
@@ -145,15 +109,6 @@ class Views(NodeViews, LedgerViews):
             ),
         }
 
-    def _systems(self, tenant: str, region: str) -> list[dict[str, Any]]:
-        query = (
-            "SELECT s.system, s.registration, s.hand_out, c.hand_out AS ceiling FROM system AS s LEFT JOIN "
-            "configuration AS c ON c.tenant = s.tenant AND c.region = s.region "
-            "WHERE s.tenant = ? AND s.region = ? ORDER BY s.generation"
-        )
-        found = self.reader.records(query, (tenant, region))
-        return [{**s, "hand_out_in_force": stricter(s.pop("ceiling") or "allowed", s["hand_out"])} for s in found]
-
     def state(self, tenant: str, region: str) -> dict[str, Any] | None:
         """Return state and counters of one tenant region."""
         query = (
@@ -162,15 +117,10 @@ class Views(NodeViews, LedgerViews):
         )
         return next(iter(self.reader.records(query, (tenant, region))), None)
 
-    def revocations(self, tenant: str, region: str) -> list[dict[str, Any]]:
+    def revocations(self, tenant: str, region: str, most: int = 100) -> list[dict[str, Any]]:
         """Return the revocations of one tenant region, newest first, with what became of each."""
-        query = """
-            SELECT r.event, r.epoch, r.fence, r.reason, r.person, r.at_ms,
-                EXISTS (SELECT 1 FROM open_revocation o WHERE o.event = r.event) AS open,
-                c.outcome AS confirmed, c.at_ms AS confirmed_ms
-            FROM revocation r LEFT JOIN revocation_confirmed c ON c.event = r.event
-            WHERE r.tenant = ? AND r.region = ? ORDER BY r.epoch DESC, r.fence DESC LIMIT 100"""
-        return [{**r, "open": bool(r["open"])} for r in self.reader.records(query, (tenant, region))]
+        found = self.rows(lists.REVOCATIONS, tenant, wanted=[("region", region)], top=most)
+        return [{name: value for name, value in r.items() if name != "region"} for r in found]
 
     def blast_radius(self, tenant: str, region: str) -> dict[str, Any]:
         """Return what a revocation would cut, and what it cannot: keys that were handed out."""
@@ -180,7 +130,7 @@ class Views(NodeViews, LedgerViews):
         ))  # fmt: skip
         handed = [
             {"system": s["system"], "hand_out": s["hand_out_in_force"], "times": times.pop(s["registration"], 0)}
-            for s in self._systems(tenant, region)
+            for s in self.rows(lists.SYSTEMS, *both)
         ]
         if times:  # what went out cannot be taken back by decommissioning its system
             handed.append({"system": "", "hand_out": "never", "times": sum(times.values())})
@@ -223,12 +173,9 @@ class Views(NodeViews, LedgerViews):
         query = "SELECT 1 FROM enrolled_workload WHERE tenant = ? AND region = ? AND enrolment = ?"
         return bool(self.reader.rows(query, (tenant, region, enrolment)))
 
-    def authorities(self, tenant: str, region: str) -> list[tuple[str, bytes]]:
-        """Return the tenant's own workload CAs that count: id and certificate (DER)."""
-        query = (
-            "SELECT authority, certificate FROM trusted_authority WHERE tenant = ? AND region = ? ORDER BY generation"
-        )
-        return [(authority, base64.b64decode(c)) for authority, c in self.reader.rows(query, (tenant, region))]
+    def authority_counts(self, tenant: str, region: str, authority: str) -> bool:
+        """Whether it is a workload CA of the tenant's own that counts."""
+        return bool(self.rows(lists.AUTHORITIES, tenant, region, wanted=[("authority", authority)]))
 
     def names_of_authorities(self, region: str, *, without: str) -> set[str]:
         """Return the names that workload CAs have, or had, in a region, one tenant's left out."""
@@ -237,34 +184,16 @@ class Views(NodeViews, LedgerViews):
 
     # --- approvals --------------------------------------------------------------------------------------------------
 
-    def approvals(self, tenant: str, approval: str | None = None) -> list[dict[str, Any]]:
-        """Return a tenant's approvals, newest first, or the one."""
-        query = """
-            SELECT a.*, (SELECT json_group_array(g.person) FROM approval_grant g
-                WHERE g.tenant = a.tenant AND g.approval = a.approval) AS granted_by
-            FROM approval a WHERE a.tenant = :t AND (:a IS NULL OR a.approval = :a) ORDER BY a.at_ms DESC LIMIT 1000"""
-        return [
-            {
-                **row,
-                "arguments": msgspec.json.decode(row["arguments"]),
-                "granted_by": msgspec.json.decode(row["granted_by"]),
-            }
-            for row in self.reader.records(query, {"t": tenant, "a": approval})
-        ]
+    def approval(self, tenant: str, approval: str) -> dict[str, Any] | None:
+        """Return one approval."""
+        return next(iter(self.rows(lists.APPROVALS, tenant, wanted=[("approval", approval)])), None)
+
+    def open_approvals(self, tenant: str) -> list[dict[str, Any]]:
+        """Return (approval, command, region) of what waits for a signature."""
+        query = "SELECT approval, command, region FROM approval WHERE tenant = ? AND state IN ('Requested', 'Granted')"
+        return self.reader.records(query, (tenant,))
 
     def overdue_approvals(self, now_ms: int) -> list[tuple[str, str]]:
         """Return (tenant, approval) of what nobody answered in time."""
         query = "SELECT tenant, approval FROM approval WHERE state IN ('Requested', 'Granted') AND expires_at_ms <= ?"
         return [(t, a) for t, a in self.reader.rows(query, (now_ms,))]
-
-
-def _signing(key: str | None, offered: str | None) -> dict[str, Any]:
-    """How a person signs, as people are shown it."""
-    how = None
-    if key is not None:
-        try:
-            how = "ed25519" if passkey.read_key(base64.b64decode(key)) is None else "passkey"
-        except SealError:  # governance checks keys before it appends; an older ledger may hold one that is none
-            how = None
-    digest = hashlib.sha256(base64.b64decode(offered)).hexdigest() if offered is not None and offered != key else None
-    return {"approval_key": key, "signs_with": how, "offers": digest}

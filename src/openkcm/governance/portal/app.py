@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -53,13 +54,16 @@ async def _harden(message: Message, scope: Scope) -> None:
 def create_app(cmk: Cmk) -> Litestar:
     """Return the application of a running CMK."""
     desk = Desk(cmk)
-    document()  # a table that cannot be described fails here, not at the first reader
+    document()  # a table that cannot be described fails here, not at the first reader; nor does the first one wait
+    pages.prepare()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        asking = asyncio.create_task(desk.issuer.prepare())
         try:
             yield
         finally:
+            asking.cancel()
             await desk.close()
 
     return Litestar(

@@ -79,6 +79,13 @@ class Issuer:
         """Close the connections."""
         await self._client.aclose()
 
+    async def prepare(self) -> None:
+        """Ask for the issuer's keys before anybody comes; while it does not answer, the next caller asks again."""
+        async with self._lock:
+            await self._refresh()
+            if self._keys is None:
+                self._asked_at = float("-inf")
+
     async def identify(self, token: str, *, nonce: str | None = None) -> Identity:
         """Return whose token it is.
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal
+from urllib.parse import urlencode
 
 import msgspec
 from litestar import HttpMethod, Request, Response
@@ -20,10 +21,14 @@ from litestar.handlers import HTTPRouteHandler
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked, Caller
 from openkcm.governance.errors import GovernanceError, Invalid, StepUpRequired, WrongMediaType
+from openkcm.governance.lists import Listing, Page, Rows
 from openkcm.governance.portal.limits import Kind
 from openkcm.governance.portal.requests import Desk, Req, answered, desk_of
 
-__all__ = ["API", "SURFACE", "Call", "Operation", "Param", "api_routes", "methods_of", "operation", "probe_routes"]
+__all__ = [
+    "API", "SURFACE", "Call", "Operation", "Param", "api_routes", "following", "methods_of", "operation",
+    "probe_routes",
+]  # fmt: skip
 
 API: Final = "/cmk/v1"
 MAX_PAGE: Final = 1000
@@ -65,6 +70,7 @@ class Param(msgspec.Struct, frozen=True):
 PAGE: Final = (
     Param("$top", "integer", "How many.", MAX_PAGE, MAX_PAGE, 1),
     Param("$skip", "integer", "How many are left out first.", 0),
+    Param("$after", "string", "Where the page before ended: its `Link` says so.", None, 1000),
     Param("$filter", "string", "`field eq 'value'`, more of them joined by `and`.", None, 1000),
 )
 
@@ -138,21 +144,34 @@ class Call(msgspec.Struct, frozen=True):
         """Answer a reading."""
         return answered(self.request, value, etag=etag)
 
-    def page(self, values: list[dict[str, Any]]) -> Response[bytes]:
-        """Answer a list: filtered, then the part that was asked for.
+    def page(self, listing: Listing, *, many: Iterable[str] = ()) -> Page:
+        """Return the part of a list that was asked for.
 
         Raises:
-            Invalid: `$filter` says nothing we could do.
+            Invalid: `$filter` or `$after` says nothing we could do.
         """
-        wanted = _filter(self.query["$filter"] or "")
-        for field, value in wanted:
-            values = [v for v in values if str(v.get(field)) == value]
-        first = self.query["$skip"]
-        return self.answer({"value": values[first : first + self.query["$top"]], "count": len(values)})
+        path, query = self.request.path_params, self.query
+        return self.desk.cmk.views.page(
+            listing, path.get("tenant", ""), path.get("region", ""), wanted=_filter(query["$filter"] or ""),
+            top=query["$top"], skip=query["$skip"], after=query["$after"], many=many,
+        )  # fmt: skip
+
+    def listed(self, page: Page, values: Rows | None = None) -> Response[bytes]:
+        """Answer a list, its rows as they are shown; Link names the next part."""
+        answer = self.answer({"value": page.rows if values is None else values, "count": page.count})
+        if page.after is not None:
+            answer.headers["Link"] = following(self.request, "$after", page.after, without="$skip")
+        return answer
 
     async def write(self, work: Callable[[Asked], Awaitable[Any]], *, remembered: bool = True) -> Response[bytes]:
         """Run a command once per idempotency key, and answer 202."""
         return await self.desk.write(self.request, self.caller, work, remembered=remembered)
+
+
+def following(request: Req, name: str, value: str | int, *, without: str = "") -> str:
+    """Return the Link to what comes next: the same question, from there on."""
+    asked = {key: said for key, said in request.query_params.items() if key != without}
+    return f'<{request.url.path}?{urlencode({**asked, name: value})}>; rel="next"'
 
 
 SURFACE: Final[list[Operation]] = []

@@ -7,7 +7,7 @@ from typing import Any, Final
 from litestar import Response
 
 from openkcm.contract import api, bodies
-from openkcm.governance import consent
+from openkcm.governance import consent, lists
 from openkcm.governance.commands import Asked, tenant_region
 from openkcm.governance.errors import Invalid, NotFound
 from openkcm.governance.portal.requests import region_path
@@ -30,10 +30,10 @@ def _signature(body: bodies.SignatureBody) -> bytes:
 
 
 def _approval(call: Call) -> dict[str, Any]:
-    found = call.desk.cmk.views.approvals(call.tenant, call.part("approval"))
-    if not found:
+    found = call.desk.cmk.views.approval(call.tenant, call.part("approval"))
+    if found is None:
         raise NotFound(f"no approval {call.part('approval')[:80]}")
-    return found[0]
+    return found
 
 
 async def _prepared(call: Call, command: str, region: str | None, arguments: dict[str, str]) -> Response[bytes]:
@@ -82,7 +82,7 @@ async def propose(call: Call) -> Response[bytes]:
 @operation("GET", PATH, "ReadTenant", name="listApprovals", answer=api.Page[api.Approval], paged=True)
 async def listing(call: Call) -> Response[bytes]:
     """List the tenant's approvals, newest first."""
-    return call.page(call.desk.cmk.views.approvals(call.tenant))
+    return call.listed(call.page(lists.APPROVALS))
 
 
 @operation("GET", ONE, "ReadTenant", name="showApproval", answer=api.Approval)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from openkcm.contract import api, bodies
 from openkcm.contract.errors import ContractError
 from openkcm.contract.ids import check_token
+from openkcm.governance import lists
 from openkcm.governance.errors import Invalid, NotFound
 from openkcm.governance.portal.requests import answered
 from openkcm.governance.portal.surface import Call, Param, operation
@@ -44,13 +45,14 @@ def _tree(call: Call) -> str:
 )
 async def checkpoints(call: Call) -> Response[bytes]:
     """List each tree: its size and root, its newest signed checkpoint, who cosigned, and a fork if there is one."""
-    return call.page(await call.desk.cmk.trees.shown())
+    page = call.page(lists.TREES)
+    return call.listed(page, await call.desk.cmk.trees.shown({row["tree"] for row in page.rows}))
 
 
 @operation("GET", "/trust", "ReadCheckpoints", name="listTrustEvents", answer=api.Page[dict[str, Any]], paged=True)
 async def trust(call: Call) -> Response[bytes]:
     """List what the trust root said of governance's keys and the ledger's epochs: sealed events, base64."""
-    return call.page(call.desk.cmk.trees.trust())
+    return call.listed(call.page(lists.TRUST))
 
 
 @operation("GET", "/checkpoints/{tree}/inclusion", "ReadCheckpoints", name="proveInclusion", answer=dict[str, Any],

@@ -14,14 +14,14 @@ import jinja2
 from litestar import Request, Response, get
 from litestar.response import Redirect
 
-from openkcm.governance import authorities, byok, commands, ending
+from openkcm.governance import authorities, byok, commands, ending, lists
 from openkcm.governance.commands import MAY, Caller
 from openkcm.governance.errors import STATUS, Forbidden, GovernanceError, NotFound, Unauthenticated
 from openkcm.governance.portal import wording
 from openkcm.governance.portal.requests import COOKIE, Desk, Req, desk_of
 from openkcm.governance.portal.sessions import csrf_of
 
-__all__ = ["PAGES", "ROUTES", "rendered"]
+__all__ = ["PAGES", "ROUTES", "prepare", "rendered"]
 
 PAGES: Final = Path(__file__).parent.parent / "pages"
 TEMPLATES: Final = jinja2.Environment(
@@ -31,6 +31,7 @@ TEMPLATES: Final = jinja2.Environment(
 TEMPLATES.filters.update(wording.FILTERS)
 EVENTS_SHOWN: Final = 50
 CARDS_SHOWN: Final = 24
+OPEN: Final = ("Requested", "Granted")
 Values = dict[str, Any]
 Page = Callable[["Reader"], Awaitable[Values] | Values]
 
@@ -59,6 +60,12 @@ class Reader:
     def can(self, command: str, tenant: str | None) -> bool:
         """Whether a button makes sense; the API decides."""
         return bool(self.caller.roles_in(tenant) & MAY.get(command, frozenset()))
+
+
+def prepare() -> None:
+    """Compile every page."""
+    for name in TEMPLATES.list_templates(extensions=["html"]):
+        TEMPLATES.get_template(name)
 
 
 def rendered(name: str, status: int = 200, **values: Any) -> Response[str]:
@@ -115,10 +122,9 @@ def _frame(reader: Reader | None) -> Values:
     if reader is None:
         return {"caller": None, "tenants": [], "tenant": None, "csrf": "", "waiting": 0, "here": ""}
     caller, views = reader.caller, reader.views
-    mine = sorted(t for t in caller.roles if views.is_tenant(t))
+    mine = [row["id"] for row in views.rows(lists.TENANTS_OF, many=caller.roles)]
     tenant = reader.request.path_params.get("tenant") or (mine[0] if mine else None)
-    open_states = {"Requested", "Granted"}
-    waiting = sum(1 for a in views.approvals(tenant) if a["state"] in open_states) if tenant is not None else 0
+    waiting = len(views.open_approvals(tenant)) if tenant is not None else 0
     return {
         "caller": caller, "tenants": mine, "tenant": tenant, "waiting": waiting, "here": str(reader.request.url.path),
         "csrf": csrf_of(reader.request.cookies.get(COOKIE, "")), "can": reader.can, "fresh": reader.fresh,
@@ -131,11 +137,9 @@ def _frame(reader: Reader | None) -> Values:
 
 def _rows(reader: Reader) -> list[Values]:
     caller, like = reader.caller, reader.request.query_params.get("q", "")[:63]
-    if caller.operator:
-        rows = reader.views.residences(like=like, limit=CARDS_SHOWN)
-    else:
-        rows = [row for tenant in sorted(caller.roles) if like in tenant for row in reader.views.residences(tenant)]
-    return [{**row, "sync": reader.sync(row["tenant"], row["region"])} for row in rows[:CARDS_SHOWN]]
+    listing = lists.ALL_REGIONS if caller.operator else lists.REGIONS_OF
+    rows = reader.views.rows(listing, q=like, many=caller.roles, top=CARDS_SHOWN)
+    return [{**row, "sync": reader.sync(row["tenant"], row["region"])} for row in rows]
 
 
 @page("/", "overview.html", None)
@@ -186,7 +190,7 @@ def new_tenant(reader: Reader) -> Values:
 def _onboarding(reader: Reader) -> Values:
     found = _region(reader)
     rules = reader.cmk.regions[reader.region]
-    people = (reader.views.tenant(reader.tenant) or {})["people"]
+    people = reader.views.rows(lists.PEOPLE, reader.tenant)
     return {
         **found, "people": people, "leases": wording.LEASES,
         "providers": {name: wording.PROVIDERS[name] for name in rules.roots.providers},
@@ -257,11 +261,12 @@ def receipt(reader: Reader) -> Values:
 
 
 def _approvals(reader: Reader) -> Values:
-    found = reader.views.approvals(reader.tenant)
-    tenant = reader.views.tenant(reader.tenant) or {}
+    views, tenant = reader.views, reader.tenant
+    waiting = [a for state in OPEN for a in views.rows(lists.APPROVALS, tenant, wanted=[("state", state)])]
+    closed = [a for a in views.rows(lists.APPROVALS, tenant, top=EVENTS_SHOWN) if a["state"] not in OPEN]
     return {
-        "approvals": found, "me": reader.caller.subject, "quorum": tenant["quorum"],
-        "revoked": [r for r in reader.views.residences(reader.tenant) if r["state"] == "Revoked"],
+        "approvals": [*waiting, *closed], "me": reader.caller.subject, "quorum": views.quorum(tenant),
+        "revoked": views.rows(lists.REGIONS, tenant, wanted=[("state", "Revoked")]),
         "regions": reader.views.regions_of(reader.tenant),
     }  # fmt: skip
 
@@ -301,7 +306,7 @@ def _workloads(reader: Reader) -> Values:
     addresses = reader.cmk.configuration.kmip.get(reader.region, ())
     return {
         "it": found, "region": reader.region, "sync": reader.sync(reader.tenant, reader.region),
-        "authorities": authorities.shown(reader.cmk, reader.tenant, reader.region),
+        "authorities": authorities.shown(reader.views.rows(lists.AUTHORITIES, reader.tenant, reader.region)),
         "address": addresses[0] if addresses else "NODE:5696",
     }  # fmt: skip
 

@@ -7,7 +7,6 @@ import base64
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import msgspec
 from litestar import Response
@@ -23,7 +22,7 @@ from openkcm.governance.figures import figures, lags
 from openkcm.governance.news import Item
 from openkcm.governance.portal.problems import request_id
 from openkcm.governance.portal.requests import Desk, answered
-from openkcm.governance.portal.surface import Call, Param, operation
+from openkcm.governance.portal.surface import Call, Param, following, operation
 
 __all__ = ["ledger_event"]
 
@@ -82,8 +81,7 @@ def _lines(call: Call, found: list[tuple[int, str, bytes]], *, more: bool) -> Re
     body = b"".join(msgspec.json.encode(ledger_event(*one)) + b"\n" for one in found)
     headers = {"Cache-Control": "no-store", "X-Request-Id": request_id(call.request)}
     if more and found:
-        query = urlencode({**call.request.query_params, "after": found[-1][0]})
-        headers["Link"] = f'<{call.request.url.path}?{query}>; rel="next"'
+        headers["Link"] = following(call.request, "after", found[-1][0])
     return Response(body, media_type=NDJSON, headers=headers)
 
 

@@ -13,7 +13,7 @@ from litestar import Response
 from openkcm.contract import api, bodies
 from openkcm.contract import decrees as d
 from openkcm.contract.subjects import residence_aggregate
-from openkcm.governance import byok, commands
+from openkcm.governance import byok, commands, lists
 from openkcm.governance.authorities import shown
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import IllegalNow, Invalid, NotFound, SecretRefused
@@ -105,7 +105,7 @@ async def import_parameters(call: Call) -> Response[bytes]:
 @operation("GET", f"{PATH}/systems", "ReadTenant", name="listSystems", answer=api.Page[api.System], paged=True)
 async def systems(call: Call) -> Response[bytes]:
     """List the systems that are registered."""
-    return call.page(_shown(call).get("systems", []))
+    return call.listed(call.page(lists.SYSTEMS))
 
 
 @operation("POST", f"{PATH}/systems", "RegisterSystem", name="registerSystem", body=bodies.SystemBody,
@@ -144,7 +144,7 @@ async def decommission(call: Call) -> Response[bytes]:
 @operation("GET", f"{PATH}/workloads", "ReadTenant", name="listWorkloads", answer=api.Page[api.Workload], paged=True)
 async def workloads(call: Call) -> Response[bytes]:
     """List the workloads that are enrolled."""
-    return call.page(_shown(call).get("workloads", []))
+    return call.listed(call.page(lists.WORKLOADS))
 
 
 @operation("POST", f"{PATH}/workloads", "EnrolWorkload", name="enrolWorkload", body=bodies.WorkloadBody,
@@ -183,7 +183,8 @@ async def remove_workload(call: Call) -> Response[bytes]:
            answer=api.Page[api.WorkloadAuthority], paged=True)  # fmt: skip
 async def authorities(call: Call) -> Response[bytes]:
     """List the tenant's own CAs that vouch for its workloads. One is added by the approval TrustWorkloadAuthority."""
-    return call.page(shown(call.desk.cmk, call.tenant, call.region))
+    page = call.page(lists.AUTHORITIES)
+    return call.listed(page, shown(page.rows))
 
 
 @operation("DELETE", f"{PATH}/workload-authorities/{{authority}}", "RemoveWorkload", name="removeWorkloadAuthority",
@@ -215,7 +216,7 @@ async def resume(call: Call) -> Response[bytes]:
 @operation("GET", f"{PATH}/rotations", "ReadTenant", name="listRotations", answer=api.Page[api.Rotation], paged=True)
 async def rotations(call: Call) -> Response[bytes]:
     """List the rotations that were ordered."""
-    return call.page(_shown(call).get("rotations", []))
+    return call.listed(call.page(lists.ROTATIONS))
 
 
 @operation("POST", f"{PATH}/rotations", "OrderRotation", name="rotate", body=bodies.RotationBody, answer=api.Accepted,

@@ -7,7 +7,7 @@ from typing import Any, Final
 from litestar import Response
 
 from openkcm.contract import api, bodies
-from openkcm.governance import commands, ending
+from openkcm.governance import commands, ending, lists
 from openkcm.governance.commands import Asked
 from openkcm.governance.errors import NotFound
 from openkcm.governance.portal.requests import answered, region_path
@@ -48,29 +48,19 @@ async def revoke(call: Call) -> Response[bytes]:
     return await call.write(work, remembered=False)
 
 
-def _all(call: Call) -> list[dict[str, Any]]:
-    views = call.desk.cmk.views
-    found = [
-        {**one, "region": region}
-        for region in views.regions_of(call.tenant)
-        for one in views.revocations(call.tenant, region)
-    ]
-    return sorted(found, key=lambda one: one["at_ms"], reverse=True)
-
-
 @operation("GET", PATH, "ReadTenant", name="listRevocations", answer=api.Page[api.TenantRevocation], paged=True)
 async def listing(call: Call) -> Response[bytes]:
     """List the tenant's revocations, newest first, with what became of each."""
-    return call.page(_all(call))
+    return call.listed(call.page(lists.REVOCATIONS))
 
 
 @operation("GET", f"{PATH}/{{event}}", "ReadTenant", name="showRevocation", answer=api.TenantRevocation)
 async def show(call: Call) -> Response[bytes]:
     """Show one revocation."""
-    for one in _all(call):
-        if one["event"] == call.part("event"):
-            return call.answer(one)
-    raise NotFound("no such revocation")
+    found = call.desk.cmk.views.rows(lists.REVOCATIONS, call.tenant, wanted=[("event", call.part("event"))])
+    if not found:
+        raise NotFound("no such revocation")
+    return call.answer(found[0])
 
 
 @operation("GET", f"{PATH}/{{event}}/receipt", "ReadTenant", name="showReceipt", answer=api.Receipt)
@@ -101,5 +91,6 @@ async def terminate(call: Call) -> Response[bytes]:
            answer=api.Page[api.Termination], paged=True)  # fmt: skip
 async def terminations(call: Call) -> Response[bytes]:
     """Show how far the tenant's end is, and which nodes it waits for."""
-    found = ending.shown(call.desk.cmk, call.tenant)
-    return call.page([] if found is None else [found])
+    cmk = call.desk.cmk
+    page = call.page(lists.TERMINATIONS)
+    return call.listed(page, [ending.shown(cmk, row["tenant"]) or {} for row in page.rows])

@@ -7,12 +7,12 @@ from typing import Any
 from litestar import Response
 
 from openkcm.contract import api, bodies
-from openkcm.governance import commands
+from openkcm.governance import commands, lists
 from openkcm.governance.commands import Asked
 from openkcm.governance.portal.passkeys import creation_options, key_of
 from openkcm.governance.portal.surface import Call, operation
 
-__all__ = ["summaries"]
+__all__: list[str] = []
 
 EXAMPLE = {
     "id": "acme",
@@ -38,23 +38,14 @@ async def register(call: Call) -> Response[bytes]:
     return await call.write(work)
 
 
-def summaries(call: Call) -> list[dict[str, Any]]:
-    """Return the caller's tenants, each with its regions, in one reading."""
-    caller = call.caller
-    by_tenant: dict[str, list[dict[str, Any]]] = {
-        t: [] for t in call.desk.cmk.views.tenants() if caller.operator or t in caller.roles
-    }
-    only = None if caller.operator or len(by_tenant) > 1 else next(iter(by_tenant), "")
-    for row in call.desk.cmk.views.residences(only):
-        if row["tenant"] in by_tenant:
-            by_tenant[row["tenant"]].append(row)
-    return [{"id": tenant, "regions": regions} for tenant, regions in by_tenant.items()]
-
-
 @operation("GET", "/tenants", "ReadTenant", name="listTenants", answer=api.Page[api.TenantSummary], paged=True)
 async def listing(call: Call) -> Response[bytes]:
     """List the tenants the caller has to do with; the operator sees all."""
-    return call.page(summaries(call))
+    page = call.page(lists.ALL_TENANTS if call.caller.operator else lists.TENANTS_OF, many=call.caller.roles)
+    regions: dict[str, lists.Rows] = {row["id"]: [] for row in page.rows}
+    for row in call.desk.cmk.views.rows(lists.REGIONS_OF, many=regions):
+        regions[row["tenant"]].append(row)
+    return call.listed(page, [{"id": tenant, "regions": found} for tenant, found in regions.items()])
 
 
 @operation("GET", "/tenants/{tenant}", "ReadTenant", name="showTenant", answer=api.Tenant)
@@ -67,14 +58,14 @@ async def show(call: Call) -> Response[bytes]:
            paged=True)  # fmt: skip
 async def regions(call: Call) -> Response[bytes]:
     """List a tenant's regions with their states."""
-    return call.page(call.desk.cmk.views.residences(call.tenant))
+    return call.listed(call.page(lists.REGIONS))
 
 
 @operation("GET", "/tenants/{tenant}/people", "ReadTenant", name="listPeople", answer=api.Page[api.TenantPerson],
            paged=True)  # fmt: skip
 async def people(call: Call) -> Response[bytes]:
     """List a tenant's people. Roles are granted and withdrawn by approvals: GrantRole, WithdrawRole."""
-    return call.page((call.desk.cmk.views.tenant(call.tenant) or {})["people"])
+    return call.listed(call.page(lists.PEOPLE))
 
 
 # --- oneself --------------------------------------------------------------------------------------------------------
