@@ -50,6 +50,35 @@ def test_a_ca_whose_halves_do_not_belong_together_stops_the_start(tmp_path: Path
         pki.authority(one)
 
 
+def test_a_new_ca_is_trusted_beside_the_old_one_until_nobody_has_a_certificate_of_it(tmp_path: Path) -> None:
+    old = pki.authority(tmp_path)
+    server, workload = old.issue("hub")[0], old.issue_workload("acme", "payments")[0]
+    before = server.read_bytes(), workload.read_bytes()
+    pki.succeed(tmp_path)
+    with pytest.raises(ValueError, match="retire it first"):
+        pki.succeed(tmp_path)
+    new = pki.authority(tmp_path)
+    assert new.ca.read_bytes() == new.own + old.own
+    assert (new.issue("hub")[0].read_bytes(), new.issue_workload("acme", "payments")[0].read_bytes()) == before
+    pki.renew(tmp_path)
+    assert new.issued(new.issue("hub")[0])
+    assert workload.read_bytes() == before[1]
+    with pytest.raises(ValueError, match=r"earlier CA: acme-payments$"):
+        pki.retire(tmp_path)
+    assert new.ca.read_bytes() == new.own + old.own
+    workload.unlink()
+    new.issue_workload("acme", "payments")
+    pki.retire(tmp_path)
+    assert pki.authority(tmp_path).ca.read_bytes() == new.own
+
+
+def test_a_change_of_ca_that_ends_halfway_leaves_the_one_before(tmp_path: Path) -> None:
+    old, key = pki.authority(tmp_path), (tmp_path / "pki" / "ca.key").read_bytes()
+    pki.succeed(tmp_path)
+    (tmp_path / "pki" / "ca.key").write_bytes(key)  # the last thing that is written
+    assert pki.authority(tmp_path).own == old.own
+
+
 def test_a_users_seed_has_one_public_key_and_anything_else_is_refused() -> None:
     seed = new_seed()
     assert public_key(seed) == public_key(seed + b"\n")

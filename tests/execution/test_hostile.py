@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import errno
+import hashlib
 import resource
 import socket
 import ssl
@@ -343,6 +344,24 @@ async def test_a_wrong_certificate_ends_the_handshake_and_nobody_is_asked(custod
         await asyncio.sleep(0.05)
     assert custodian.counts()["handshakes_failed"] == failed + 1
     assert len(custodian.asked) == asked
+
+
+async def test_a_connection_ends_with_its_certificate_and_whoever_ends_soon_is_counted(custodian, tmp_path):
+    ca = x509.load_pem_x509_certificate(custodian.pki.ca.read_bytes())
+    key = serialization.load_pem_private_key(custodian.pki.ca.with_suffix(".key").read_bytes(), None)
+    files = certificate(tmp_path / "brief", ca, days=(-1, 3 / 86_400), key=key)
+    found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(files[0].read_text())).hexdigest()
+    (custodian.people[found],) = custodian.people.values()
+    brief = await custodian.client(files)
+    uid = await brief.new_key()
+    assert custodian.counts()["certificates_ending"] == 1  # and the honest one's is not
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        for served in range(1000):  # noqa: B007 -- how often it was
+            await asyncio.wait_for(brief.encrypt(uid, b"in time"), 10)
+            await asyncio.sleep(0.05)
+    assert 1 < served < 999
+    with pytest.raises((OSError, asyncio.IncompleteReadError)):
+        await (await custodian.client(files)).new_key()
 
 
 @pytest.mark.parametrize("arguments", [("-tls1_2",), ("-tls1_1", "-cipher", "ALL:@SECLEVEL=0")])

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import socket
+import ssl
 import threading
 import time
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import pytest
 from kmip.core import enums
 from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 
-from openkcm.cli import background, load, pki
+from openkcm.cli import background, endpoints, load, pki
 from openkcm.cli.customer import customer_of
+from openkcm.cli.onboarding import onboard
 from openkcm.client import Problem
 from openkcm.contract.seal import Signer
 from running_stack import Stack, until
@@ -145,6 +149,55 @@ def test_a_regions_nodes_are_replaced_under_load_without_a_failed_operation(stac
     assert records
     now = pids(stack)
     assert {name for name in before if before[name] != now[name]} == {"eu-frankfurt-1"}
+
+
+def test_servers_and_processes_change_their_certificates_and_their_ca_under_load_and_nothing_is_lost(stack, tmp_path):
+    before, pki_dir = pids(stack), stack.state / "pki"
+    shown = {name: served(at) for name, at in stack.endpoints.nats.items()}
+    old_ca = (pki_dir / "ca.pem").read_text()
+    with under_way(stack, "eu-frankfurt") as running:
+        said = change(stack, "certificates", "renew", "--new-ca")
+        records = running.end()
+    assert [r for r in records if r.outcome != "served"] == []
+    assert records
+    assert "a new CA is trusted" in said
+    assert all(served(at) != shown[name] for name, at in stack.endpoints.nats.items())
+    now = pids(stack)
+    assert {name for name in before if before[name] != now[name]} == {n.name for n in stack.endpoints.nodes}
+    assert "still of the earlier CA: acme-archive, acme-payments, bolt-orders" in refused(
+        stack, "certificates", "retire-ca"
+    )
+    for name in ("hub", "eu-frankfurt"):  # whoever connects from now on does so by what the files say now
+        stack.kill(stack.endpoints.nats[name].pid)
+    with stack.portal("acme/admin") as admin:
+        until(lambda: admin.patch("/tenants/acme/regions/eu-frankfurt/configuration", {"labels": {"ca": "2"}}))
+        path = "/tenants/acme/regions/eu-frankfurt/sync"
+        until(lambda: admin.get(path)["routine"]["status"] == "InSync", 20, "a decree through renewed servers")
+    old = {name: (pki_dir / "workloads" / f"acme-payments.{name}").read_bytes() for name in ("pem", "key")}
+    for certificate in (pki_dir / "workloads").glob("*.pem"):
+        certificate.unlink()
+    assert len(list(onboard(background.saved_layout(stack.state), stack.endpoints))) == 5, "each is enrolled anew"
+    assert old_ca in (pki_dir / "ca.pem").read_text()
+    assert "trusted no more" in change(stack, "certificates", "retire-ca")
+    assert old_ca not in (pki_dir / "ca.pem").read_text()
+    kmip = stack.node("eu-frankfurt").kmip
+    assert load.make_key(kmip, stack.endpoints.workloads["acme/payments"])
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    stranger = endpoints.Workload(cert=f"{tmp_path}/pem", key=f"{tmp_path}/key", ca=f"{pki_dir}/ca.pem")
+    assert load.make_key(kmip, stranger) is None
+    assert stack.openkcm("audit", "verify", "--state", str(stack.state)).returncode == 0
+
+
+def served(at: endpoints.Nats) -> str:
+    """The certificate that a NATS server shows, in PEM."""
+    url = urlsplit(at.url)
+    raw = socket.create_connection((url.hostname, url.port), timeout=5)
+    raw.recv(4096)  # it speaks first, in the clear
+    lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    lax.check_hostname, lax.verify_mode = False, ssl.CERT_NONE
+    with lax.wrap_socket(raw) as tls:
+        return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
 
 
 def change(stack: Stack, *command: str) -> str:

@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 
 from openkcm.bus.errors import BusError, Refused, TooLarge, Unavailable
 
-__all__ = ["Access", "Connection", "Message", "Stored", "connect"]
+__all__ = ["Access", "Connection", "Message", "Stored", "connect", "tls_of"]
 
 log = logging.getLogger(__name__)
 # nats-py's reader answers True to every end of stream, which asyncio calls useless over TLS, once a connection.
@@ -70,6 +70,24 @@ class Stored(msgspec.Struct, frozen=True):
     subject: str
     body: bytes
     id: str
+
+
+class _Client(Client):  # type: ignore[misc]  # nats-py has no types
+    """nats-py's client, which reads certificate, key and CA anew for each handshake: renewed ones need no restart."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__()
+        self._access = access
+        self._tls = tls_of(access)
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """What the files say now; while they do not fit one another, what they said before."""
+        try:
+            self._tls = tls_of(self._access)
+        except OSError as bad:  # SSLError is one; half of a renewal is on the disk
+            log.warning("the certificates for %s cannot be read, the earlier ones are shown: %s", self._access.url, bad)
+        return self._tls
 
 
 class Connection:
@@ -358,9 +376,8 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
         Refused: The server does not know the user.
         BusError: A file that `access` names cannot be read.
     """
-    client = Client()
     try:
-        tls, seed = _credentials(access)
+        client, seed = _Client(access), _seed(access)
     except OSError as bad:  # SSLError is one
         raise BusError(f"{name}: cannot read the access files: {bad}") from bad
     secret = hashlib.sha256(b"openkcm/inbox/1" + seed.encode()).digest()
@@ -369,7 +386,6 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
         client.connect(
             access.url,
             name=name,
-            tls=tls,
             nkeys_seed_str=seed,
             inbox_prefix=access.inbox,
             error_cb=connection._on_error,  # noqa: SLF001 -- the callbacks of our own class, made in one piece with it
@@ -401,8 +417,17 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
     return connection
 
 
-def _credentials(access: Access) -> tuple[ssl.SSLContext, str]:
+def _seed(access: Access) -> str:
+    return Path(access.nkey).read_text().strip()
+
+
+def tls_of(access: Access) -> ssl.SSLContext:
+    """Return what a client of the bus shows and trusts, as its files say now.
+
+    Raises:
+        OSError: They cannot be read, or do not fit one another (SSLError).
+    """
     tls = ssl.create_default_context(cafile=access.ca)
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     tls.load_cert_chain(access.cert, access.key)
-    return tls, Path(access.nkey).read_text().strip()
+    return tls

@@ -8,6 +8,7 @@ node while tenants are there, is refused and says who is there.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ __all__ = [
     "enrol_node",
     "remove_node",
     "remove_region",
+    "renew_certificates",
     "restart_nodes",
     "write_region",
 ]
@@ -110,7 +112,9 @@ def remove_node(state: Path, node: str) -> str:
     return _change(layout, replace(home, nodes=left))
 
 
-def restart_nodes(state: Path, *, node: str | None = None, region: str | None = None) -> str:
+def restart_nodes(
+    state: Path, *, node: str | None = None, region: str | None = None, renewals: Sequence[str] = ()
+) -> str:
     """Replace a node's process, or those of a region one after another, while they serve; return what was done.
 
     Raises:
@@ -120,11 +124,19 @@ def restart_nodes(state: Path, *, node: str | None = None, region: str | None = 
     wanted = [n for n, r in layout.nodes if node in (None, n) and region in (None, r)]
     if not wanted:
         raise ValueError(f"no node {node or region}: the fleet has {', '.join(n for n, _ in layout.nodes)}")
-    reconcile.want_restart(state, wanted)
-    done = reconcile.ask(state)
-    if done is None:
+    if background.running(state) is None:
         raise ValueError("nothing runs on this state directory")
-    return "\n".join(done.done)
+    reconcile.want(state, restarts=wanted, renewals=renewals)
+    return _ask(state)
+
+
+def renew_certificates(state: Path, *words: str) -> str:
+    """Do this of `reconcile.RENEWALS` on the running stack, then have new processes of all nodes show the outcome.
+
+    Raises:
+        NotReconciled, ValueError: Nothing runs, or it did not work.
+    """
+    return restart_nodes(state, renewals=words)
 
 
 def drain_region(state: Path, name: str) -> tuple[str, list[dict[str, Any]]]:

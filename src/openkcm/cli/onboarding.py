@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,13 +94,13 @@ def _residence(layout: Layout, admin: Portal, tenant: str, region: str, wanted: 
         answer = admin.put(f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
         yield _settled(admin, "link L1", tenant, region, answer)
     systems = {system["system"] for system in now.get("systems", ())}
-    workloads = {workload["workload"] for workload in now.get("workloads", ())}
+    known = {workload["fingerprint"] for workload in now.get("workloads", ())}
     for system in wanted:
         if system not in systems:
             answer = admin.post(f"{path}/systems", {"system": system})
             yield _settled(admin, f"register system {system}", tenant, region, answer)
-        if system not in workloads:
-            certificate = Path(layout.workload(tenant, system).cert).read_text()
+        certificate = Path(layout.workload(tenant, system).cert).read_text()
+        if hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() not in known:  # it may have been renewed
             body = {"workload": system, "system": system, "certificate": certificate}
             answer = admin.post(f"{path}/workloads", body)
             yield _settled(admin, f"enrol workload {system}", tenant, region, answer)

@@ -247,6 +247,33 @@ def node_remove(state: Path, name: str) -> None:
     change(fleet.remove_node, state, name)
 
 
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def certificates() -> None:
+    """New certificates, or another CA, for a running one-command stack: without a restart of what serves."""
+
+
+@certificates.command("renew")
+@state_option
+@click.option("--new-ca", is_flag=True, help="By a new CA, trusted beside the earlier one until `retire-ca`.")
+def certificates_renew(state: Path, new_ca: bool) -> None:
+    """Give every server and process a new certificate. Workloads keep theirs: their tenants enrol new ones."""
+    from openkcm.cli import fleet
+
+    change(lambda state: fleet.renew_certificates(state, *(["succeed"] if new_ca else []), "renew"), state)
+
+
+@certificates.command("retire-ca")
+@state_option
+def certificates_retire_ca(state: Path) -> None:
+    """Trust the earlier CA no more. Refused while anybody, a workload too, has a certificate of it."""
+    from openkcm.cli import fleet
+
+    change(lambda state: fleet.renew_certificates(state, "retire"), state)
+
+
 # --- roots ------------------------------------------------------------------------------------------------------------
 
 
@@ -374,4 +401,4 @@ def vault_restore(config: Path, file: Path | None, own: bool) -> None:
     sys.exit(tool.restore(config, file))
 
 
-COMMANDS = (node, streams, orbital, region, root, ledger, vault)
+COMMANDS = (node, streams, orbital, region, certificates, root, ledger, vault)

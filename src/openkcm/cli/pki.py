@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Authority", "authority", "write_private"]
+__all__ = ["Authority", "authority", "renew", "retire", "succeed", "write_private"]
 
 CA_DAYS: Final = 3650
 DAYS: Final = 397
@@ -38,15 +39,31 @@ def write_private(path: Path, content: bytes) -> None:
 class Authority:
     """The stack's CA, with the directory in which its certificates lie."""
 
-    def __init__(self, directory: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        trusted: Sequence[x509.Certificate],
+    ) -> None:
         self.directory = directory
+        self.trusted = trusted
         self._certificate = certificate
         self._key = key
 
     @property
     def ca(self) -> Path:
-        """The CA's certificate, PEM."""
+        """What everybody trusts, PEM: the CA's certificate, and while it is changed the earlier one's."""
         return self.directory / "ca.pem"
+
+    @property
+    def own(self) -> bytes:
+        """The certificate of the CA that signs, PEM."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issued(self, path: Path) -> bool:
+        """Whether a certificate is of the CA that signs."""
+        return _is_of(x509.load_pem_x509_certificate(path.read_bytes()), self._certificate)
 
     def issue(self, name: str) -> tuple[Path, Path]:
         """Return certificate and key (PEM) of a server or process called `name`, reached at localhost."""
@@ -98,11 +115,7 @@ class Authority:
         key = serialization.load_pem_private_key(key_path.read_bytes(), None)
         if certificate.public_key() != key.public_key():
             return False
-        try:
-            certificate.verify_directly_issued_by(self._certificate)
-        except Exception:  # of another CA, or altered: made anew
-            return False
-        return _has_time_left(certificate)
+        return any(_is_of(certificate, ca) for ca in self.trusted) and _has_time_left(certificate)
 
 
 def authority(state_dir: Path) -> Authority:
@@ -114,12 +127,52 @@ def authority(state_dir: Path) -> Authority:
     directory = state_dir / "pki"
     certificate_path, key_path = directory / "ca.pem", directory / "ca.key"
     if certificate_path.exists() and key_path.exists():
-        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        trusted = x509.load_pem_x509_certificates(certificate_path.read_bytes())
         key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+        own = next((ca for ca in trusted if ca.public_key() == key.public_key()), None)
+        if own is None or not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{directory}: ca.pem and ca.key do not belong together")
-        if _has_time_left(certificate):
-            return Authority(directory, certificate, key)
+        if _has_time_left(own):
+            return Authority(directory, own, key, trusted)
+    return _new_authority(directory, [])
+
+
+def succeed(state_dir: Path) -> None:
+    """Make a new CA, which signs from now on. The one before is trusted beside it until `retire`.
+
+    Raises:
+        ValueError: Two are trusted already.
+    """
+    present = authority(state_dir)
+    if len(present.trusted) > 1:
+        raise ValueError("an earlier CA is trusted still: retire it first")
+    _new_authority(present.directory, present.trusted)
+
+
+def renew(state_dir: Path) -> None:
+    """Have every server's and process's certificate be made anew when it is next asked for. Workloads keep theirs."""
+    for path in _issued(state_dir / "pki"):
+        path.unlink()
+
+
+def retire(state_dir: Path) -> None:
+    """Trust the CA that signs and no other.
+
+    Raises:
+        ValueError: A certificate is still of the earlier one; names each.
+    """
+    present = authority(state_dir)
+    paths = [*_issued(present.directory), *sorted((present.directory / "workloads").glob("*.pem"))]
+    if left := [path.stem for path in paths if not present.issued(path)]:
+        raise ValueError(f"still of the earlier CA: {', '.join(left)}")
+    write_private(present.ca, present.own)
+
+
+def _issued(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.glob("*.pem")) if path.name != "ca.pem"]
+
+
+def _new_authority(directory: Path, beside: Sequence[x509.Certificate]) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "OpenKCM one-command stack")])
     certificate = (
@@ -128,9 +181,11 @@ def authority(state_dir: Path) -> Authority:
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    write_private(key_path, _pem(key))
-    write_private(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
-    return Authority(directory, certificate, key)
+    trusted = [certificate, *beside]
+    new = Authority(directory, certificate, key, trusted)
+    write_private(new.ca, b"".join(ca.public_bytes(serialization.Encoding.PEM) for ca in trusted))
+    write_private(directory / "ca.key", _pem(key))  # last: until it is there, whoever had the key before signs
+    return new
 
 
 def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
@@ -159,6 +214,14 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _is_of(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except Exception:  # of another CA, or altered
+        return False
+    return True
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

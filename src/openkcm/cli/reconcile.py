@@ -5,7 +5,11 @@
 
 The order: (1) what leaves is removed by decree, then ended; (2) hub and leaves read their configuration again, new
 leaves start; (3) streams and consumers; (4) once the mirrors of new regions hold all that the
-hub has for them, the trust root enrols, and the CMK reads its regions; (5) new nodes start.
+hub has for them, the trust root enrols, and the CMK reads its regions; (5) new nodes start; (6) nodes whose restart
+was asked for are taken over by new processes.
+
+Certificates are renewed before (2), by the servers' reload and the nodes' next processes; who is connected stays so and
+reads the files anew for its next handshake. A new CA is trusted everywhere before anybody shows a certificate of it.
 A step that fails leaves what was done before it; asked again, the rest is done.
 """
 
@@ -15,7 +19,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,12 +35,18 @@ from openkcm.cli.orbital import HUB
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract.fleet import RegionConfiguration
 
-__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "enrol", "keep_outcome", "want_restart"]
+__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "enrol", "keep_outcome", "want"]
 
 WAIT_S: Final = 120.0
 LOOK_S: Final = 0.1
 OUTCOME: Final = "reconciled.json"
-RESTARTS: Final = "restart.json"
+WANTED: Final = "wanted.json"
+#: What can be asked for of the certificates, in the order in which it is done: word -> how, and what is said of it.
+RENEWALS: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
+    "succeed": (pki.succeed, "a new CA is trusted beside the earlier one"),
+    "renew": (pki.renew, "servers and processes have new certificates"),
+    "retire": (pki.retire, "the earlier CA is trusted no more"),
+}
 
 
 class NotReconciled(Exception):
@@ -49,6 +59,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     done: tuple[str, ...] = ()
     error: str | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for beside the fleet: RENEWALS to do, and nodes to be taken over by new processes."""
+
+    renewals: Sequence[str] = ()
+    restarts: Sequence[str] = ()
 
 
 def ask(state: Path) -> Outcome | None:
@@ -84,6 +101,7 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
     Raises:
         ChildFailed, BusError, OSError, RuntimeError, ValueError: A step failed; what was done before it stays.
     """
+    asked = _taken(wanted.state)
     old, new = dict(present.nodes), dict(wanted.nodes)
     old_regions, regions = {r.region: r for r in present.regions}, {r.region: r for r in wanted.regions}
     gone = [r for name, r in old_regions.items() if name not in regions]
@@ -94,11 +112,17 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
         supervisor.end(name)
         done.append(f"stopped {name}")
     done += asyncio.run(_drop_consumers(wanted, present, kept, gone))
-    wanted.write()  # (2)
     ports = wanted.server_ports
-    for name in (HUB, *(r.region for r in kept if r.nodes != old_regions[r.region].nodes)):
-        child = supervisor.children[f"nats-{name}"]
-        orbital.reload(child.pid, ports[name], times=2 if name == HUB else 1)
+    there = [HUB, *(r.region for r in kept)]
+    for word in asked.renewals:
+        how, said = RENEWALS[word]
+        how(wanted.state)
+        wanted.write()
+        _reload(supervisor, ports, there)
+        done.append(said)
+    wanted.write()  # (2)
+    changed = [r.region for r in kept if r.nodes != old_regions[r.region].nodes]
+    _reload(supervisor, ports, [HUB, *changed])
     servers = [p for p in programs.servers(wanted) if p.name not in supervisor.children]
     supervisor.bring_up(servers)
     grown: tuple[declare.Part, ...] = ("reports",)  # it sources from each region
@@ -108,7 +132,7 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
     nodes = [programs.node(wanted, node) for node in new if node not in old]
     supervisor.bring_up(nodes)  # (5)
     asyncio.run(wait_until_flowing(wanted))
-    for name in _restarts(wanted.state):
+    for name in asked.restarts:  # (6)
         supervisor.replace(programs.successor(wanted, name))
         done.append(f"{name} was taken over by a new process")
     return done + [f"started {program.name}" for program in (*servers, *nodes)]
@@ -129,14 +153,20 @@ def enrol(layout: Layout, regions: Sequence[str]) -> list[str]:
     )
 
 
-def want_restart(state: Path, nodes: Sequence[str]) -> None:
-    """Have these nodes be taken over by new processes, one after another, at the next `ask`."""
-    pki.write_private(state / "run" / RESTARTS, msgspec.json.encode(nodes))
+def want(state: Path, *, restarts: Sequence[str] = (), renewals: Sequence[str] = ()) -> None:
+    """Have this of RENEWALS be done, then these nodes be taken over, in this order, at the next `ask`."""
+    pki.write_private(state / "run" / WANTED, msgspec.json.encode(Wanted(restarts=restarts, renewals=renewals)))
 
 
-def _restarts(state: Path) -> list[str]:
-    path = state / "run" / RESTARTS
-    found = msgspec.json.decode(path.read_bytes(), type=list[str]) if path.exists() else []
+def _reload(supervisor: Supervisor, ports: Mapping[str, orbital.ServerPorts], names: Sequence[str]) -> None:
+    for name in names:
+        orbital.reload(supervisor.children[f"nats-{name}"].pid, ports[name], times=2 if name == HUB else 1)
+
+
+def _taken(state: Path) -> Wanted:
+    """Return what was asked for, once."""
+    path = state / "run" / WANTED
+    found = msgspec.json.decode(path.read_bytes(), type=Wanted) if path.exists() else Wanted()
     path.unlink(missing_ok=True)
     return found
 

@@ -19,7 +19,7 @@ __all__ = ["COUNTS", "Asker", "Bench", "Caller", "Ring", "Slot", "System"]
 #: What a worker counts, from word BOARD_COUNTS of its part of the board on. Operations are the histogram's sum.
 COUNTS: Final = (
     "connections", "handshakes_failed", "denied", "messages_refused", "items_failed", "items_refused",
-    "handed_out", "outputs_dropped", "overflows",
+    "handed_out", "outputs_dropped", "overflows", "certificates_ending",
 )  # fmt: skip
 NEVER: Final = -1  # no word reads so
 IV_BYTES: Final = 12

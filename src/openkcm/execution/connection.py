@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import socket
 import ssl
 import struct
+import time
 from typing import Any, Final, Protocol
 
 from openkcm.contract.fleet import Limits
@@ -21,6 +23,7 @@ from openkcm.kmip import Limits as MessageLimits
 
 __all__ = ["Connection", "Floor"]
 
+ENDS_SOON_S: Final = 7 * 86_400  # as long before as the alert on our own certificates
 LINGER_S: Final = 2  # for the last answer to arrive before the socket goes
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: unsent bytes are discarded, not delivered
 
@@ -57,7 +60,7 @@ class Connection:
         seen: When something came in last, in the floor's ticks.
     """
 
-    __slots__ = ("_bench", "_caller", "_fd", "_floor", "_limits", "_socket", "_until", "_waiting", "closed",
+    __slots__ = ("_bench", "_caller", "_ends", "_fd", "_floor", "_limits", "_socket", "_until", "_waiting", "closed",
                  "enrolment", "seen")  # fmt: skip
 
     def __init__(self, floor: Floor, connection: ssl.SSLSocket) -> None:
@@ -72,6 +75,7 @@ class Connection:
         self.enrolment = ""
         self.seen = floor.tick
         self._until: float = floor.tick + limits.handshake_s
+        self._ends = math.inf  # of the client's certificate, by the clock that TLS judges by
         floor.loop.add_reader(self._fd, self._shake_hands)
 
     def _readable(self) -> None:
@@ -104,7 +108,11 @@ class Connection:
             self.close()
             return
         fingerprint = hashlib.sha256(certificate).hexdigest()
-        names: Any = (self._socket.getpeercert() or {}).get("subjectAltName", ())
+        said: Any = self._socket.getpeercert() or {}
+        self._ends = ssl.cert_time_to_seconds(said["notAfter"])
+        if self._ends - time.time() < ENDS_SOON_S:
+            self._bench.count("certificates_ending")
+        names = said.get("subjectAltName", ())
         spiffe = tuple(value for kind, value in names if kind == "URI" and value.startswith("spiffe://"))
         anchor = anchor_of(self._socket)
         self._bench.link.ask(lambda n: control.Identify(n, fingerprint, anchor, spiffe), self._identified)
@@ -133,7 +141,12 @@ class Connection:
         return None if self._caller is None else self._caller.tenant
 
     def expire(self, tick: int) -> None:
-        """Close the connection when a deadline of it is over. Called every second."""
+        """Close the connection when a deadline of it is over, or its certificate's time. Called every second."""
+        expired_s = time.time() - self._ends  # TLS looks at the handshake only, and a connection may last
+        if expired_s > LINGER_S:
+            self.close()
+        elif expired_s > 0:
+            self.part_when_idle()
         if self._until:
             if tick > self._until:
                 self.close()

@@ -24,6 +24,7 @@ from openkcm.bus import beat, declare, lanes, reports
 from openkcm.bus.checkpoints import subscribe_checkpoints
 from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError
+from openkcm.bus.expiry import Expiry
 from openkcm.bus.vault import Vault
 from openkcm.contract import logs, resources
 from openkcm.contract.envelope import Envelope, encode
@@ -42,7 +43,6 @@ from openkcm.execution.counting import Counting
 from openkcm.execution.crew import Crew
 from openkcm.execution.custodian import Custodian, Rows
 from openkcm.execution.desk import Desk
-from openkcm.execution.expiry import Expiry, certificates_of
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
@@ -209,7 +209,7 @@ class Node:
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
         reporter.snapshot = kept_of(reader, custodian)
-        expiry = Expiry(certificates_of(node))
+        expiry = Expiry(node.nats, {"kmip": node.kmip.cert, "kmip-ca": node.kmip.client_ca})
         reporter.expires = expiry.left
         feeds.tell = reporter.tell_digests
         rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
@@ -279,6 +279,7 @@ class Node:
             self._look_after_vault(safe, custodian),
             counting.run(),
             handouts.run(),
+            expiry.watch(),
             open_at_head(),
         )
         await tree.close()

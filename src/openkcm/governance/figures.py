@@ -26,6 +26,7 @@ def figures(cmk: Cmk) -> dict[str, float]:
         figure("openkcm_cmk_drift_found_total"): cmk.telling.drift.found,
         figure("openkcm_cmk_drift_healed_total"): cmk.telling.drift.healed,
     }
+    out |= {figure("openkcm_cmk_certificate_seconds", certificate=c): left for c, left in cmk.expiry.left().items()}
     waiting, statuses = 0.0, Counter({"Revoking": 0, "Revoked": 0, "RevokedByLease": 0})
     for open_ in cmk.views.open_revocations():
         status = cmk.watch.critical(open_["tenant"], open_["region"]).status

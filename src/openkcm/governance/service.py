@@ -19,6 +19,7 @@ from openkcm.bus.beat import send_beat, subscribe_health
 from openkcm.bus.checkpoints import Checkpoints
 from openkcm.bus.connection import Connection, Stored, connect
 from openkcm.bus.errors import BusError
+from openkcm.bus.expiry import Expiry
 from openkcm.bus.lanes import repeat
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.reports import Reports
@@ -81,6 +82,8 @@ class Cmk:
             on_recorded=self._on_recorded,
         )  # fmt: skip
         self.news = News()
+        portal = configuration.tls
+        self.expiry = Expiry(configuration.nats, {"portal": portal.cert} if portal else {})
         self.beats = Beats(
             self.ledger, self.signer, node_keys=self.node_keys,
             epoch=lambda: self.projection.epoch, heard=self._on_health, send=self._send_beat,
@@ -120,6 +123,7 @@ class Cmk:
         self._end_health = await subscribe_health(self.connection, self._hear_health)
         for work in (
             self._follow_ledger(), self._follow_reports(), self.switch.resend(), self._repeat(), self._tend(),
+            self.expiry.watch(),
         ):  # fmt: skip
             self._spawn(work)
         self._serve_regions(self.regions)
