@@ -50,7 +50,7 @@ class Bench:
             self.stored.append(msgspec.structs.replace(message, sequence=done.sequence))
 
     def notary(self, writer: Writer, **clock: object) -> Notary:
-        return Notary(self.hub, self.checkpoints, writer, CMK, TRUST.public_key, **clock)  # type: ignore[arg-type]
+        return Notary(self.hub, self.checkpoints, writer, lambda: CMK, TRUST.public_key, **clock)  # type: ignore[arg-type]
 
     async def newest(self, tree: str = EU) -> cp.Checkpoint:
         stored = await self.checkpoints.last(tree)
@@ -127,6 +127,26 @@ async def test_a_key_gives_its_word_over_its_seals_only_while_all_of_them_hold(t
         assert (await published())[EU] is False
         await bench.grow(1)
         assert (await published())[EU] is False  # and never again: it is a leaf under all that comes
+        writer.close()
+        await cmk.close()
+
+
+async def test_a_notary_signs_with_the_key_of_the_moment_and_never_with_a_retired_one(tmp_path: Path) -> None:
+    with running_orbital(tmp_path) as orbital:
+        cmk = await orbital.connect("cmk")
+        bench = Bench(cmk)
+        writer = writer_at(tmp_path / "a.sqlite")
+        projection = Projection(writer, TRUST.public_key)
+        signer = [CMK]
+        notary = Notary(bench.hub, bench.checkpoints, writer, lambda: signer[0], TRUST.public_key)
+        upcoming = seal.Signer(b"u" * 32)
+        rotated = d.SigningKeyRotated(key=upcoming.key_id, public_key=upcoming.public_key, retires=(CMK.key_id,))
+        bench.script.add(subjects.ledger_aggregate(), rotated, signer=TRUST)
+        await bench.grow(0)
+        projection.apply(bench.stored)
+        assert await notary.round() == []
+        signer[0] = upcoming
+        assert [p.tree for p in await notary.round()] == ["global"]
         writer.close()
         await cmk.close()
 

@@ -173,7 +173,7 @@ async def test_the_program_cosigns_over_the_api_and_stops_at_a_fork(
     async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
         tenant = await stack.tenant()
         cmk = stack.cmk
-        notary = Notary(cmk.ledger, Checkpoints(cmk.connection), cmk.views.reader, CMK, TRUST.public_key)
+        notary = Notary(cmk.ledger, Checkpoints(cmk.connection), cmk.views.reader, lambda: CMK, TRUST.public_key)
         await cmk.projected((await cmk.ledger.info()).last)
         await notary.round()
         token, key, history = tmp_path / "token", tmp_path / "w.key", tmp_path / "history.ndjson"

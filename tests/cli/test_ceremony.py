@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from openkcm.bus.ledger import Ledger
-from openkcm.cli.ceremony import open_ledger
+from openkcm.cli.ceremony import announce_key, open_ledger, retire_other_keys
 from press import seed
 
 EU, US = "eu-frankfurt", "us-virginia"
@@ -20,3 +22,17 @@ async def test_a_ledger_is_opened_once_and_only_missing_nodes_are_enrolled_later
     assert (await Ledger(cmk).info()).last == 5
     for connection in (trust, cmk):
         await connection.close()
+
+
+async def test_a_key_is_announced_once_and_the_others_are_retired_once_and_for_ever(orbital):
+    trust = await orbital.connect("trust")
+    ledger, root, old, new = Ledger(trust), seed("root"), seed("cmk"), seed("cmk-2")
+    await open_ledger(ledger, root, old.public_key, NODES)
+    assert await announce_key(ledger, root, new.public_key) == [f"announced {new.key_id}"]
+    assert await announce_key(ledger, root, new.public_key) == []
+    assert await retire_other_keys(ledger, root, new.public_key) == [f"retired {old.key_id}"]
+    assert await retire_other_keys(ledger, root, new.public_key) == []
+    with pytest.raises(ValueError, match="was retired"):
+        await announce_key(ledger, root, old.public_key)
+    assert await open_ledger(ledger, root, old.public_key, NODES) == [], "a start on the old seed must not revive it"
+    await trust.close()

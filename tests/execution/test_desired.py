@@ -110,12 +110,39 @@ def test_a_retired_key_seals_what_came_before_and_nothing_after_in_whatever_orde
     second = world.press.ledger(
         d.SigningKeyRotated(key=k3.key_id, public_key=k3.public_key, retires=(k2.key_id, world.press.cmk.key_id))
     )
-    world.arrive(second, "lane0", sequence=102)
+    world.arrive(second, "critical", sequence=102)
+    world.give(ReadAgain("critical"))
     world.arrive(first, "critical", sequence=101)
     world.arrive(revoke(world, signer=k2), sequence=103, final=True)
     assert world.state.dropped == {"bad-seal": 1}
     world.arrive(old, sequence=100)
     assert world.verdict() == "suspended"
+
+
+def retirement(world) -> env.Envelope:
+    new = seed("cmk-2")
+    decree = d.SigningKeyRotated(key=new.key_id, public_key=new.public_key, retires=(world.press.cmk.key_id,))
+    return world.press.ledger(decree)
+
+
+def test_from_where_on_a_key_is_retired_the_lane_says_and_not_the_signal(world):
+    retired = retirement(world)
+    world.arrive(retired, "lane0", sequence=10**6)  # whoever repeats a decree on lane0 writes its sequence himself
+    world.arrive(retired, "critical", sequence=102)
+    world.arrive(revoke(world), "critical", sequence=103)
+    assert (world.verdict(), world.state.dropped) == ("active", {"bad-seal": 1})
+
+
+def test_on_lane0_a_retired_key_asks_for_our_ack_again_and_nothing_else(world):
+    known, forged = revoke(world), revoke(world)
+    world.arrive(known, sequence=101)
+    world.arrive(retirement(world), sequence=102)
+    before = world.state
+    assert world.kinds(world.arrive(known, "lane0", sequence=101)) == ["fence", "ack"]
+    assert world.state == before
+    world.arrive(forged, "lane0", sequence=50)  # said to lie before the retirement
+    assert world.state.residences == before.residences
+    assert world.state.dropped == {"bad-seal": 1}
 
 
 def test_what_a_removed_node_wrote_into_the_vault_stays_readable(world):

@@ -41,7 +41,7 @@ async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Sta
 async def noted(stack: Stack) -> None:
     cmk = stack.cmk
     await cmk.projected((await cmk.ledger.info()).last)
-    notary = Notary(cmk.ledger, Checkpoints(cmk.connection), cmk.views.reader, CMK, TRUST.public_key)
+    notary = Notary(cmk.ledger, Checkpoints(cmk.connection), cmk.views.reader, lambda: CMK, TRUST.public_key)
     await notary.round()
     assert notary.forks == {}
 

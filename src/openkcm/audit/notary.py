@@ -31,7 +31,7 @@ from openkcm.contract.checkpoint import Checkpoint
 from openkcm.contract.errors import ContractError
 from openkcm.contract.published import CHECKPOINT_TAG, Published, open_published, seal_published
 from openkcm.projector import ProjectorError, Reader
-from openkcm.projector.trees import StoredTree, TreeHead, heads, known_keys
+from openkcm.projector.trees import StoredTree, TreeHead, heads, keys_in_force, known_keys
 
 __all__ = ["Fork", "Notary", "judge"]
 
@@ -88,10 +88,12 @@ class Notary:
 
     Args:
         reader: The CMK's read model, which folds the trees.
+        signer: Gives the key to sign with, round by round: it may be rotated.
     """
 
     def __init__(
-        self, ledger: Ledger, checkpoints: Checkpoints, reader: Reader, signer: seal.Signer, trust_root: bytes, *,
+        self, ledger: Ledger, checkpoints: Checkpoints, reader: Reader, signer: Callable[[], seal.Signer],
+        trust_root: bytes, *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
@@ -135,8 +137,9 @@ class Notary:
 
     async def _note(self, head: TreeHead) -> Checkpoint | None:
         keys, epoch = known_keys(self._reader)
-        if self._signer.key_id not in keys:
-            return None  # nobody would believe it yet
+        signer = self._signer()
+        if signer.key_id not in keys_in_force(self._reader):
+            return None  # nobody would believe it
         stored = await self._checkpoints.last(head.tree)  # (1)
         last = None if stored is None else open_published(stored.subject, stored.body, keys, self._name)
         ours = checkpoint_of(self._name, head)
@@ -146,7 +149,7 @@ class Notary:
             return None
         counter = 1 if last is None else last.counter + 1
         e = seal_published(
-            ours, self._signer, counter=counter, epoch=epoch, at_ms=self._now_ms(), time_source=TIME_SOURCE,
+            ours, signer, counter=counter, epoch=epoch, at_ms=self._now_ms(), time_source=TIME_SOURCE,
             vouched=not self._reader.rows(UNSEALED),  # (4) read after the head: what was refused under it is in there
         )  # fmt: skip
         after = 0 if stored is None else stored.sequence

@@ -20,7 +20,7 @@ from openkcm.contract.ids import event_id
 from openkcm.contract.seal import Signer, key_id
 from openkcm.contract.subjects import DecreeSubject
 
-__all__ = ["open_ledger", "remove_nodes"]
+__all__ = ["announce_key", "open_ledger", "remove_nodes", "retire_other_keys"]
 
 ACTOR: Final = env.Actor(issuer="trust-root", subject="ceremony")
 
@@ -52,8 +52,7 @@ async def open_ledger(
         epochs = [1]
         done.append("opened epoch 1")
     epoch = max(epochs)
-    keys = {x.key for x in critical.decrees if isinstance(x, d.SigningKeyRotated)}
-    if key_id(governance) not in keys:
+    if key_id(governance) not in _keys(critical)[0]:
         await critical.append(root, d.SigningKeyRotated(key=key_id(governance), public_key=governance), epoch=epoch)
         done.append(f"governance seals with {key_id(governance)}")
     enrolled = {x.key for x in routine.decrees if isinstance(x, d.NodeEnrolled)}
@@ -84,9 +83,7 @@ async def remove_nodes(ledger: Ledger, root: Signer, nodes: Iterable[tuple[str, 
     Raises:
         BusError: The ledger does not take it.
     """
-    routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
-    critical = await _Lane.read(ledger, subjects.ledger_aggregate("critical"))
-    epoch = max(x.epoch for x in routine.decrees if isinstance(x, d.LedgerOpened))
+    epoch, critical = await _opened(ledger)
     gone = {x.node for x in critical.decrees if isinstance(x, d.NodeRemoved)}
     done = []
     for node, region in nodes:
@@ -94,6 +91,52 @@ async def remove_nodes(ledger: Ledger, root: Signer, nodes: Iterable[tuple[str, 
             await critical.append(root, d.NodeRemoved(node=node, region=region), epoch=epoch)
             done.append(f"removed {node} from {region}")
     return done
+
+
+async def announce_key(ledger: Ledger, root: Signer, governance: bytes) -> list[str]:
+    """Announce a further key of governance's, unless it is; those before it stay in force.
+
+    Raises:
+        BusError: The ledger does not take it.
+        ValueError: It was retired: what is retired never seals again.
+    """
+    epoch, critical = await _opened(ledger)
+    known, retired = _keys(critical)
+    if key_id(governance) in retired:
+        raise ValueError(f"key {key_id(governance)} was retired: it never seals again")
+    if key_id(governance) in known:
+        return []
+    await critical.append(root, d.SigningKeyRotated(key=key_id(governance), public_key=governance), epoch=epoch)
+    return [f"announced {key_id(governance)}"]
+
+
+async def retire_other_keys(ledger: Ledger, root: Signer, governance: bytes) -> list[str]:
+    """Retire every key of governance's but this one, in one decree, if another one is in force.
+
+    Raises:
+        BusError: The ledger does not take it.
+    """
+    epoch, critical = await _opened(ledger)
+    known, retired = _keys(critical)
+    own = key_id(governance)
+    others = tuple(sorted(known - retired - {own}))
+    if not others:
+        return []
+    await critical.append(root, d.SigningKeyRotated(key=own, public_key=governance, retires=others), epoch=epoch)
+    return [f"retired {key}" for key in others]
+
+
+async def _opened(ledger: Ledger) -> tuple[int, _Lane]:
+    """Return the open epoch, and the critical lane."""
+    routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
+    epoch = max(x.epoch for x in routine.decrees if isinstance(x, d.LedgerOpened))
+    return epoch, await _Lane.read(ledger, subjects.ledger_aggregate("critical"))
+
+
+def _keys(critical: _Lane) -> tuple[set[str], set[str]]:
+    """Return governance's keys ever announced, and those of them that were retired."""
+    said = [x for x in critical.decrees if isinstance(x, d.SigningKeyRotated)]
+    return {x.key for x in said}, {key for x in said for key in x.retires}
 
 
 class _Lane:

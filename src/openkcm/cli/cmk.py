@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +23,14 @@ from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.spool import SpoolDamaged
-from openkcm.contract import logs, seal
+from openkcm.contract import logs
+from openkcm.contract.seal import Signer
 from openkcm.contract.tasks import end_tasks
 from openkcm.governance.configuration import Configuration, ConfigurationError, read_configuration
 from openkcm.governance.portal.server import run as serve
-from openkcm.projector import ProjectorError, open_reader
+from openkcm.governance.sealing import signer_of
+from openkcm.projector import ProjectorError, Reader, open_reader
+from openkcm.projector.trees import keys_in_force
 
 __all__ = ["run"]
 
@@ -51,38 +55,43 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
 
     try:
         configuration = read_configuration(config_path)
-        signer = seal.Signer(Path(configuration.signing_seed).read_bytes())
-        uvloop.run(_with_notary(configuration, signer, ready))
+        uvloop.run(_with_notary(configuration, ready))
     except (ConfigurationError, BusError, ProjectorError, SpoolDamaged, OSError) as bad:
         print(f"openkcm cmk: {bad}", file=sys.stderr)
         raise SystemExit(2) from bad
 
 
-async def _with_notary(configuration: Configuration, signer: seal.Signer, ready: Callable[[str], None]) -> None:
+def _signer(seed: Path, reader: Reader) -> Signer:
+    return signer_of(seed, keys_in_force(reader))
+
+
+async def _with_notary(configuration: Configuration, ready: Callable[[str], None]) -> None:
     serves = asyncio.Event()
 
     def announce(url: str) -> None:
         ready(url)
         serves.set()
 
-    notary = asyncio.create_task(_notary(configuration, signer, serves))
+    notary = asyncio.create_task(_notary(configuration, serves))
     try:
         await serve(configuration, announce)
     finally:
         await end_tasks([notary])
 
 
-async def _notary(configuration: Configuration, signer: seal.Signer, serves: asyncio.Event) -> None:
+async def _notary(configuration: Configuration, serves: asyncio.Event) -> None:
     """Publish checkpoints of the read model's trees, for ever."""
     await serves.wait()
+    seed = Path(configuration.signing_seed)
     while True:
         try:
             connection = await connect(configuration.nats, name="notary")
             reader = open_reader(Path(configuration.registry))
             try:
                 await Notary(
-                    Ledger(connection), Checkpoints(connection), reader, signer, configuration.trust_root
-                ).run()
+                    Ledger(connection), Checkpoints(connection), reader,
+                    partial(_signer, seed, reader), configuration.trust_root,
+                ).run()  # fmt: skip
             finally:
                 reader.close()
                 await connection.close()

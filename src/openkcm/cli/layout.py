@@ -233,7 +233,12 @@ class Layout:
     @property
     def governance_signer(self) -> Signer:
         """What the CMK seals with."""
-        return self.signer(self.state / "cmk" / "signing.seed")
+        return self.signer(self.signing_seed)
+
+    @property
+    def signing_seed(self) -> Path:
+        """Where its seed lies; during a rotation the next one lies beside it."""
+        return self.state / "cmk" / "signing.seed"
 
     def node_signer(self, node: str) -> Signer:
         """What a node seals with."""
@@ -346,7 +351,7 @@ class Layout:
             "listen": {"host": HOST, "port": self.ports.portal},
             "tls": None,
             "nats": self._access("cmk", HUB),
-            "signing_seed": str(home / "signing.seed"),
+            "signing_seed": str(self.signing_seed),
             "registry": str(home / "registry.sqlite"),
             "spool": str(home / "spool"),
             "directory": str(home / "directory.sqlite"),

@@ -324,7 +324,7 @@ def import_(provider: str, ref: str, material: Path, wrapping: str, **options: A
 
 @click.group()
 def ledger() -> None:
-    """Back the ledger up, and make it anew from a backup and the tails that mirrors hold."""
+    """Back the ledger up, make it anew from a backup and mirrors' tails, rotate the key that it is sealed with."""
 
 
 @ledger.command("backup")
@@ -345,6 +345,15 @@ def ledger_snapshot(state: Path, folder: Path) -> None:
     from openkcm.cli import snapshot
 
     sys.exit(snapshot.make(state, folder))
+
+
+@ledger.command("rotate-key")
+@state_option
+def ledger_rotate_key(state: Path) -> None:
+    """Give the running stack's governance another sealing key: announced, changed over to, the old one retired."""
+    from openkcm.cli import sealing_key
+
+    sys.exit(sealing_key.rotate(state))
 
 
 @ledger.command("restore")

@@ -35,7 +35,7 @@ from openkcm.cli.orbital import HUB
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract.fleet import RegionConfiguration
 
-__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "enrol", "keep_outcome", "want"]
+__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "enrol", "keep_outcome", "want", "with_trust"]
 
 WAIT_S: Final = 120.0
 LOOK_S: Final = 0.1
@@ -107,7 +107,7 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
     gone = [r for name, r in old_regions.items() if name not in regions]
     kept = [r for name, r in regions.items() if name in old_regions]
     leaving = [(node, region) for node, region in old.items() if node not in new]
-    done = asyncio.run(_with_trust(present, lambda ledger: ceremony.remove_nodes(ledger, present.trust_root, leaving)))
+    done = with_trust(present, lambda ledger: ceremony.remove_nodes(ledger, present.trust_root, leaving))
     for name in (*(node for node, _ in leaving), *(f"nats-{region.region}" for region in gone)):  # (1)
         supervisor.end(name)
         done.append(f"stopped {name}")
@@ -148,9 +148,7 @@ def enrol(layout: Layout, regions: Sequence[str]) -> list[str]:
     done = asyncio.run(mirrors.make_whole(layout, regions)) if regions else []
     nodes = [(node, region, layout.node_signer(node).public_key) for node, region in layout.nodes]
     cmk = layout.governance_signer.public_key
-    return done + asyncio.run(
-        _with_trust(layout, lambda ledger: ceremony.open_ledger(ledger, layout.trust_root, cmk, nodes))
-    )
+    return done + with_trust(layout, lambda ledger: ceremony.open_ledger(ledger, layout.trust_root, cmk, nodes))
 
 
 def want(state: Path, *, restarts: Sequence[str] = (), renewals: Sequence[str] = ()) -> None:
@@ -171,12 +169,21 @@ def _taken(state: Path) -> Wanted:
     return found
 
 
-async def _with_trust(layout: Layout, then: Callable[[Ledger], Awaitable[list[str]]]) -> list[str]:
-    connection = await connect(orbital.access(layout.state, "trust", layout.ports.hub), name="trust")
-    try:
-        return await then(Ledger(connection))
-    finally:
-        await connection.close()
+def with_trust(layout: Layout, then: Callable[[Ledger], Awaitable[list[str]]]) -> list[str]:
+    """Do something with the trust root's connection to the hub.
+
+    Raises:
+        BusError: As `then` says, or the hub does not answer.
+    """
+
+    async def work() -> list[str]:
+        connection = await connect(orbital.access(layout.state, "trust", layout.ports.hub), name="trust")
+        try:
+            return await then(Ledger(connection))
+        finally:
+            await connection.close()
+
+    return asyncio.run(work())
 
 
 async def _drop_consumers(

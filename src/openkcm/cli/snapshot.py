@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from openkcm.contract import checkpoint as cp
-from openkcm.contract import seal, snapshot
+from openkcm.contract import snapshot
 from openkcm.governance.configuration import Configuration, ConfigurationError, read_configuration
+from openkcm.governance.sealing import signer_of
 from openkcm.governance.snapshot import FILE, NOTE
-from openkcm.projector import ProjectorError
+from openkcm.projector import ProjectorError, open_reader
 from openkcm.projector.copying import copied, described
+from openkcm.projector.trees import keys_in_force
 
 __all__ = ["make", "write"]
 
@@ -38,7 +40,11 @@ def write(configuration: Configuration, folder: Path) -> snapshot.Snapshot:
     Raises:
         ProjectorError, OSError: It cannot be read, or the folder is there already.
     """
-    signer = seal.Signer(Path(configuration.signing_seed).read_bytes())
+    reader = open_reader(Path(configuration.registry))
+    try:
+        signer = signer_of(Path(configuration.signing_seed), keys_in_force(reader))
+    finally:
+        reader.close()
     folder.mkdir(mode=0o700, parents=True)
     copied(Path(configuration.registry), folder / FILE)
     made = described(folder / FILE, cp.ledger_name(configuration.trust_root))

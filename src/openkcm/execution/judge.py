@@ -60,6 +60,9 @@ def judged(state: State, m: Arrived) -> Outcome:
     if where.kind != "residence" or where.id != where.tenant:
         return dropped(state, "wrong-aggregate")
     residence = state.residences.get(where.tenant) or Residence(tenant=where.tenant)
+    if m.source == "lane0" and e.key in state.retired:  # where it lies in the ledger is the sender's word here
+        known = e.counter in residence.critical.get(e.epoch, Mark())
+        return (state, _affirmed(residence)[:-1]) if known else dropped(state, "bad-seal")  # the lane will bring it
     judge = _critical if where.lane == "critical" else _routine
     after, effects = judge(state, residence, e, m)
     if after is not residence:
@@ -84,6 +87,8 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope, m: Arr
         if decree.epoch > state.epoch:  # the trust root accepts what was lost, and ends what two histories froze
             again = [x for r in after.residences.values() for x in _affirmed(r)]  # acks count anew: say what we have
             return replace(after, epoch=decree.epoch, fork=None, behind_mark=False), [Effect("commit"), *again]
+    elif isinstance(decree, d.SigningKeyRotated) and m.source == "lane0":
+        return state, []  # from where on a key is retired, the lane alone says
     elif isinstance(decree, d.SigningKeyRotated):
         after = _rotated(after, decree, m.sequence)
     elif isinstance(decree, d.NodeEnrolled) and decree.node in after.removed_nodes:  # a name is used once

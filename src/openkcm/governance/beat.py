@@ -88,7 +88,7 @@ class Beats:
         epoch: Callable[[], int], heard: Callable[[reports.HealthCheck], None], send: Send,
     ) -> None:  # fmt: skip
         self._ledger = ledger
-        self._signer = signer
+        self.signer = signer
         self._node_keys = node_keys
         self._epoch = epoch
         self._heard = heard
@@ -182,6 +182,6 @@ class Beats:
         e = env.Envelope(
             id=own, tag=tag, subject=subjects.beat(region), counter=self._count, epoch=self._epoch(),
             actor=env.Actor(issuer="cmk", subject="beat"), correlation=own, at_ms=time.time_ns() // 1_000_000,
-            time_source="cmk-clock", key=self._signer.key_id, data=msgspec.Raw(msgspec.json.encode(said)),
+            time_source="cmk-clock", key=self.signer.key_id, data=msgspec.Raw(msgspec.json.encode(said)),
         )  # fmt: skip
-        await self._send(region, env.encode(env.seal_envelope(e, self._signer)), own, tag)
+        await self._send(region, env.encode(env.seal_envelope(e, self.signer)), own, tag)

@@ -89,17 +89,23 @@ class Registry:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:  # fmt: skip
         self._ledger = ledger
-        self._signer = signer
+        self.signer = signer
         self._trust = {seal.key_id(trust_root): trust_root}
         self._projection = projection
         self._ignorant = ignorant
         self._now_ms = now_ms
         self._cache: dict[DecreeSubject, _Cached] = {}
+        self._sealed: list[str] = []
 
     @property
     def now_ms(self) -> int:
         """UTC in ms: for the record only."""
         return self._now_ms()
+
+    @property
+    def under_way(self) -> set[str]:
+        """The keys under which something is sealed that the ledger has not answered yet."""
+        return set(self._sealed)
 
     async def load(self, where: DecreeSubject, kind: type[_A]) -> _A:
         """Return the aggregate as the ledger has it now. Do not change it.
@@ -252,21 +258,27 @@ class Registry:
             priority=env.PRIORITY_CRITICAL if lane == "critical" else env.PRIORITY_ROUTINE,
             at_ms=order.at_ms or self._now_ms(),
             time_source=TIME_SOURCE,
-            key=self._signer.key_id,
+            key=self.signer.key_id,
             data=msgspec.Raw(msgspec.json.encode(event.decree)),
         )
-        return env.seal_envelope(unsealed, self._signer)
+        return env.seal_envelope(unsealed, self.signer)
 
     async def _append(self, where: DecreeSubject, cached: _Cached, order: Order, event: Decreed) -> Recorded:
         e = self.seal(where, order, event)
+        self._sealed.append(e.key)
+        try:
+            return await self._sent(where, cached, e, d.lane_of(event.decree))
+        finally:
+            self._sealed.remove(e.key)
+
+    async def _sent(self, where: DecreeSubject, cached: _Cached, e: env.Envelope, lane: Lane) -> Recorded:
         if e.epoch < 1:
             raise LedgerUnavailable("the ledger has not been opened yet")
-        if self._signer.key_id not in self._projection.signing_keys:
+        if e.key not in self._projection.signing_keys:
             # It was lost with the ledger's tail, or is announced further on: we would not believe ourselves what we
             # wrote, and give its counter twice.
             raise LedgerUnavailable("the ledger does not announce this CMK's sealing key yet")
         body = env.encode(e)
-        lane = d.lane_of(event.decree)
         without = self._ignorant(where.region, e.tag) if lane == "routine" else ()  # a revocation is never held back
         if without:
             raise IllegalNow(f"{', '.join(without)} cannot read {e.tag} yet: bring the nodes up to date first")

@@ -24,12 +24,12 @@ from openkcm.bus.lanes import repeat
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.reports import Reports
 from openkcm.bus.spool import Spool
-from openkcm.contract import resources, seal, subjects
+from openkcm.contract import decrees, resources, seal, subjects
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.reports import HealthCheck
 from openkcm.contract.tasks import end_tasks
-from openkcm.governance import ending, inbox, restored, snapshot
+from openkcm.governance import ending, inbox, restored, sealing, snapshot
 from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
 from openkcm.governance.beat import Beats
@@ -66,16 +66,16 @@ class Cmk:
         self.connection = connection
         self.regions = read_regions(Path(configuration.regions))
         self.ledger = Ledger(connection)
-        self.signer = seal.Signer(Path(configuration.signing_seed).read_bytes())
         path = Path(configuration.registry)
         self.writer = open_writer(path, resources.ROOT / "projections" / "cmk")
         self.projection = Projection(self.writer, configuration.trust_root)
+        signer = sealing.signer_of(Path(configuration.signing_seed), self.projection.signing_keys)
         self.views = Views(open_reader(path))
         self.trees = Trees(Checkpoints(connection), self.views.reader, configuration.trust_root)
         self.watch = Watch(self.views)
         self.telling = Telling(connection, self.views, self.watch, self.projection, lambda: self.beats)
         self.registry = Registry(
-            self.ledger, self.signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant
+            self.ledger, signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant
         )
         self.switch = KillSwitch(
             self.registry, Spool(Path(configuration.spool)), connected=lambda: connection.is_connected,
@@ -85,9 +85,11 @@ class Cmk:
         portal = configuration.tls
         self.expiry = Expiry(configuration.nats, {"portal": portal.cert} if portal else {})
         self.beats = Beats(
-            self.ledger, self.signer, node_keys=self.node_keys,
+            self.ledger, signer, node_keys=self.node_keys,
             epoch=lambda: self.projection.epoch, heard=self._on_health, send=self._send_beat,
         )  # fmt: skip
+        self.keys_changed = asyncio.Event()
+        self.settled_key: str | None = None
         self.dropped_reports = 0
         self._node_keys: dict[str, tuple[str, str, bytes]] | None = None
         self._grown = asyncio.Event()
@@ -118,12 +120,15 @@ class Cmk:
                 await self._project(batch)
                 batch = []
         await self._project(batch)
+        self.seal_with(sealing.signer_of(Path(self.configuration.signing_seed), self.projection.signing_keys))
+        self.keys_changed.set()
         if self.signer.key_id not in self.projection.signing_keys:
             log.error("the ledger does not (yet) know this CMK's signing key %s", self.signer.key_id)
         self._end_health = await subscribe_health(self.connection, self._hear_health)
         for work in (
             self._follow_ledger(), self._follow_reports(), self.switch.resend(), self._repeat(), self._tend(),
             self.expiry.watch(),
+            sealing.follow(self),
         ):  # fmt: skip
             self._spawn(work)
         self._serve_regions(self.regions)
@@ -185,6 +190,15 @@ class Cmk:
             if not found or (found[0].sequence, found[0].id) != (sequence, id_):
                 raise ConfigurationError(f"the ledger holds at {sequence} another event than this CMK has read there")
 
+    @property
+    def signer(self) -> seal.Signer:
+        """The key that this CMK seals with now."""
+        return self.registry.signer
+
+    def seal_with(self, signer: seal.Signer) -> None:
+        """Seal with this key from now on."""
+        self.registry.signer = self.beats.signer = signer
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def projected(self, sequence: int) -> None:
@@ -221,6 +235,8 @@ class Cmk:
         self._grown.set()
         for one in applied:
             self._tell(one)
+        if any(isinstance(one.decree, decrees.SigningKeyRotated) for one in applied):
+            self.keys_changed.set()
 
     def _tell(self, one: Applied) -> None:
         if one.fault is not None:

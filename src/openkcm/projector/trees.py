@@ -19,7 +19,7 @@ from openkcm.contract.stored import Message
 from openkcm.contract.subjects import tree_of
 from openkcm.projector.database import Reader, Value
 
-__all__ = ["StoredTree", "TreeFold", "TreeHead", "heads", "known_keys", "leaf_at"]
+__all__ = ["StoredTree", "TreeFold", "TreeHead", "heads", "keys_in_force", "known_keys", "leaf_at"]
 
 #: 2 to this power hashes a tile.
 HEIGHT: Final = 8
@@ -182,6 +182,11 @@ def known_keys(reader: Reader) -> tuple[dict[str, bytes], int]:
     """Return governance's keys, past ones too, by name, and the ledger's epoch, as far as it is folded."""
     keys = {key: _unbase64(public) for key, public in reader.rows("SELECT key, public_key FROM signing_key")}
     return keys, int(reader.rows("SELECT epoch FROM cursor")[0][0])
+
+
+def keys_in_force(reader: Reader) -> set[str]:
+    """Return the names of governance's keys that nobody retired, as far as it is folded."""
+    return {key for (key,) in reader.rows("SELECT key FROM signing_key EXCEPT SELECT key FROM signing_key_retired")}
 
 
 def leaf_at(reader: Reader, tree: str, sequence: int) -> int | None:

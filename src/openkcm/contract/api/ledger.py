@@ -58,10 +58,15 @@ class FleetRegion(Shape, frozen=True, kw_only=True):
 
 
 class FleetLedger(Shape, frozen=True, kw_only=True):
-    """How far this process has read."""
+    """How far this process has read, and what it seals with.
+
+    `sealing_key_settled`: nothing that it sealed under an earlier key can still come into the ledger.
+    """
 
     read_to: int
     epoch: int
+    sealing_key: str
+    sealing_key_settled: bool
 
 
 class Fleet(Shape, frozen=True, kw_only=True):

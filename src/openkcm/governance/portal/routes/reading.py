@@ -121,7 +121,12 @@ async def fleet(call: Call) -> Response[bytes]:
             "value": regions,
             "count": len(regions),
             "spooled_revocations": cmk.switch.waiting,
-            "ledger": {"read_to": cmk.projection.cursor, "epoch": cmk.projection.epoch},
+            "ledger": {
+                "read_to": cmk.projection.cursor,
+                "epoch": cmk.projection.epoch,
+                "sealing_key": cmk.signer.key_id,
+                "sealing_key_settled": cmk.settled_key == cmk.signer.key_id,
+            },
         }
     )
 
