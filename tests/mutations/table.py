@@ -98,7 +98,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("all nodes must have acked", G + "pending", 'if nodes and not waiting:\n        return Status(counter, "Revoked"', 'if len(acked) > 0:\n        return Status(counter, "Revoked"', "sim:pauses:30"),
     M("an ack is the node's own", G + "inbox", "env.verify(e, message.subject, {e.key: public})  # (2)", "pass  # (2)", "test:tests/examined/test_messages.py::test_a_report_that_is_not_the_nodes_own_is_heard_by_nobody"),
     M("a removed node counts while its lease may run", G + "pending", "if n.removed_for_s is None or n.removed_for_s <= lease_s * (1 + DRIFT_RATIO) + DRIFT_S", "if n.removed_for_s is None", PENDING + "test_a_removed_node_counts_until_its_last_lease_is_over"),
-    M("an answered revocation is in the spool", G + "killswitch", "await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))", "pass", "sim:hub+cmk:40"),
+    M("an answered revocation is in the spool", G + "killswitch", "await asyncio.to_thread(self._spool.put, *(self._spooled(tenant, intent) for intent in intents))", "pass", "sim:hub+cmk:40"),
     M("a revocation is resent", G + "killswitch", "if entry.id in self._busy or not self._connected():", "if True:", "sim:hub:40"),
     M("a key that is announced", G + "registry", "if self._signer.key_id not in self._projection.signing_keys:", "if False:", "test:tests/governance/test_own_key.py::test_nothing_is_sealed_with_a_key_that_the_ledger_does_not_announce"),
     M("repeated in its own epoch", G + "watch", "floors = [acks[n].mark(at)[0] if n in acks", "floors = [acks[n].floor if n in acks", PENDING + "test_a_revocation_of_an_older_epoch_is_repeated_until_every_node_has_acknowledged_it_in_that_epoch"),

@@ -101,7 +101,7 @@ def test_what_sqlite_refused_is_not_in_the_trees_either(tmp_path: Path) -> None:
     projection.apply(stored[:10])
     whole = writer.apply_runs
 
-    def refuse(_rows: object) -> None:
+    def refuse(_rows: object, *, synced: bool) -> None:
         raise ProjectorError("the disk is full")
 
     writer.apply_runs = refuse  # type: ignore[method-assign]

@@ -1,7 +1,8 @@
 """A durable spool of messages that must not be forgotten before the ledger has them. Sends nothing, reads no body.
 
 One file a message: written aside, fsynced, renamed, its directory fsynced; only then `put` returns. A crash leaves
-either the whole message or a leftover that is dropped at opening. A damaged file is never passed over.
+either the whole message or a leftover that is dropped at opening. A damaged file is never passed over. What was removed
+may be back after a loss of power: whoever sends it finds that the ledger has it.
 """
 
 from __future__ import annotations
@@ -74,39 +75,39 @@ class Spool:
         """Return what waits, oldest first."""
         return list(self._messages.values())
 
-    def put(self, message: Spooled) -> None:
-        """Keep a message; when this returns it survives a crash and a power cut. The same one again is kept once.
+    def put(self, *messages: Spooled) -> None:
+        """Keep messages; when this returns they survive a crash and a power cut. The same one again is kept once.
 
         Raises:
-            ValueError: The id is taken by another message, or is no UUID.
-            OSError: It cannot be written, though the reserve was freed. It is not kept.
+            ValueError: An id is taken by another message, or is no UUID; none is kept.
+            OSError: One cannot be written, though the reserve was freed. None is kept.
         """
-        kept = self._messages.get(message.id)
-        if kept is not None:
-            if (kept.subject, kept.body) != (message.subject, message.body):
+        new: dict[Path, Spooled] = {}
+        for message in messages:
+            kept = self._messages.get(message.id)
+            if kept is not None and (kept.subject, kept.body) != (message.subject, message.body):
                 raise ValueError(f"{message.id} is spooled with another subject or body")
-            return
-        file = self._directory / f"{self._next:012d}-{message.id}.json"
-        if _NAME.match(file.name) is None:
-            raise ValueError(f"{message.id!r} is not an event id")
-        encoded = msgspec.json.encode(message)
-        content = msgspec.json.encode(_File(hashlib.sha256(encoded).hexdigest(), msgspec.Raw(encoded)))
+            file = self._directory / f"{self._next + len(new):012d}-{message.id}.json"
+            if _NAME.match(file.name) is None:
+                raise ValueError(f"{message.id!r} is not an event id")
+            if kept is None:
+                new[file] = message
         try:
-            self._write(file, content)
+            self._write(new)
         except OSError as full:
             if full.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._reserve.unlink(missing_ok=True)  # this is what it is for
-            self._write(file, content)
-        self._next += 1
-        self._files[message.id], self._messages[message.id] = file, message
+            self._write(new)
+        self._next += len(new)
+        for file, message in new.items():
+            self._files[message.id], self._messages[message.id] = file, message
 
     def remove(self, id_: str) -> None:
         """Forget a message, because the ledger has it. Not there is fine."""
         file = self._files.pop(id_, None)
         if file is not None:
             file.unlink(missing_ok=True)
-            _sync_directory(self._directory)
             del self._messages[id_]
             self._keep_reserve()
 
@@ -114,18 +115,22 @@ class Spool:
     def _reserve(self) -> Path:
         return self._directory / "reserve"
 
-    def _write(self, file: Path, content: bytes) -> None:
-        aside = file.with_suffix(".new")
+    def _write(self, messages: dict[Path, Spooled]) -> None:
+        aside = {file.with_suffix(".new"): file for file in messages}
         try:
-            with os.fdopen(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(opened.fileno())
-            aside.replace(file)
+            for new, message in zip(aside, messages.values(), strict=True):
+                encoded = msgspec.json.encode(message)
+                with os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as opened:
+                    opened.write(msgspec.json.encode(_File(hashlib.sha256(encoded).hexdigest(), msgspec.Raw(encoded))))
+                    opened.flush()
+                    os.fsync(opened.fileno())
+            for new, file in aside.items():
+                new.replace(file)
+            _sync_directory(self._directory)
         except OSError:
-            aside.unlink(missing_ok=True)
+            for left in (*aside, *messages):
+                left.unlink(missing_ok=True)
             raise
-        _sync_directory(self._directory)
 
     def _keep_reserve(self) -> None:
         """Hold blocks that a full disk cannot take; try again at the next chance when there are none."""

@@ -33,10 +33,11 @@ __all__ = ["Custodian", "Gatekeeper", "Keys", "Rows"]
 
 _log: Final = logging.getLogger("openkcm.custodian")
 RETRY_S: Final = 0.5
-#: Behind a backlog the disk is what everybody waits for, a revocation too. So one sync serves many routine decrees, for
-#: at most so long, and so long is between two routine acks of a residence; the first of each waits for nothing.
+#: Behind a backlog the disks are what everybody waits for, a revocation too. So one sync serves many routine decrees,
+#: for at most so long; the pauses between a residence's routine acks, each of which is synced twice on its way, grow
+#: from the first to the second figure while there is always another one to say. The first of them waits for nothing.
 GATHER_S: Final = 0.05
-ROUTINE_ACK_S: Final = 0.03
+ROUTINE_ACK_S: Final = (0.03, 0.5)
 
 
 class Gatekeeper(Protocol):
@@ -242,11 +243,13 @@ class Custodian:
             self._spawn(self._say(tenant, lane))
 
     async def _say(self, tenant: str, lane: Lane) -> None:
+        pause_s, longest_s = ROUTINE_ACK_S
         try:
             while (state := self._promised.pop((tenant, lane), None)) is not None:
                 await self._acknowledge(tenant, lane, state)
                 if lane == "routine":
-                    await asyncio.sleep(ROUTINE_ACK_S)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, longest_s)
         except (
             Exception
         ):  # an ack is cumulative: the next one says it too, and governance repeats what it has no ack of

@@ -86,8 +86,7 @@ class KillSwitch:
         ids = {self._id(tenant, intent) for intent in intents}
         self._busy |= ids  # ours to send: `resend` leaves them alone
         try:
-            for intent in intents:  # (1)
-                await asyncio.to_thread(self._spool.put, self._spooled(tenant, intent))
+            await asyncio.to_thread(self._spool.put, *(self._spooled(tenant, intent) for intent in intents))  # (1)
         except BaseException:
             self._busy -= ids
             raise

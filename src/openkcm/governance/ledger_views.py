@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from openkcm.bus.connection import Stored
 from openkcm.contract.envelope import PRIORITY_CRITICAL, PRIORITY_ROUTINE
+from openkcm.contract.subjects import DecreeSubject
 from openkcm.governance.news import Item
 from openkcm.projector import Reader
 
@@ -49,6 +51,14 @@ class LedgerViews:
         return {**ordered, "confirmed": confirmed}
 
     # --- the ledger as read -----------------------------------------------------------------------------------------
+
+    def verified(self, where: DecreeSubject, after: int, limit: int) -> list[Stored]:
+        """Return what one aggregate's lane had behind a cursor and the read model took in, seal and counter checked."""
+        query = (
+            f"SELECT sequence, subject, body, id FROM event_{where.lane} "
+            "WHERE tenant = ? AND sequence > ? AND subject = ? ORDER BY sequence LIMIT ?"
+        )
+        return [Stored(*row) for row in self.reader.rows(query, (where.tenant, after, str(where), limit))]
 
     def events(self, tenant: str | None, after: int, limit: int) -> list[tuple[int, str, bytes]]:
         """Return (sequence, subject, bytes) behind a cursor: of all, or of one tenant with the denials at its door."""

@@ -75,8 +75,9 @@ class Cmk:
         self.watch = Watch(self.views)
         self.telling = Telling(connection, self.views, self.watch, self.projection, lambda: self.beats)
         self.registry = Registry(
-            self.ledger, signer, configuration.trust_root, projection=self.projection, ignorant=self.watch.ignorant
-        )
+            self.ledger, signer, configuration.trust_root, projection=self.projection,
+            verified=self.views.verified, ignorant=self.watch.ignorant,
+        )  # fmt: skip
         self.switch = KillSwitch(
             self.registry, Spool(Path(configuration.spool)), connected=lambda: connection.is_connected,
             on_recorded=self._on_recorded,
@@ -93,6 +94,7 @@ class Cmk:
         self.dropped_reports = 0
         self._node_keys: dict[str, tuple[str, str, bytes]] | None = None
         self._grown = asyncio.Event()
+        self._far_behind = False
         self._tasks: list[asyncio.Task[None]] = []
         self._end_health: Any = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -221,7 +223,8 @@ class Cmk:
         async for batch in _batches(self.ledger.follow(after=self.projection.cursor)):
             began = time.monotonic()
             await self._project(batch)
-            if len(batch) == BATCH:  # far behind: leave the processor to orders for half as long as that took
+            self._far_behind = len(batch) == BATCH
+            if self._far_behind:  # leave the processor to orders for half as long as that took
                 await asyncio.sleep((time.monotonic() - began) / 2)
 
     async def _project(self, batch: list[Stored]) -> None:
@@ -256,11 +259,12 @@ class Cmk:
             told: list[inbox.Heard] = []
             for message in batch:
                 heard = await self._hear(message)
+                await asyncio.sleep(0)  # each is a seal to verify; an order goes first
                 if heard is not None:
                     rows += inbox.rows_of(heard)
                     told.append(heard)
             rows.append(("report_cursor", {"sequence": batch[-1].sequence}))
-            await asyncio.to_thread(self.writer.apply, rows)
+            await asyncio.to_thread(self.writer.apply, rows, synced=False)  # with the cursor: the stream has them
             for heard in told:
                 self.news.tell(Item(kind="sync", tenant=heard.tenant, region=heard.region, node=heard.node))
             await self._confirm()
@@ -323,6 +327,8 @@ class Cmk:
             await ending.conclude(self)
 
     async def _confirm(self) -> None:
+        if self._far_behind:  # it would be read, and shown, after all that is still to be read
+            return
         for tenant, region, decree in self.watch.confirmations_due():
             where = subjects.residence_aggregate(region, tenant)
             order = self.own_order(tenant, "ConfirmRevocation", decree.revocation)

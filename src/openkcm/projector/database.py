@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 BUSY_TIMEOUT_MS: Final = 5000
+FULL: Final = 2  # of `PRAGMA synchronous`, as SQLite tells it
 Value = str | int | float | bytes | None
 Parameters = Mapping[str, Value] | Sequence[Value]
 
@@ -135,10 +136,11 @@ class Writer(Reader):
             StorageFailed: SQLite refused; nothing is kept.
         """
         known = [(name, self._of(name), rows) for name, rows in runs if rows]
+        relaxed = not synced and self._synchronous == FULL
         with self._lock:
             at = "begin"
             try:
-                if not synced:
+                if relaxed:
                     self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.execute("BEGIN IMMEDIATE")
                 for at, statement, rows in known:  # noqa: B007 -- the error names it
@@ -149,7 +151,7 @@ class Writer(Reader):
                     self._connection.execute("ROLLBACK")
                 raise StorageFailed(f"{at}: {bad}") from bad
             finally:
-                if not synced:
+                if relaxed:
                     self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
 
     def _of(self, name: str) -> Named:

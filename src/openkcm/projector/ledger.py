@@ -91,7 +91,7 @@ class Projection:
     def apply(self, messages: Sequence[Message], *, checked: Container[int] = ()) -> list[Applied]:
         """Take messages in, in the order of their sequences, in one transaction with the cursor.
 
-        A message at or below the cursor is skipped.
+        A message at or below the cursor is skipped. A loss of power may take the last ones: the ledger has them.
 
         Args:
             checked: Sequences whose seal was found good before, over these very bytes and the key they name.
@@ -116,7 +116,7 @@ class Projection:
                 cursor: _Row = ("cursor", {"sequence": self._cursor, "epoch": self._epoch})
                 for row in (*self._trees.rows(), *self._heads.rows(), cursor):
                     rows.add(*row)
-                self._writer.apply_runs(rows.runs(self._marks))
+                self._writer.apply_runs(rows.runs(self._marks), synced=False)
         except BaseException:
             self._reload()
             raise
