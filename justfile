@@ -96,6 +96,10 @@ soak-faults rounds="200" seed="1": prepare
     OPENKCM_FAULT_ROUNDS={{rounds}} OPENKCM_FAULT_SEED={{seed}} OPENKCM_HISTORY=history.ndjson {{bin}}/python -m pytest -q -s tests/scenarios/test_fault_rounds.py
     {{bin}}/python tests/history_checker.py history.ndjson
 
+# An earlier release's installed package, two nodes a region, becomes this one under load: no operation may fail (3 min)
+upgrade from="HEAD~60": prepare
+    cd tests && ../{{bin}}/python -m upgrades.rolling {{from}}
+
 # The hub is down for ten minutes while KMIP load runs and L1 rotates; then every copy is compared, event for event
 soak-hub-down minutes="10": prepare
     cd tests && ../{{bin}}/python -m faults.hub_down {{minutes}}

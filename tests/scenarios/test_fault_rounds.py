@@ -7,7 +7,6 @@ test's directory), and the checker decides. `just soak-faults` plays 200 rounds;
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -20,12 +19,12 @@ from pathlib import Path
 import pytest
 
 from faults import apart, disk
+from faults.approve import lift
 from faults.kinds import LINK, Ground, table
 from faults.recorder import Recorder, now
 from faults.seeded import violations
 from history_checker import check
 from openkcm.cli.layout import Layout
-from openkcm.contract.seal import Signer
 from running_stack import Stack, until
 
 EU, TENANT = "eu-frankfurt", "acme"
@@ -85,23 +84,6 @@ class Play:
         behind = [n for n in shown["nodes"] if n["critical"] < shown["critical"]["counter"]]
         return not behind and shown["critical"]["status"] in SETTLED and shown["routine"]["status"] == "InSync"
 
-    def lift(self) -> None:
-        people = self.stack.endpoints.people
-
-        def signature(person: str, message: bytes) -> str:
-            seed = Path(people[person].approval_key or "").read_bytes()
-            return base64.b64encode(Signer(seed).sign(message)).decode()
-
-        one, two = f"{TENANT}/admin", f"{TENANT}/approver"
-        with self.stack.portal(one) as asks, self.stack.portal(two) as signs:
-            words = asks.post(f"/tenants/{TENANT}/approvals/prepare", {"command": "RestoreAccess", "region": EU})
-            message, approval = base64.b64decode(words["signed_bytes"]), words["approval"]
-            asks.post(f"/tenants/{TENANT}/approvals", {
-                "approval": approval, "command": "RestoreAccess", "region": EU,
-                "arguments": words["statement"]["arguments"], "signature": signature(one, message),
-            })  # fmt: skip
-            signs.post(f"/tenants/{TENANT}/approvals/{approval}/grants", {"signature": signature(two, message)})
-
     def round(self, number: int) -> None:
         """One fault around one pull of the switch."""
         long = number % LONG_EVERY == LONG_EVERY - 1
@@ -130,7 +112,7 @@ class Play:
         self.converged_s.append((round(time.monotonic() - healed, 2), name))
         self.record.add("converged", after_s=self.converged_s[-1][0], what=name, number=number)
         self.record.open_event = None
-        until(lambda: self.lift() is None, 40, f"two people lift it, after: {name}")
+        until(lambda: lift(self.stack, TENANT, EU) is None, 40, f"two people lift it, after: {name}")
         until(self.record.works, 60, f"it is served again, after: {name}")
 
 
