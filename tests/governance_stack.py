@@ -231,7 +231,7 @@ async def running_cmk(orbital: Orbital, idp: Idp, home: Path, **more: Any) -> As
     await ceremony(orbital)
     async with (
         serving(configuration(orbital, idp, home, **more)) as (cmk, url),
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, verify="tls" not in more) as client,
     ):
         yield Stack(cmk, client, idp, orbital)
 

@@ -4,6 +4,7 @@ The flood is an open loop from a process of its own: so many requests a second a
 addresses of the loopback net; a request that finds no idle connection opens one. A quarter each: no credentials; forged
 tokens; forged tokens at the revocations' door; the token of somebody who may read, from one address. Meanwhile the
 switch is pulled, with a token that was seen before and with a new one for each pull, and a node encrypts and decrypts.
+`--handshakes`: the portal speaks TLS, and the flood is of connections that begin a handshake and go away.
 
 Where the machine's cores go says what is measured: governance (CMK, hub, identity provider) is bound to the first core,
 nodes and their NATS servers to the others, and so is the flood, which takes what they leave: in production it comes
@@ -16,9 +17,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import random
+import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -30,9 +34,10 @@ from typing import Any, Final
 import httpx
 import uvloop
 from killswitch import Acks, boottime_ms, spread
+from msgspec.structs import replace
 
 from openkcm.bus.connection import connect
-from openkcm.cli import endpoints, idp, orbital
+from openkcm.cli import endpoints, idp, orbital, pki
 from openkcm.cli.layout import Layout
 from openkcm.cli.load import Load, Task, make_key
 
@@ -67,11 +72,45 @@ class Connection(asyncio.Protocol):
         self.flood.open -= 1
 
 
+class Hello(asyncio.Protocol):
+    """One connection of a flood of handshakes: the first flight of one, made beforehand; gone when it is answered."""
+
+    def __init__(self, flood: Flood, first: bytes) -> None:
+        self.flood, self.first, self.answer = flood, first, "reset"
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self.transport = transport
+        transport.write(self.first)
+
+    def data_received(self, data: bytes) -> None:
+        """The portal has signed."""
+        del data
+        self.answer = "signed"
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it."""
+        del exc
+        self.flood.answers[self.answer] += 1
+        self.flood.open -= 1
+
+
+def first_flight() -> bytes:
+    """Return a client's hello."""
+    out = ssl.MemoryBIO()
+    side = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="portal")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        side.do_handshake()
+    return out.read()
+
+
 class Flood:
     """The generator, in its own process."""
 
-    def __init__(self, host: str, port: int, token: str) -> None:
+    def __init__(self, host: str, port: int, token: str, *, handshakes: bool) -> None:
         self.host, self.port, self.token = host, port, token
+        self.hello = first_flight() if handshakes else b""
         self.answers: Counter[str] = Counter()
         self.idle: list[Connection] = []
         self.open = self.sent = self.held = 0
@@ -91,7 +130,7 @@ class Flood:
 
     def send(self) -> None:
         """One is due."""
-        request = self.request()
+        request = self.hello or self.request()
         while self.idle:
             connection = self.idle.pop()
             if not connection.transport.is_closing():
@@ -112,7 +151,10 @@ class Flood:
         source = f"127.0.1.{1 + self.sent % ADDRESSES}"
         try:
             await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self, request), self.host, self.port, local_addr=(source, 0)
+                lambda: (Hello if self.hello else Connection)(self, request),
+                self.host,
+                self.port,
+                local_addr=(source, 0),
             )
         except OSError:
             self.open -= 1
@@ -205,12 +247,32 @@ def kmip(load: Load) -> dict[str, Any]:
             "p50_ms": round(times[len(times) // 2], 2), "p99_ms": round(times[int(len(times) * 0.99)], 2)}  # fmt: skip
 
 
-async def measure(state: Path, port_base: int, *, rate: float, seconds: float, loose: bool) -> dict[str, Any]:
+def secured(state: Path, layout: Layout) -> endpoints.Endpoints:
+    """Have a running stack's portal speak TLS: with another configuration, and started anew by its supervisor."""
+    e, path, authority = endpoints.load(state), layout.configuration("cmk"), pki.authority(state)
+    cert, key = authority.issue("portal")
+    url = e.cmk.url.replace("http:", "https:")
+    configured = {**json.loads(path.read_text()), "tls": {"cert": str(cert), "key": str(key)}, "origin": url}
+    path.write_text(json.dumps(configured))
+    os.kill(e.cmk.pid, signal.SIGTERM)
+    with httpx.Client(base_url=url, verify=str(authority.ca), trust_env=False) as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get("/readyz").status_code == httpx.codes.OK:
+                    break
+            time.sleep(0.1)
+    time.sleep(1)  # its new pid is written down
+    return replace(endpoints.load(state), cmk=replace(endpoints.load(state).cmk, url=url, ca=str(authority.ca)))
+
+
+async def measure(
+    state: Path, port_base: int, *, rate: float, seconds: float, loose: bool, handshakes: bool
+) -> dict[str, Any]:
     """Quiet first, then in the flood."""
-    e = endpoints.load(state)
+    layout = Layout(state=state, port_base=port_base, nodes_per_region=1)
+    e = secured(state, layout) if handshakes else endpoints.load(state)
     if not loose:
         bind(e)
-    layout = Layout(state=state, port_base=port_base, nodes_per_region=1)
     connection = await connect(orbital.access(state, "cmk", layout.ports.hub), name="bench")
     acks = Acks()
     following = asyncio.ensure_future(acks.follow(connection))
@@ -239,6 +301,7 @@ async def measure(state: Path, port_base: int, *, rate: float, seconds: float, l
                 str(seconds + 1),
                 "--at",
                 f"{host}:{port}",
+                *(["--handshakes"] if handshakes else []),
             ]
             child = await asyncio.create_subprocess_exec(
                 *command, "--token", e.people["acme/auditor"].token, stdout=asyncio.subprocess.PIPE,
@@ -262,7 +325,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run(port_base: int, *, rate: float, seconds: float, loose: bool) -> dict[str, Any]:
+def run(port_base: int, *, rate: float, seconds: float, loose: bool, handshakes: bool = False) -> dict[str, Any]:
     """Start a stack, measure, stop it."""
     with tempfile.TemporaryDirectory(prefix="openkcm-flood-") as folder:
         state = Path(folder) / "state"
@@ -270,7 +333,9 @@ def run(port_base: int, *, rate: float, seconds: float, loose: bool) -> dict[str
         options = ["--port-base", str(port_base), "--workers", "1"]
         subprocess.run([*command, *options, "--detach"], check=True, stdout=subprocess.DEVNULL)
         try:
-            return asyncio.run(measure(state, port_base, rate=rate, seconds=seconds, loose=loose))
+            return asyncio.run(
+                measure(state, port_base, rate=rate, seconds=seconds, loose=loose, handshakes=handshakes)
+            )
         finally:
             subprocess.run([*command, "--stop"], check=False, stdout=subprocess.DEVNULL)
 
@@ -281,12 +346,14 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--port-base", type=int, default=29000)
     parser.add_argument("--loose", action="store_true")
+    parser.add_argument("--handshakes", action="store_true")
     parser.add_argument("--generate", type=float)
     parser.add_argument("--at")
     parser.add_argument("--token")
     given = parser.parse_args()
     if given.generate:
-        flood = Flood(*given.at.split(":"), given.token)
+        flood = Flood(*given.at.split(":"), given.token, handshakes=given.handshakes)
         uvloop.run(flood.run(given.generate, given.seconds))
     else:
-        print(json.dumps(run(given.port_base, rate=given.rate, seconds=given.seconds, loose=given.loose), indent=1))
+        asked = {"rate": given.rate, "seconds": given.seconds, "loose": given.loose, "handshakes": given.handshakes}
+        print(json.dumps(run(given.port_base, **asked), indent=1))

@@ -3,8 +3,8 @@
 (0) The read model, folded from sealed events: CPU ms of what lists and pages ask. Then a real hub, three regions and a
 CMK in a process of its own: (1) lists and pages over HTTP with 1,000 tenants, from request to last byte; (2) 60 more
 come aboard over the API, and the switch right after; (3) the CMK's share of a core while events come, without and with
-500 open streams. Then a whole one-command stack: (4) a flood beside the switch and KMIP (`flood.py`). Writes
-`docs/bench/portal.json`; `--only` measures some of them anew and keeps the others.
+500 open streams. Then a whole one-command stack: (4) a flood beside the switch and KMIP (`flood.py`), and
+(5) one of TLS handshakes. Writes `docs/bench/portal.json`; `--only` measures some of them anew and keeps the others.
 """
 
 from __future__ import annotations
@@ -395,7 +395,7 @@ if __name__ == "__main__":
     parser.add_argument("--flood-rate", type=float, default=5000)
     parser.add_argument("--port-base", type=int, default=29000)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench" / "portal.json")
-    parser.add_argument("--only", choices=["read_model", "http", "flood"], action="append")
+    parser.add_argument("--only", choices=["read_model", "http", "flood", "handshakes"], action="append")
     parser.add_argument("--listen", type=int)
     parser.add_argument("--url")
     parser.add_argument("--tokens", nargs="*")
@@ -406,7 +406,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and what was started ends with it
     target: Path = given.out
     result: dict[str, Any] = json.loads(target.read_text()) if target.exists() and given.only else {}
-    parts = given.only or ["read_model", "http", "flood"]
+    parts = given.only or ["read_model", "http", "flood", "handshakes"]
     if "read_model" in parts:
         with tempfile.TemporaryDirectory() as folder_:
             result["read_model"] = scale(1000, Path(folder_))
@@ -415,5 +415,8 @@ if __name__ == "__main__":
     if "flood" in parts:
         figures = flood.run(given.port_base, rate=given.flood_rate, seconds=15, loose=False)
         result["flood"] = {**figures, "load_average": os.getloadavg()[0]}
+    if "handshakes" in parts:
+        figures = flood.run(given.port_base, rate=2000, seconds=15, loose=False, handshakes=True)
+        result["handshakes"] = {**figures, "load_average": os.getloadavg()[0]}
     target.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -4,14 +4,16 @@
 while the budget of that identity lasts; (3) a stranger is let in while the budgets of the address and of all strangers
 last, and those at the revocations' door are budgets of their own; (4) inside, only a few work at a time, in turn: the
 rest waits, or is told to come back. A revocation waits for none of them: while one is under way, nothing else begins.
+Before all of that: a TLS handshake is counted by address, and an address that somebody we know came from has its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from openkcm.governance.portal.auth import Identity
@@ -30,7 +32,9 @@ RARE: Final = 3
 WAIT_S: Final = 2.0
 #: How long a revocation keeps others from beginning: what takes longer waits for the hub, not for this process.
 HOLD_S: Final = 0.25
-REASONS: Final = ("identity", "stranger", "busy", "connections")
+REASONS: Final = ("identity", "stranger", "busy", "connections", "handshakes", "slow")
+#: Addresses that somebody we know came from lately.
+KNOWN_ADDRESSES: Final = 10_000
 PREFIX: Final = "/cmk/v1/tenants/"
 
 
@@ -80,6 +84,17 @@ def kind_of(method: str, path: str) -> Kind:
     if method == "POST" and path.startswith(PREFIX) and path.endswith("/revocations"):
         return "revoke"
     return "write"
+
+
+def _home(address: str) -> str:
+    """Return whose budget an address spends: of IPv6, the network's that one household or host has."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 class Slots:
@@ -156,13 +171,38 @@ class Admission:
 
     Args:
         recognise: Whose a credential is, without checking a signature; None: a stranger's.
+        proxies: Addresses of ours, whose connections are many people's.
     """
 
-    def __init__(self, limits: Limits, recognise: Callable[[str], Identity | None]) -> None:
+    def __init__(
+        self, limits: Limits, recognise: Callable[[str], Identity | None], proxies: Iterable[str] = ()
+    ) -> None:
         self._limits = limits
         self._recognise = recognise
         self.slots = Slots()
+        self.proxies = frozenset(proxies)
+        self._known: dict[str, None] = {}
         self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+
+    def vouch(self, address: str) -> None:
+        """Somebody we know came from there."""
+        home = _home(address)
+        self._known.pop(home, None)
+        if len(self._known) >= KNOWN_ADDRESSES:
+            del self._known[next(iter(self._known))]
+        self._known[home] = None
+
+    def knows(self, address: str) -> bool:
+        """Whether somebody we know came from there, or it is a proxy of ours."""
+        return address in self.proxies or _home(address) in self._known
+
+    def may_connect(self, address: str) -> bool:
+        """Whether a connection from there may cost a handshake."""
+        if address in self.proxies:
+            return True
+        if _home(address) in self._known and self._limits.take("known", _home(address), "handshake"):
+            return True
+        return self._stranger("handshake", address)
 
     def judge(self, method: str, path: str, credential: str, address: str) -> tuple[Kind, Refusal | None]:
         """Return the kind of a request, and why it is not let in."""
@@ -188,6 +228,7 @@ class Admission:
 
     def _stranger(self, kind: Kind, address: str) -> bool:
         """Whether budgets allow one more; who asked little of late still finds room when a crowd used the rest up."""
+        address = _home(address)
         rare = self._limits.left("address", address, kind) > BUDGETS.get(("address", kind), Budget(0, 0)).burst - RARE
         if not self._limits.take("address", address, kind):
             return False

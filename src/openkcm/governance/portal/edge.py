@@ -2,7 +2,8 @@
 
 A refused request is answered out of ready bytes by the protocol itself, before there is a task for it; then nothing is
 read from that connection for a second, so that whoever floods is slowed by its own connections. Connections that showed
-nothing we recognised are kept to a number: a new one puts the oldest of them out, never one of somebody's we know.
+nothing we recognised are kept to a number, and to fewer of an address that nobody we know came from: a new one puts the
+oldest of them out, never one of somebody's we know. A request is here in its time and its size, or the connection ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from openkcm.governance.portal.sessions import COOKIE
 __all__ = ["Door", "Edge", "credential_of"]
 
 STRANGE_CONNECTIONS: Final = 512
+STRANGE_OF_ADDRESS: Final = 64
 CONNECTIONS: Final = 8192
+#: From the connection, or a request's first byte, to the request's last. A body has less once it is waited for.
+REQUEST_S: Final = 15.0
+MAX_HEAD_BYTES: Final = 32 * 1024
 _COOKIE: Final = COOKIE.encode() + b"="
 
 
@@ -32,22 +37,18 @@ def credential_of(authorization: str, cookie: str) -> str:
 
 
 class Edge:
-    """All connections of one portal.
+    """All connections of one portal."""
 
-    Args:
-        proxies: Addresses whose `X-Forwarded-For` is believed.
-    """
-
-    def __init__(self, admission: Admission, proxies: tuple[str, ...] = ()) -> None:
+    def __init__(self, admission: Admission) -> None:
         self.admission = admission
-        self._proxies = frozenset(proxies)
         self._strange: dict[Door, None] = {}
         self._proven = 0
 
     def joined(self, door: Door) -> None:
-        """Take a connection in; at the limit, the oldest that showed nothing makes way."""
-        if len(self._strange) >= STRANGE_CONNECTIONS:
-            oldest = next(iter(self._strange))
+        """Take a connection in; at a limit, the oldest that showed nothing makes way."""
+        mine = [] if self.admission.knows(door.address) else [d for d in self._strange if d.address == door.address]
+        if len(mine) >= STRANGE_OF_ADDRESS or len(self._strange) >= STRANGE_CONNECTIONS:
+            oldest = mine[0] if len(mine) >= STRANGE_OF_ADDRESS else next(iter(self._strange))
             self.left(oldest)
             self.admission.refused["connections"] += 1
             oldest.transport.abort()
@@ -65,7 +66,8 @@ class Edge:
             self._proven -= 1
 
     def prove(self, door: Door) -> None:
-        """Somebody we know came over it: it is not put out for others."""
+        """Somebody we know came over it: it is not put out for others, and its address is known."""
+        self.admission.vouch(door.address)
         if door in self._strange:
             del self._strange[door]
             door.proven = True
@@ -73,7 +75,7 @@ class Edge:
 
     def address_of(self, peer: str, forwarded: str) -> str:
         """Return where a request comes from: what the nearest proxy of ours saw."""
-        return forwarded.rpartition(",")[2].strip() or peer if peer in self._proxies else peer
+        return forwarded.rpartition(",")[2].strip() or peer if peer in self.admission.proxies else peer
 
     def guarded(self, app: ASGIApp) -> ASGIApp:
         """Return the application with only so many at work as there are places."""
@@ -127,11 +129,19 @@ class Door(HttpToolsProtocol):
         self._edge = edge
         self._refused = False
         self._paused: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._head_bytes: int | None = None
         self.proven = False
+
+    @property
+    def address(self) -> str:
+        """Whose it is."""
+        return self.client[0] if self.client else ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it."""
         super().connection_made(transport)
+        self._due = self.loop.call_later(REQUEST_S, self._overdue)
         self._edge.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,15 +149,28 @@ class Door(HttpToolsProtocol):
         self._edge.left(self)
         if self._paused is not None:
             self._paused.cancel()
+        self._is_here()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a head that does not end ends the connection."""
+        super().data_received(data)
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._end(431, b"Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._refused = False
+        self._head_bytes = 0
+        if self._due is None:
+            self._due = self.loop.call_later(REQUEST_S, self._overdue)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Let the request in, or answer it here."""
+        self._head_bytes = None
         if self._paused is not None or self.transport.is_closing():  # sent more, unanswered, after it was refused
             self._refused = True
             self.transport.close()
@@ -156,8 +179,7 @@ class Door(HttpToolsProtocol):
         found = dict(self.headers)
         cookie = _session_cookie(found.get(b"cookie", b""))
         credential = credential_of(found.get(b"authorization", b"").decode("latin-1"), cookie)
-        address = self.client[0] if self.client else ""
-        address = self._edge.address_of(address, found.get(b"x-forwarded-for", b"").decode("latin-1"))
+        address = self._edge.address_of(self.address, found.get(b"x-forwarded-for", b"").decode("latin-1"))
         path = self.url.partition(b"?")[0].decode("latin-1")
         kind, refusal = self._edge.admission.judge(method, path, credential, address)
         if refusal is None:
@@ -183,8 +205,28 @@ class Door(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        self._is_here()
         if not self._refused:
             super().on_message_complete()
+
+    def _is_here(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _overdue(self) -> None:
+        self._due = None
+        self._end(408, b"Request Timeout")
+
+    def _end(self, status: int, phrase: bytes) -> None:
+        """Close a connection over which no whole request came."""
+        if self.transport.is_closing():
+            return
+        self._edge.admission.refused["slow"] += 1
+        if self.cycle is None or self.cycle.response_complete:  # an answer must not break into another one
+            head = b"HTTP/1.1 %d %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            self.transport.write(head % (status, phrase))
+        self.transport.close()
 
     def _go_on(self) -> None:
         self._paused = None

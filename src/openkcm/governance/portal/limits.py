@@ -14,7 +14,7 @@ from openkcm.governance.errors import TooMany
 
 __all__ = ["BUDGETS", "RETRY_AFTER_S", "Budget", "Kind", "Limits", "fields"]
 
-Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke"]
+Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke", "handshake"]
 MAX_BUCKETS: Final = 50_000
 RETRY_AFTER_S: Final = 1
 
@@ -40,6 +40,10 @@ BUDGETS: Final[dict[tuple[str, Kind], Budget]] = {
     ("address", "strange-revoke"): Budget(200, 20),
     ("all", "stranger"): Budget(600, 60),
     ("all", "strange-revoke"): Budget(300, 40),
+    ("address", "handshake"): Budget(60, 10),
+    ("known", "handshake"): Budget(200, 50),  # an address that somebody we know came from
+    ("all", "handshake"): Budget(200, 60),
+    ("rare", "handshake"): Budget(200, 20),
     ("rare", "stranger"): Budget(300, 40),  # kept for addresses that asked little of late
     ("rare", "strange-revoke"): Budget(600, 60),
 }

@@ -45,7 +45,7 @@ class Desk:
         self.issuer = Issuer(cmk.configuration.oidc, other_keys=self.known.forget_all)
         self.sessions = Sessions(cmk.views.reader, cmk.writer)
         self.limits = Limits()
-        self.admission = Admission(self.limits, self.recognise)
+        self.admission = Admission(self.limits, self.recognise, cmk.configuration.proxies)
         self.denials = Denials(cmk)
         self.challenge_secret = secrets.token_bytes(32)
         self.operators = frozenset(cmk.configuration.operators)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -15,6 +17,7 @@ import uvicorn
 from openkcm.governance.configuration import Configuration
 from openkcm.governance.portal.app import create_app
 from openkcm.governance.portal.edge import Edge
+from openkcm.governance.portal.listener import Listener, bound
 from openkcm.governance.service import Cmk, open_cmk
 
 __all__ = ["run", "serving"]
@@ -22,12 +25,27 @@ __all__ = ["run", "serving"]
 log = logging.getLogger(__name__)
 GRACE_S: Final = 2
 SWITCH_S: Final = 0.0005  # threads that take the ledger in give the loop its turn so soon; Python's own is 5 ms
-#: Connections the kernel holds for us: as many as are taken at one go, before anything else gets its turn.
-BACKLOG: Final = 128
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us, since the CMK has more to stop than its portal."""
+    """Leaves signals to us, since the CMK has more to stop than its portal, and connections to `Listener`."""
+
+    def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
+        super().__init__(config)
+        self._edge = edge
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections in."""
+        listening = bound(self.config.host, self.config.port) if sockets is None else sockets
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise RuntimeError("the portal's application did not start")
+        protocol = partial(
+            self._edge.protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        listener = Listener(listening, self._edge.admission, protocol, self.config.ssl)
+        self.servers = [listener]  # type: ignore[list-item]  # it is closed like a server of asyncio's
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -38,14 +56,13 @@ class _Server(uvicorn.Server):
 def _server(cmk: Cmk, configuration: Configuration) -> _Server:
     tls = configuration.tls
     app = create_app(cmk)
-    edge = Edge(app.state.desk.admission, configuration.proxies)
+    edge = Edge(app.state.desk.admission)
     return _Server(
         uvicorn.Config(
             edge.guarded(app),
             http=edge.protocol,  # type: ignore[arg-type]  # called like the class, which is all uvicorn does with it
             proxy_headers=bool(configuration.proxies),
             forwarded_allow_ips=list(configuration.proxies),
-            backlog=BACKLOG,
             host=configuration.listen.host,
             port=configuration.listen.port,
             ssl_certfile=tls.cert if tls else None,
@@ -57,7 +74,8 @@ def _server(cmk: Cmk, configuration: Configuration) -> _Server:
             timeout_keep_alive=30,
             ws="none",
             lifespan="on",
-        )
+        ),
+        edge,
     )
 
 
@@ -80,7 +98,7 @@ async def serving(configuration: Configuration) -> AsyncIterator[tuple[Cmk, str]
         while not server.started:
             if task.done():
                 task.result()
-                raise OSError(f"the portal cannot listen on {configuration.listen.host}:{configuration.listen.port}")
+                raise OSError("the portal did not start")
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         host = f"[{configuration.listen.host}]" if ":" in configuration.listen.host else configuration.listen.host
