@@ -69,3 +69,23 @@ def test_a_missing_report_shows_and_a_new_series_counts_from_its_beginning(write
     mouth.hear(handed(1, ("app", False, 5, 1, 1), series="another"))  # the node lost its disk
     assert mouth.sums() == [("app", "plain", 7, 1, 1)]
     assert mouth.missing() == 2
+
+
+def test_an_acknowledgement_said_again_keeps_the_time_of_the_first(writer):
+    mouth = Inbox(writer)
+
+    def kept():
+        return writer.rows("SELECT floor, state, closed_boottime_ns FROM node_ack")
+
+    def ack(floor, state, closed):
+        mouth.hear(reports.SyncAck(tenant="acme", lane="critical", ledger_epoch=1, floor=floor, state=state, boot_id="b",
+                                   closed_boottime_ns=closed, lease_s=60))  # fmt: skip
+
+    ack(1, "revoked", 100)
+    ack(1, "revoked", 900)
+    assert kept() == [(1, "revoked", 100)]
+    ack(1, "destroyed", 950)
+    assert kept() == [(1, "destroyed", 950)]
+    ack(2, "destroyed", 960)
+    ack(1, "revoked", 970)
+    assert kept() == [(2, "destroyed", 960)]

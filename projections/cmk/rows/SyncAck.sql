@@ -9,4 +9,6 @@ ON CONFLICT (node, tenant, lane, epoch) DO UPDATE SET region = excluded.region, 
     above = excluded.above, obeyed = excluded.obeyed, state = excluded.state,
     lease_s = excluded.lease_s, failure = excluded.failure, boot_id = excluded.boot_id,
     closed_boottime_ns = excluded.closed_boottime_ns, at_ms = excluded.at_ms, body = excluded.body
-WHERE excluded.floor >= floor;
+WHERE excluded.floor > floor OR (excluded.floor = floor
+    AND (excluded.above, excluded.obeyed, excluded.state, excluded.lease_s, excluded.failure)
+    IS NOT (above, obeyed, state, lease_s, failure)); -- said again it is the same promise: when it was made stays
