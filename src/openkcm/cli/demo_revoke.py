@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any, Final
+from typing import Final
 
 from openkcm.audit.examine import examine
 from openkcm.audit.verify import Event
@@ -15,8 +15,8 @@ from openkcm.cli.load import Load, Record
 from openkcm.cli.sources import read_mirror, trust_root
 from openkcm.cli.stage import Stage
 from openkcm.client import Answer
+from openkcm.contract import api, envelope, reports
 from openkcm.contract import decrees as d
-from openkcm.contract import envelope, reports
 
 __all__ = ["revoke"]
 
@@ -30,10 +30,10 @@ TOP_UPS: Final = 5
 def revoke(stage: Stage) -> None:
     """4: per node the ms from the API's answer to the gate's closing and to the SyncAck; nothing served after it."""
     admin = stage.portal("acme/admin")
-    dry = admin.post(f"/tenants/{ACME}/revocations", {"reason": "demo"}, dryRun="true")
-    stage.must(dry.status < 300, f"the dry run answered {dry.status}")
-    before = {region: admin.get(f"/tenants/{ACME}/regions/{region}") for region in REGIONS}
-    stage.must(all(r["state"] == "Active" for r in before.values()), "a dry run changed something")
+    dry = admin.revoke(ACME, reason="demo", dry_run=True)
+    stage.must(dry.dryRun and {r.region for r in dry.regions or ()} == set(REGIONS), f"the dry run answered {dry}")
+    before = {region: admin.region(ACME, region) for region in REGIONS}
+    stage.must(all(r.state == "Active" for r in before.values()), "a dry run changed something")
     stage.fact("the dry run showed what would be cut, and cut nothing")
     stage.say(f"holding the routine lanes and queuing {stage.backlog} events behind them")
     rogue.pause_routine(stage.layout)
@@ -58,8 +58,7 @@ def revoke(stage: Stage) -> None:
     stage.say("letting the backlog through")
     start = time.monotonic()
     for region in REGIONS:
-        path = f"/tenants/{ACME}/regions/{region}"
-        admin.wait_in_sync(path, "routine", int(admin.get(path)["generation"]), timeout_s=BACKLOG_S)
+        admin.in_sync(ACME, region, admin.region(ACME, region).generation, timeout_s=BACKLOG_S)
     stage.figure("backlog applied afterwards in (s)", time.monotonic() - start)
 
 
@@ -67,31 +66,26 @@ def _waiting(stage: Stage, heads: dict[tuple[str, str], int]) -> int:
     """How many routine events are in the ledger and not yet obeyed by the slowest node of their region."""
     total = 0
     for (tenant, region), head in heads.items():
-        nodes = stage.portal("acme/admin").get(f"/tenants/{tenant}/regions/{region}/sync")["nodes"]
-        total += head - min(_floor(node["routine"]) for node in nodes if node["node"].startswith(region))
+        total += head - min(node.routine for node in stage.portal("acme/admin").sync(tenant, region).nodes)
     return total
 
 
-def _floor(routine: Any) -> int:
-    return int(routine["floor"] if isinstance(routine, dict) else routine or 0)
-
-
-def _pull(stage: Stage, loads: dict[str, Load], before: dict[str, Any]) -> None:
+def _pull(stage: Stage, loads: dict[str, Load], before: dict[str, api.Region_]) -> None:
     admin = stage.portal("acme/admin")
     stage.say("pulling the kill switch")
-    answer = admin.post(f"/tenants/{ACME}/revocations", {"reason": "demo"}, dryRun="false")
+    ordered = {pulled.region: pulled.event for pulled in admin.revoke(ACME, reason="demo").revocations or ()}
+    answer = admin.last
     stage.must(answer.status == 202, f"the revocation answered {answer.status}")
-    ordered = {r["region"]: r for r in answer["revocations"]}
     stage.must(set(ordered) == set(REGIONS), f"revoked in {sorted(ordered)}, not in {sorted(REGIONS)}")
-    stage.kept["revocations"] = {r["event"] for r in ordered.values()}
+    stage.kept["revocations"] = set(ordered.values())
     said_revoked: dict[str, int] = {}
 
     def all_revoked() -> bool:
         for region in REGIONS:
             if region not in said_revoked:
-                critical = admin.get(f"/tenants/{ACME}/regions/{region}/sync")["critical"]
-                stage.must(critical["status"] != "RevokedByLease", f"{region}: revoked by lease, not by acks")
-                if critical["status"] == "Revoked" and critical["counter"] > before[region]["fence"]:
+                critical = admin.sync(ACME, region).critical
+                stage.must(critical.status != "RevokedByLease", f"{region}: revoked by lease, not by acks")
+                if critical.status == "Revoked" and critical.counter > before[region].fence:
                     said_revoked[region] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return len(said_revoked) == len(REGIONS)
 
@@ -101,7 +95,7 @@ def _pull(stage: Stage, loads: dict[str, Load], before: dict[str, Any]) -> None:
     for region in REGIONS:
         refused = stage.decrypts(region)
         stage.must("refused" in refused, f"{region}: revoked, and yet: {dict(refused)}")
-        for ack in _confirmed(stage, region, ordered[region]["event"]):
+        for ack in _confirmed(stage, region, ordered[region]):
             _judge(stage, region, ack, records[region], answer, said_revoked[region])
     stage.fact("negative: the gate was closed, or the ack was sent, before the API's answer had come back")
     stage.fact("the portal said Revoked only after every node's ack; the sealed acks are in the ledger")

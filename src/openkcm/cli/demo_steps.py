@@ -19,7 +19,7 @@ from openkcm.cli.demo_revoke import revoke
 from openkcm.cli.layout import TENANTS
 from openkcm.cli.onboarding import onboard
 from openkcm.cli.stage import Stage, b64
-from openkcm.client import Answer
+from openkcm.contract import api
 from openkcm.contract import decrees as d
 from openkcm.contract.statements import Lift, Signature, Statement, restore_statement
 
@@ -41,15 +41,14 @@ def come_aboard(stage: Stage) -> None:
     else:
         stage.fact("the tenants were aboard already")
     for region in REGIONS:
-        path = f"/tenants/{ACME}/regions/{region}"
         admin = stage.portal("acme/admin")
-        answer = admin.patch(f"{path}/configuration", {"labels": {"run": stage.run}})
-        stage.must(answer.status == 202, f"a change answered {answer.status}, not 202")
-        admin.wait_in_sync(path, "routine", int(answer["generation"]))
-        took_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - answer.at_ns) / 1e6
+        order = admin.configure(ACME, region, {"labels": {"run": stage.run}})
+        at_ns = admin.last.at_ns
+        admin.in_sync(ACME, region, order.generation or 0)
+        took_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - at_ns) / 1e6
         stage.figure(f"202 to SyncAck, {region} (ms)", took_ms)
         slowest = max(slowest, took_ms)
-        state = admin.get(path)["state"]
+        state = admin.region(ACME, region).state
         stage.must(state == "Active", f"{ACME} in {region} is {state}, not Active")
     stage.figure("slowest change, 202 to SyncAck (ms)", slowest)
     stage.must(slowest < 1000, f"a change took {slowest:.0f} ms to be obeyed; well under a second was promised")
@@ -95,11 +94,10 @@ def rotate(stage: Stage) -> None:
     """3: the customer rotates L1; nodes notice and rewrap; not one read fails meanwhile."""
     admin = stage.portal("acme/admin")
     for region in REGIONS:
-        path = f"/tenants/{ACME}/regions/{region}"
 
-        def wrapped_by(path: str = path) -> dict[str, str]:
-            versions = admin.get(path)["key_versions"]
-            return {v["node"]: v["root_version"] for v in versions if v["level"] == "L1"}
+        def wrapped_by(region: str = region) -> dict[str, str | None]:
+            versions = admin.root_key(ACME, region).key_versions
+            return {v.node: v.root_version for v in versions if v.level == "L1"}
 
         before = wrapped_by()
         with stage.load(region, stage.kept["ciphertexts"][region]["uid"]) as load:
@@ -115,11 +113,13 @@ def rotate(stage: Stage) -> None:
         stage.must(not bad, f"{len(bad)} of {len(records)} operations failed while L1 was rotated: {bad[:3]}")
         stage.must(records, "no load ran")
         stage.figure(f"operations under rotation, {region} (failed: 0)", len(records))
-        stage.fact(f"{region}: the customer {what}; L2 is now wrapped by {sorted(set(after.values()))}")
+        stage.fact(f"{region}: the customer {what}; L2 is now wrapped by {sorted(map(str, set(after.values())))}")
         stage.must(base64.b64decode(stage.ok(stage.decrypts(region), "decrypt")) == PLAINTEXT, "old data is lost")
 
 
-def _other_than(before: dict[str, str], ask: Callable[[], dict[str, str]]) -> dict[str, str] | None:
+def _other_than(
+    before: dict[str, str | None], ask: Callable[[], dict[str, str | None]]
+) -> dict[str, str | None] | None:
     now = ask()
     return now if now != before else None
 
@@ -128,20 +128,18 @@ def _decrypted(stage: Stage, region: str) -> Any:
     return stage.decrypts(region).get("ok")
 
 
-def _has_state(stage: Stage, path: str, state: str) -> bool:
-    return bool(stage.portal("acme/admin").get(path)["state"] == state)
+def _has_state(stage: Stage, region: str, state: str) -> bool:
+    return bool(stage.portal("acme/admin").region(ACME, region).state == state)
 
 
 def restore(stage: Stage) -> None:
     """5: the provider alone cannot lift the revocation; two of the tenant's own people can."""
-    admin = stage.portal("acme/admin")
+    admin, approver = stage.portal("acme/admin"), stage.portal("acme/approver")
     subjects = stage.layout.subjects()
     stage.kept["rogue"] = []
     for region in REGIONS:
-        path = f"/tenants/{ACME}/regions/{region}"
-        prepared = admin.post(f"/tenants/{ACME}/approvals/prepare", {"command": "RestoreAccess", "region": region})
-        message = base64.b64decode(prepared["signed_bytes"])
-        lifts = _lifts(prepared)
+        words = admin.prepare(ACME, "RestoreAccess", region)
+        lifts = _lifts(words)
         for signers in (("acme/admin",), ()):
             stage.say(f"{region}: a restore with {len(signers)} signatures, sealed by governance's own key")
             _rogue_restore(stage, region, lifts, signers)
@@ -149,31 +147,23 @@ def restore(stage: Stage) -> None:
             stage.must("refused" in refused, f"{region}: a restore by {len(signers)} people let a client in: {refused}")
         stage.fact(f"{region}: nodes refused a restore by one person, and one by nobody")
         stage.say(f"{region}: acme/admin asks, acme/approver signs")
-        asked = {
-            "approval": prepared["approval"], "command": "RestoreAccess", "region": region,
-            "arguments": prepared["statement"]["arguments"],
-            "signature": b64(stage.signer("acme/admin").sign(message)),
-        }  # fmt: skip
-        admin.post(f"/tenants/{ACME}/approvals", asked)
+        admin.propose(ACME, "RestoreAccess", region, words, stage.signer("acme/admin"))
         refused = stage.decrypts(region)
         stage.must("refused" in refused, f"{region}: asking alone let a client in: {refused}")
-        granted = stage.portal("acme/approver").post(
-            f"/tenants/{ACME}/approvals/{prepared['approval']}/grants",
-            {"signature": b64(stage.signer("acme/approver").sign(message))},
-        )
+        approver.grant(ACME, words.approval, stage.signer("acme/approver"), words)
         opened = stage.wait(partial(_decrypted, stage, region), f"{region}: decrypting again")
-        took_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - granted.at_ns) / 1e6
+        took_ms = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - approver.last.at_ns) / 1e6
         stage.figure(f"second signature to decrypting again, {region} (ms)", took_ms)
         stage.must(base64.b64decode(opened) == PLAINTEXT, "the old ciphertext gave something else")
-        stage.wait(partial(_has_state, stage, path, "Active"), f"{region}: the portal says Active again")
+        stage.wait(partial(_has_state, stage, region, "Active"), f"{region}: the portal says Active again")
     stage.fact(
         f"the old ciphertext decrypts again; {subjects['acme/admin'][:8]} asked, {subjects['acme/approver'][:8]} signed"
     )
 
 
-def _lifts(prepared: Answer) -> tuple[Lift, ...]:
+def _lifts(words: api.Words) -> tuple[Lift, ...]:
     found = []
-    for name, value in prepared["statement"]["arguments"]:
+    for name, value in words.statement["arguments"]:
         if name == "lift":
             epoch, fence, event = value.split(":")
             found.append(Lift(epoch=int(epoch), fence=int(fence), event=event))
@@ -182,13 +172,10 @@ def _lifts(prepared: Answer) -> tuple[Lift, ...]:
 
 def _rogue_restore(stage: Stage, region: str, lifts: tuple[Lift, ...], signers: tuple[str, ...]) -> None:
     """Append a restore past governance's rules, and wait until every node of the region has judged it."""
-    admin, path, approval = (
-        stage.portal("acme/admin"),
-        f"/tenants/{ACME}/regions/{region}",
-        f"rogue-{os.urandom(4).hex()}",
-    )
-    approvers = admin.get(path)["approvers"]
-    version = (approvers[0] if isinstance(approvers, list) else approvers)["version"]
+    admin, approval = stage.portal("acme/admin"), f"rogue-{os.urandom(4).hex()}"
+    approvers = admin.region(ACME, region).approvers
+    assert approvers is not None
+    version = approvers.version
     words: Statement = restore_statement(ACME, region, approval, lifts, version)
     subjects = stage.layout.subjects()
     signatures = tuple(
@@ -198,24 +185,23 @@ def _rogue_restore(stage: Stage, region: str, lifts: tuple[Lift, ...], signers: 
     (appended,) = rogue.append(stage.layout, region, ACME, [decree])
     stage.kept["rogue"].append(appended.event)
     judged = stage.wait(
-        lambda: (now := admin.get(f"{path}/sync"))["routine"]["counter"] >= appended.counter
-        and now["routine"]["status"] != "Pending" and now,
+        lambda: (now := admin.sync(ACME, region)).routine.counter >= appended.counter
+        and now.routine.status != "Pending" and now,
         f"{region}: the nodes judged event {appended.counter}",
     )  # fmt: skip
-    states = {node["node"]: node["state"] for node in judged["nodes"]}
+    states = {node.node: node.state for node in judged.nodes}
     stage.must(all(state == "revoked" for state in states.values()), f"{region}: after a rogue restore: {states}")
-    stage.must(admin.get(path)["state"] == "Revoked", f"{region}: the portal believed a rogue restore")
+    stage.must(admin.region(ACME, region).state == "Revoked", f"{region}: the portal believed a rogue restore")
 
 
 def cut(stage: Stage) -> None:
     """6: the customer cuts L1 in its own KMS, without asking anybody; the node locks itself, and opens again."""
     admin = stage.portal("acme/admin")
     region = REGIONS[0]
-    path = f"/tenants/{ACME}/regions/{region}"
     owner = customer_of(stage.layout, ACME, region)
 
-    def states() -> set[str]:
-        return {n["state"] for n in admin.get(f"{path}/sync")["nodes"] if n["node"].startswith(region)}
+    def states() -> set[str | None]:
+        return {n.state for n in admin.sync(ACME, region).nodes}
 
     start = time.monotonic()
     what = owner.take_away()
@@ -224,7 +210,7 @@ def cut(stage: Stage) -> None:
         refused = stage.wait(lambda: (r := stage.decrypts(region)).get("refused") and r, "the node locks itself")
         stage.figure("L1 cut to refusal (ms)", (time.monotonic() - start) * 1e3)
         stage.wait(lambda: states() == {"locked"}, f"the portal says locked, not {states()}")
-        observed = {r["state"] for r in admin.get(path)["root_states"]}
+        observed = {r.state for r in admin.root_key(ACME, region).states}
         stage.fact(
             f"{region}: the customer {what}; the node: {refused['refused']}, {refused['message']}; reported {observed}"
         )

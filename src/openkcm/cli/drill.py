@@ -12,7 +12,6 @@ import base64
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +25,7 @@ from openkcm.cli.layout import CANARY, Layout, Tenant
 from openkcm.cli.load import Load, Record, Task, make_key
 from openkcm.cli.onboarding import bring_aboard, portal_of
 from openkcm.cli.show import wide_console
-from openkcm.client import Portal, Problem, SyncTimeout
+from openkcm.client import Client, Problem, SyncTimeout
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope, reports
 from openkcm.contract.seal import Signer
@@ -41,7 +40,6 @@ AGAIN_S: Final = 5.0
 REVOKED_S: Final = 30.0
 SERVES_S: Final = 30.0
 LOOK_S: Final = 0.02
-PAGE: Final = 1000
 
 
 class DrillFailed(Exception):
@@ -91,22 +89,22 @@ def run(state: Path, *, as_json: bool) -> int:
 def _rehearse(layout: Layout, running: Endpoints, name: str) -> list[NodeFigures]:
     regions = tuple(region.region for region in layout.regions if not region.draining)
     with portal_of(running, "provider/operator") as operator:
-        known = {tenant["id"]: tenant for tenant in operator.get("/tenants", **{"$top": PAGE})["value"]}
+        known = {tenant.id: tenant for tenant in operator.tenants()}
     if CANARY in known:  # regions that came later are not the canary's
-        regions = tuple(home["region"] for home in known[CANARY]["regions"] if home["region"] in regions)
+        regions = tuple(home.region for home in known[CANARY].regions if home.region in regions)
     for _ in bring_aboard(layout, running, CANARY, Tenant(regions, (SYSTEM,))):  # (1)
         pass
     workload = layout.workload(CANARY, SYSTEM)
     nodes = [node for node in running.nodes if node.region in regions]
     with portal_of(running, f"{CANARY}/admin") as admin, contextlib.ExitStack() as loads:
-        for home in admin.get(f"/tenants/{CANARY}/regions")["value"]:
-            if home["region"] in regions and home["state"] == "Revoked":  # by a drill that failed
-                _restore(layout, running, admin, home["region"])
+        for home in admin.regions(CANARY):
+            if home.region in regions and home.state == "Revoked":  # by a drill that failed
+                _restore(layout, running, admin, home.region)
         keys = {region: _key(next(n for n in nodes if n.region == region), workload) for region in regions}  # (2)
         load = {node.name: loads.enter_context(_load(node, workload, keys[node.region])) for node in nodes}
         time.sleep(BEFORE_S)
-        answer = admin.post(f"/tenants/{CANARY}/revocations", {"regions": list(regions), "reason": name})  # (3)
-        events = {pulled["region"]: pulled["event"] for pulled in answer["revocations"]}
+        pulled = admin.revoke(CANARY, *regions, reason=name).revocations or ()  # (3)
+        answer, events = admin.last, {one.region: one.event for one in pulled}
         for region, event in events.items():
             _wait(partial(_revoked, admin, region), f"{region}: not every node has acknowledged {event}", REVOKED_S)
         acks = _acks(admin, set(events.values()))  # (4)
@@ -117,8 +115,8 @@ def _rehearse(layout: Layout, running: Endpoints, name: str) -> list[NodeFigures
     return [_judge(node, answer.at_ns, again[node.region], acks.get(node.name), records[node.name]) for node in nodes]
 
 
-def _revoked(admin: Portal, region: str) -> bool:
-    return bool(admin.get(f"/tenants/{CANARY}/regions/{region}/sync")["critical"]["status"] == "Revoked")
+def _revoked(admin: Client, region: str) -> bool:
+    return bool(admin.sync(CANARY, region).critical.status == "Revoked")
 
 
 def _key(node: Node, workload: Workload) -> str:
@@ -129,13 +127,14 @@ def _load(node: Node, workload: Workload, uid: str) -> Load:
     return Load(Task(kmip=node.kmip, workload=workload, uid=uid, rate=RATE))
 
 
-def _acks(admin: Portal, events: set[str]) -> dict[str, reports.SyncAck]:
+def _acks(admin: Client, events: set[str]) -> dict[str, reports.SyncAck]:
     """Return each node's sealed ack, as the confirmations in the ledger embed them."""
     found: dict[str, reports.SyncAck] = {}
     confirmed: set[str] = set()
 
     def all_there() -> bool:
-        for e in _ledger(admin):
+        for event in admin.ledger(CANARY):
+            e = envelope.decode(base64.b64decode(event.body))
             decree = d.read(e.tag, e.data) if e.tag.startswith("RevocationConfirmed.") else None
             if isinstance(decree, d.RevocationConfirmed) and decree.revocation in events:
                 confirmed.add(decree.revocation)
@@ -150,26 +149,14 @@ def _acks(admin: Portal, events: set[str]) -> dict[str, reports.SyncAck]:
     return found
 
 
-def _ledger(admin: Portal) -> Iterator[envelope.Envelope]:
-    after = 0
-    while page := admin.get("/ledger", tenant=CANARY, after=after, limit=PAGE)["value"]:
-        yield from (envelope.decode(base64.b64decode(event["body"])) for event in page)
-        after = page[-1]["sequence"]
-
-
-def _restore(layout: Layout, running: Endpoints, admin: Portal, region: str) -> int:
+def _restore(layout: Layout, running: Endpoints, admin: Client, region: str) -> int:
     """Have two people lift the revocation; return when the second one signed (CLOCK_BOOTTIME ns)."""
-    path = f"/tenants/{CANARY}/approvals"
-    prepared = admin.post(f"{path}/prepare", {"command": "RestoreAccess", "region": region})
-    words = base64.b64decode(prepared["signed_bytes"])
-    signatures = [
-        base64.b64encode(Signer(layout.approval_key(who).read_bytes()).sign(words)).decode()
-        for who in (f"{CANARY}/admin", f"{CANARY}/approver")
-    ]
-    asked = {key: prepared[key] for key in ("approval",)} | {"command": "RestoreAccess", "region": region}
-    admin.post(path, asked | {"arguments": prepared["statement"]["arguments"], "signature": signatures[0]})
+    asks, signs = (Signer(layout.approval_key(f"{CANARY}/{who}").read_bytes()) for who in ("admin", "approver"))
+    words = admin.prepare(CANARY, "RestoreAccess", region)
+    admin.propose(CANARY, "RestoreAccess", region, words, asks)
     with portal_of(running, f"{CANARY}/approver") as approver:
-        return approver.post(f"{path}/{prepared['approval']}/grants", {"signature": signatures[1]}).asked_ns
+        approver.grant(CANARY, words.approval, signs, words)
+        return approver.last.asked_ns
 
 
 def _judge(node: Node, asked_ns: int, again_ns: int, ack: reports.SyncAck | None, records: list[Record]) -> NodeFigures:

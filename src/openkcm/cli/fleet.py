@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from openkcm.cli import background, endpoints, pki, reconcile
 from openkcm.cli.layout import Layout, toml
-from openkcm.client import Portal
+from openkcm.client import Client
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.ids import check_token
 from openkcm.contract.resources import ROOT
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 PATTERN: Final = "eu-frankfurt"  # the shipped region whose leaf.conf is the pattern of all others
-PAGE: Final = 100
 #: States of a tenant region in which nothing of the tenant is left there.
 SETTLED_STATES: Final = frozenset({"Destroyed"})
 
@@ -192,15 +191,12 @@ def _tenants_in(state: Path, region: str) -> list[dict[str, Any]]:
     """Return the tenants with something left in a region: name, state, and whether it is their last region."""
     running = endpoints.load(state)
     found: list[dict[str, Any]] = []
-    with Portal(running.cmk.url, running.people["provider/operator"].token, ca=running.cmk.ca) as portal:
-        seen = 0
-        while (page := portal.get("/tenants", **{"$top": PAGE, "$skip": seen}))["value"]:
-            seen += len(page["value"])
-            for tenant in page["value"]:
-                live = [home for home in tenant["regions"] if home["state"] not in SETTLED_STATES]
-                found += [
-                    {"tenant": tenant["id"], "state": home["state"], "last": len(live) == 1}
-                    for home in live
-                    if home["region"] == region
-                ]
+    with Client(running.cmk.url, running.people["provider/operator"].token, ca=running.cmk.ca) as portal:
+        for tenant in portal.tenants():
+            live = [home for home in tenant.regions if home.state not in SETTLED_STATES]
+            found += [
+                {"tenant": tenant.id, "state": home.state, "last": len(live) == 1}
+                for home in live
+                if home.region == region
+            ]
     return found

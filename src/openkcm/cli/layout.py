@@ -20,6 +20,7 @@ from openkcm.cli import orbital, pki
 from openkcm.cli.orbital import HUB, ServerPorts
 from openkcm.cli.ports import DEFAULT_BASE, HOST, MOST_NODES, MOST_REGIONS, Ports, is_free
 from openkcm.cli.softhsm import SoftHsm
+from openkcm.contract import decrees as d
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.resources import ROOT
 from openkcm.contract.seal import Signer
@@ -33,7 +34,7 @@ LOCAL_PROBE_S: Final = 1.0  # a cloud's calls cost money and are made every 30 s
 class Account(msgspec.Struct, frozen=True):
     """A demo account: what the tenant lets it do, and whether it holds a key to sign approvals with."""
 
-    roles: tuple[str, ...]
+    roles: tuple[d.Role, ...]
     approves: bool = False
 
 

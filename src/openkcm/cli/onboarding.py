@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ssl
 import time
@@ -16,13 +15,13 @@ from openkcm.cli import idp
 from openkcm.cli.customer import customer_of
 from openkcm.cli.endpoints import Endpoints
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout, Tenant
-from openkcm.client import Answer, Portal, Problem, SyncTimeout
+from openkcm.client import Client, Problem, SyncTimeout
+from openkcm.contract import api, bodies
 from openkcm.contract.seal import Signer
 
 __all__ = ["Change", "bring_aboard", "onboard", "portal_of"]
 
 VISIBLE_S: Final = 10.0
-ACCEPTED: Final = 202
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +32,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     sync_ms: float
 
 
-def portal_of(endpoints: Endpoints, account: str) -> Portal:
+def portal_of(endpoints: Endpoints, account: str) -> Client:
     """Return the API as one of the demo's people."""
     provider = Path(endpoints.log_dir).parent / "idp" / "idp.json"
-    return Portal(
+    return Client(
         endpoints.cmk.url,
         endpoints.people[account].token,
         ca=endpoints.cmk.ca,
@@ -64,69 +63,62 @@ def bring_aboard(layout: Layout, endpoints: Endpoints, tenant: str, demo: Tenant
     """
     subjects = layout.subjects()
     with portal_of(endpoints, "provider/operator") as operator:
-        if tenant not in {known["id"] for known in operator.get("/tenants")["value"]}:
-            people = [
-                {"person": subjects[name], "roles": account.roles, **_approval_key(layout, name)}
+        if tenant not in {known.id for known in operator.tenants()}:
+            people = tuple(
+                bodies.PersonBody(person=subjects[name], roles=account.roles, approval_key=_approval_key(layout, name))
                 for name, account in ACCOUNTS.items()
                 if name.startswith(f"{tenant}/")
-            ]
-            answer = operator.post("/tenants", {"id": tenant, "regions": demo.regions, "people": people})
+            )
+            order = operator.register_tenant(bodies.TenantBody(id=tenant, regions=demo.regions, people=people))
+            at_ns = operator.last.at_ns
             for region in demo.regions:
-                yield _settled(operator, f"register {tenant}", tenant, region, answer)
+                yield _settled(operator, f"register {tenant}", tenant, region, order, at_ns)
     with portal_of(endpoints, f"{tenant}/admin") as admin:
         for region in demo.regions:
             yield from _residence(layout, admin, tenant, region, demo.systems)
 
 
-def _approval_key(layout: Layout, account: str) -> dict[str, str]:
-    if not ACCOUNTS[account].approves:
-        return {}
-    signer = Signer(layout.approval_key(account).read_bytes())
-    return {"approval_key": base64.b64encode(signer.public_key).decode()}
+def _approval_key(layout: Layout, account: str) -> bytes | None:
+    return Signer(layout.approval_key(account).read_bytes()).public_key if ACCOUNTS[account].approves else None
 
 
-def _residence(layout: Layout, admin: Portal, tenant: str, region: str, wanted: tuple[str, ...]) -> Iterator[Change]:
+def _residence(layout: Layout, admin: Client, tenant: str, region: str, wanted: tuple[str, ...]) -> Iterator[Change]:
     """L1, then systems, then workloads: each needs the one before."""
-    path = f"/tenants/{tenant}/regions/{region}"
-    now = _visible(admin, path)
-    if not now.get("root"):
+    now = _visible(admin, tenant, region)
+    if now.root is None:
         root = customer_of(layout, tenant, region).make()
-        answer = admin.put(f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
-        yield _settled(admin, "link L1", tenant, region, answer)
-    systems = {system["system"] for system in now.get("systems", ())}
-    known = {workload["fingerprint"] for workload in now.get("workloads", ())}
+        order = admin.link_root_key(tenant, region, root.provider, root.ref)
+        yield _settled(admin, "link L1", tenant, region, order, admin.last.at_ns)
+    systems = {system.system for system in now.systems}
+    known = {workload.fingerprint for workload in now.workloads}
     for system in wanted:
         if system not in systems:
-            answer = admin.post(f"{path}/systems", {"system": system})
-            yield _settled(admin, f"register system {system}", tenant, region, answer)
+            order = admin.register_system(tenant, region, system)
+            yield _settled(admin, f"register system {system}", tenant, region, order, admin.last.at_ns)
         certificate = Path(layout.workload(tenant, system).cert).read_text()
         if hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() not in known:  # it may have been renewed
-            body = {"workload": system, "system": system, "certificate": certificate}
-            answer = admin.post(f"{path}/workloads", body)
-            yield _settled(admin, f"enrol workload {system}", tenant, region, answer)
+            body = bodies.WorkloadBody(workload=system, system=system, certificate=certificate)
+            order = admin.enrol_workload(tenant, region, body)
+            yield _settled(admin, f"enrol workload {system}", tenant, region, order, admin.last.at_ns)
 
 
-def _visible(admin: Portal, path: str) -> Answer:
+def _visible(admin: Client, tenant: str, region: str) -> api.Region_:
     """Read a residence that has just been ordered: the read model takes it in a moment later."""
     deadline = time.monotonic() + VISIBLE_S
     while True:
         try:
-            return admin.get(path)
+            return admin.region(tenant, region)
         except Problem as problem:
             if problem.status not in {403, 404} or time.monotonic() > deadline:
                 raise
         time.sleep(0.02)
 
 
-def _settled(portal: Portal, what: str, tenant: str, region: str, answer: Answer) -> Change:
-    path = f"/tenants/{tenant}/regions/{region}"
-    if answer.status != ACCEPTED:
-        raise Problem(answer.status, "not-accepted", f"{what}: answered {answer.status}, not {ACCEPTED}")
-    _visible(portal, path)
-    generation = int(answer.get("generation") or 0)
+def _settled(portal: Client, what: str, tenant: str, region: str, order: api.Accepted, at_ns: int) -> Change:
+    _visible(portal, tenant, region)
     try:
-        portal.wait_in_sync(path, "routine", generation)
+        portal.in_sync(tenant, region, order.generation or 0)
     except SyncTimeout as late:
         raise SyncTimeout(f"{what}: {late}") from late
-    took_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - answer.at_ns
+    took_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - at_ns
     return Change(what=what, residence=f"{tenant}/{region}", sync_ms=took_ns / 1e6)

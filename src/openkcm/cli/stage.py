@@ -16,7 +16,7 @@ from openkcm.cli.endpoints import Endpoints, Node, Workload
 from openkcm.cli.layout import Layout
 from openkcm.cli.load import Load, Task
 from openkcm.cli.onboarding import portal_of
-from openkcm.client import Portal
+from openkcm.client import Client
 from openkcm.contract.seal import Signer
 
 __all__ = ["Kmip", "NotSo", "Reply", "Stage"]
@@ -79,7 +79,7 @@ class Stage:
         self.layout, self.endpoints, self.run, self.backlog = layout, endpoints, run, backlog
         self.kmip = Kmip()
         self.kept: dict[str, Any] = {}
-        self._portals: dict[str, Portal] = {}
+        self._portals: dict[str, Client] = {}
         self._figures: dict[str, Any] = {}
         self._facts: list[str] = []
         self._say: Callable[[str], None] = lambda _: None
@@ -92,7 +92,7 @@ class Stage:
 
     # --- people and machines ----------------------------------------------------------------------------------------
 
-    def portal(self, account: str) -> Portal:
+    def portal(self, account: str) -> Client:
         """Return the API as one of the demo's people."""
         if account not in self._portals:
             self._portals[account] = portal_of(self.endpoints, account)

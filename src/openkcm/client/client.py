@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from openkcm.client.transport import Portal
+from openkcm.client.transport import SYNC_S, Portal, Problem
 from openkcm.contract import api, bodies
 from openkcm.contract.seal import Signer
 
@@ -16,6 +16,7 @@ __all__ = ["Client"]
 
 _T = TypeVar("_T")
 PAGE: Final = 1000
+ACCEPTED: Final = 202
 
 
 class Client(Portal):
@@ -89,7 +90,23 @@ class Client(Portal):
 
     def order(self, method: str, path: str, body: object = None) -> api.Accepted:
         """Give any other order of the API."""
-        return msgspec.convert(dict(self._ask(method, path, body=body)), api.Accepted)
+        answer = self._ask(method, path, body=body)
+        if answer.status != ACCEPTED:
+            raise Problem(answer.status, "not-accepted", f"{method} {path}: answered {answer.status}, not {ACCEPTED}")
+        return msgspec.convert(dict(answer), api.Accepted)
+
+    def configure(self, tenant: str, region: str, patch: Mapping[str, Any]) -> api.Accepted:
+        """Merge a patch into the configuration."""
+        return self.order("PATCH", f"{_region(tenant, region)}/configuration", dict(patch))
+
+    def in_sync(self, tenant: str, region: str, generation: int, *, timeout_s: float = SYNC_S) -> api.Sync:
+        """Return who has what, once every node has acknowledged a generation.
+
+        Raises:
+            SyncTimeout: Not within `timeout_s`.
+        """
+        answer = self.wait_in_sync(_region(tenant, region), "routine", generation, timeout_s=timeout_s)
+        return msgspec.convert(dict(answer), api.Sync)
 
     def register_tenant(self, body: bodies.TenantBody) -> api.Accepted:
         """Bring a tenant aboard."""
@@ -128,11 +145,11 @@ class Client(Portal):
         }  # fmt: skip
         return self.order("POST", f"/tenants/{tenant}/approvals", body)
 
-    def grant(self, tenant: str, approval: str, signer: Signer) -> api.Accepted:
-        """Sign as another person with an Ed25519 key."""
+    def grant(self, tenant: str, approval: str, signer: Signer, words: api.Words | None = None) -> api.Accepted:
+        """Sign as another person with an Ed25519 key; None: the words as the API says them now."""
         path = f"/tenants/{tenant}/approvals/{approval}"
-        words = self._read(f"{path}/words", api.Words)
-        return self.order("POST", f"{path}/grants", {"signature": _signature(words, signer)})
+        said = words if words is not None else self._read(f"{path}/words", api.Words)
+        return self.order("POST", f"{path}/grants", {"signature": _signature(said, signer)})
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,12 @@ class Portal:
     Args:
         url: Of the CMK; `ca`: PEM file, None for plain HTTP on loopback.
         renew: Signs in again and returns a fresh token, when the API asks for somebody who was there just now.
+
+    Attributes:
+        last: The last answer, with its times.
     """
+
+    last: Answer
 
     def __init__(
         self, url: str, token: str, *, ca: str | None = None, timeout_s: float = 15.0,
@@ -184,4 +189,5 @@ class Portal:
         answer.etag = response.headers.get("ETag")
         following = response.links.get("next", {}).get("url")
         answer.onward = None if following is None else following.removeprefix(API)
+        self.last = answer
         return answer
