@@ -5,9 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
+from openkcm.cli import supervisor as supervisor_module
+from openkcm.cli.supervisor import FULL_BYTES as FULL
+from openkcm.cli.supervisor import ROOM_BYTES as ROOM
 from openkcm.cli.supervisor import ChildFailed, Program, Supervisor, end_leftover, start_time
 
 SLEEPER = "import time, pathlib, sys; pathlib.Path(sys.argv[1]).write_text('up'); time.sleep(60)"
@@ -75,6 +80,20 @@ def test_a_child_that_dies_later_comes_back_and_its_facts_are_new(supervisor, tm
     assert boss.children["one"].restarts == 1
     assert boss.children["one"].facts == {"of": boss.children["one"].pid}
     assert len(boss.changes) >= 4  # started, ready, started again, ready again
+
+
+def test_a_child_whose_disk_was_full_is_restarted_once_it_has_room_and_not_before(supervisor, tmp_path, monkeypatch):
+    boss, left = supervisor(), [ROOM]
+    monkeypatch.setattr(supervisor_module.os, "statvfs", lambda _: SimpleNamespace(f_bavail=left[-1], f_frsize=1))
+    boss.bring_up([msgspec.structs.replace(program(tmp_path, "one", SLEEPER), store=tmp_path)])
+    pids = []
+    for free in (FULL, FULL - 1, ROOM, ROOM + 1, ROOM + 1):
+        left.append(free)
+        boss.watch_once()
+        pids.append(boss.children["one"].pid)
+    assert len(set(pids[:3])) == 1
+    assert pids[3] == pids[4] != pids[0]
+    assert boss.children["one"].restarts == 1
 
 
 def test_the_pause_before_a_restart_doubles(supervisor, tmp_path):

@@ -30,6 +30,7 @@ class Disk:
 
     def build(self, size_mib: int) -> None:
         """Make and mount it."""
+        self.image.parent.mkdir(exist_ok=True)
         with self.image.open("wb") as file:
             file.truncate(size_mib * MIB)
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-F", str(self.image)], check=True)

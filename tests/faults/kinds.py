@@ -6,7 +6,7 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ BACK_S = 30.0
 
 
 class Ground(NamedTuple):
-    """What faults are played on. `link` and `disk` are None where the machine does not permit them."""
+    """What faults are played on. `link` is None and `disks` are none where the machine does not permit them."""
 
     stack: Stack
     region: str
     rng: random.Random
     link: Apart | None
-    disk: Disk | None
+    disks: Mapping[str, Disk]
 
 
 End = Callable[[], None]
@@ -147,16 +147,17 @@ def _corrupted(block: bytearray, rng: random.Random) -> bytearray:
     return block
 
 
-def _full(g: Ground) -> End:
-    assert g.disk is not None
-    g.disk.fill()
-    return g.disk.heal
+def _full(whose: str) -> Callable[[Ground], End]:
+    def begin(g: Ground) -> End:
+        g.disks[whose].fill()
+        return g.disks[whose].heal
+
+    return begin
 
 
 def _slow(g: Ground) -> End:
-    assert g.disk is not None
-    g.disk.slow()
-    return g.disk.heal
+    g.disks["node"].slow()
+    return g.disks["node"].heal
 
 
 WHO = ("custodian", "worker", "leaf", "hub", "cmk")
@@ -175,9 +176,14 @@ STORE: dict[str, Callable[[Ground], End]] = {
     "leaf's mirrors truncated": _mirrors(_truncated),
     "leaf's mirrors corrupted": _mirrors(_corrupted),
 }
-DISK: dict[str, Callable[[Ground], End]] = {"node's disk full": _full, "node's disk slow": _slow}
+DISK: dict[str, Callable[[Ground], End]] = {
+    "node's disk full": _full("node"),
+    "leaf's disk full": _full("leaf"),
+    "hub's disk full": _full("hub"),
+    "node's disk slow": _slow,
+}
 
 
 def table(g: Ground) -> dict[str, Callable[[Ground], End]]:
     """The faults that this ground permits."""
-    return PROCESSES | STORE | (LINK if g.link else {}) | (DISK if g.disk else {})
+    return PROCESSES | STORE | (LINK if g.link else {}) | (DISK if g.disks else {})

@@ -38,19 +38,24 @@ SETTLED = ("Revoked", "RevokedByLease")
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory):
-    """A stack whose region eu-frankfurt is in a network namespace of its own, its node on a small disk of its own."""
+    """A stack with eu-frankfurt in a network namespace of its own; the hub, that region's server and its node each
+    have a small disk of their own."""
     folder = tmp_path_factory.mktemp("rounds")
     with contextlib.ExitStack() as held:
         stack = Stack(folder / "state")
-        link = own = None
+        link = None
         if not apart.possible():
             link = held.enter_context(apart.apart(folder / "programs", Layout(stack.state, port_base=stack.base), EU))
             stack.python = str(link.python)
-        if not disk.possible():
-            own = held.enter_context(disk.disk(folder, 256, at=Layout(stack.state).node_dir(f"{EU}-1")))
+        places = {"node": f"nodes/{EU}-1", "leaf": f"nats/{EU}/store", "hub": "nats/hub/store"}
+        disks = {
+            whose: held.enter_context(disk.disk(folder / whose, 256, at=stack.state / at))
+            for whose, at in places.items()
+            if not disk.possible()
+        }
         stack.up()
         held.callback(stack.down)
-        yield Ground(stack, EU, random.Random(SEED), link, own)
+        yield Ground(stack, EU, random.Random(SEED), link, disks)
 
 
 class Play:

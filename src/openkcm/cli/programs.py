@@ -97,6 +97,7 @@ def _server(layout: Layout, name: str) -> Program:
         start=lambda: orbital.start(layout.state, name, ports).process,
         ready=ready,
         log=layout.state / "nats" / name / "server.log",
+        store=layout.state / "nats" / name / "store",
     )
 
 

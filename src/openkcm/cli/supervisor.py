@@ -1,7 +1,8 @@
 """Starts processes, sees that they live, restarts them later, stops them in order. Knows nothing of what they do.
 
 While the stack comes up a child that dies stops everything, with its log's last lines. Once it is up a dead child is
-restarted after a pause that doubles, and named in the log; `strict` stops everything instead.
+restarted after a pause that doubles, and named in the log; `strict` stops everything instead. A child whose disk was
+full and has room again is restarted, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ STEADY_S: Final = 30.0  # alive for so long: the next pause is the first again
 READY_S: Final = 60.0
 STOP_S: Final = 8.0
 LOOK_S: Final = 0.1
+#: Of a child's disk. Full: less than two messages of the largest size. Room: enough for a while.
+FULL_BYTES: Final = 4 << 20
+ROOM_BYTES: Final = 16 << 20
 
 
 class ChildFailed(Exception):
@@ -53,12 +57,14 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         start: Starts it and returns the process.
         ready: What it says when it serves, None until then. Also asked later: facts change.
         log: Where its last words are.
+        store: Its directory, if what it could not write there stays unwritten until it is restarted.
     """
 
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
     ready: Callable[[int], dict[str, Any] | None]
     log: Path
+    store: Path | None = None
 
 
 class Child:
@@ -72,6 +78,7 @@ class Child:
         self.pause_s = FIRST_PAUSE_S
         self.due: float | None = None
         self.restarts = 0
+        self.was_full = False
 
     @property
     def pid(self) -> int:
@@ -196,6 +203,11 @@ class Supervisor:
         if child.process is not None and child.process.poll() is None:
             if now - child.started > STEADY_S:
                 child.pause_s = FIRST_PAUSE_S
+            if self._has_room_again(child):
+                log.warning("the disk of %s was full and has room again: it is restarted", child.program.name)
+                _stop(child)
+                child.restarts += 1
+                self._start(child)
             self._refresh(child)
             return
         name = child.program.name
@@ -213,6 +225,20 @@ class Supervisor:
             except OSError as bad:
                 log.error("%s could not be started: %s", name, bad)  # noqa: TRY400 -- its own words say enough
                 child.due = now + child.pause_s
+
+    @staticmethod
+    def _has_room_again(child: Child) -> bool:
+        if child.program.store is None or not child.program.store.exists():
+            return False
+        disk = os.statvfs(child.program.store)
+        free = disk.f_bavail * disk.f_frsize
+        if free < FULL_BYTES and not child.was_full:
+            log.error("the disk of %s is full: %d bytes are left at %s", child.program.name, free, child.program.store)
+            child.was_full = True
+        if child.was_full and free > ROOM_BYTES:
+            child.was_full = False
+            return True
+        return False
 
     def _start(self, child: Child) -> None:
         child.facts = {}

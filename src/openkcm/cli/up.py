@@ -204,6 +204,12 @@ class Stack:
         reconcile.keep_outcome(self.layout.state, done=done, error=error)
 
     def _changed(self) -> None:
+        try:
+            self._write_down()
+        except OSError as full:  # what runs goes on; a later change writes what is so by then
+            log.error("what runs could not be written down: %s", full)  # noqa: TRY400 -- its own words say enough
+
+    def _write_down(self) -> None:
         children = self._supervisor.children
         pids = {name: [c.pid, start_time(c.pid)] for name, c in children.items() if c.pid}
         pki.write_private(
