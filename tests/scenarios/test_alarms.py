@@ -20,6 +20,10 @@ from running_stack import Stack, stack, until
 __all__ = ["promtool", "stack"]
 EU, US = "eu-frankfurt", "us-virginia"
 ALERTS = ROOT / "docs" / "operations" / "alerts.yml"
+CERTIFICATES = {
+    "openkcm_cmk_certificate_seconds": {"nats", "nats-ca", "nats-server"},
+    "openkcm_node_certificate_seconds": {"nats", "nats-ca", "nats-server", "kmip", "kmip-ca"},
+}
 #: Counters stand still in a picture of one moment; what only shows in their growth is left to the rules' own tests.
 PICTURE = """rule_files: [alerts.yml]
 evaluation_interval: 15s
@@ -74,6 +78,9 @@ def status(stack: Stack) -> tuple[int, str]:
 def test_a_stack_in_good_order_raises_no_alarm(stack, promtool, tmp_path):
     until(lambda: status(stack)[0] == 0)
     assert firing(promtool, stack, tmp_path) == set()
+    text = " ".join(series for series, _ in scraped(stack))
+    for shown, names in CERTIFICATES.items():
+        assert set(re.findall(rf'{shown}{{certificate="([a-z-]+)"', text)) == names
 
 
 def test_a_hung_node_a_revocation_it_does_not_obey_and_a_root_taken_away_each_raise_theirs(stack, promtool, tmp_path):
