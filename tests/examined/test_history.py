@@ -92,6 +92,24 @@ def test_what_the_ledger_lost_by_accepted_loss_is_no_promise_of_the_portals_but_
     assert check([*CLEAN, lost, served(2.8)])[0].startswith("S1")
 
 
+def test_a_restored_ledger_does_not_shorten_the_lease_of_a_node_that_has_not_heard_of_it():
+    def ordered(t: float, counter: int, lease_s: int, event: str) -> dict:
+        return {"t": t, "kind": "decree", "tag": "TenantConfigurationUpdated", "lane": "routine", "epoch": 1, **HOME,
+                "counter": counter, "lease_s": lease_s, "people": ["ann", "bob"], "event": event}  # fmt: skip
+
+    history = [
+        ordered(0.0, 1, 10, "c1"),
+        ordered(1.0, 2, 60, "c2"),
+        {"t": 1.1, "kind": "ack", "node": "n1", "lane": "routine", "epoch": 1, "floor": 2, "above": [], **HOME},
+        {"t": 2.0, "kind": "nonce", "node": "n1", "nonce": "a"},
+        {"t": 2.1, "kind": "beat", "region": "eu", "nonces": ["a"]},
+        {"t": 3.0, "kind": "loss", "events": ["c2"]},
+        ordered(3.0, 1, 10, "c1"),
+    ]
+    assert check([*history, served(50.0)]) == []
+    assert check([*history, served(63.0)])[0].startswith("S6")
+
+
 def test_as_a_command_it_names_the_files_and_fails_on_the_broken_one(tmp_path):
     for name, lines in (("clean", CLEAN), ("broken", [*CLEAN, served(2.2)])):
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -10,6 +10,7 @@ from openkcm.contract.envelope import encode
 from openkcm.contract.seal import Signer
 from openkcm.execution.voice import Voice
 from openkcm.governance import inbox
+from openkcm.governance.views import Views
 from openkcm.projector import open_writer
 
 OWN = Signer(bytes(32))
@@ -89,3 +90,29 @@ def test_an_acknowledgement_said_again_keeps_the_time_of_the_first(writer):
     ack(2, "destroyed", 960)
     ack(1, "revoked", 970)
     assert kept() == [(2, "destroyed", 960)]
+
+
+def test_a_critical_lane_waits_for_each_enrolled_node_of_its_region_in_its_newest_epoch(writer):
+    mouth, views = Inbox(writer), Views(writer)
+    for name, region, sequence in (("eu-frankfurt-1", "eu-frankfurt", 1), ("us-virginia-1", "us-virginia", 2)):
+        writer.make([f"INSERT INTO node_enrolled VALUES ('k{name}', '{name}', '{region}', '', {sequence})"])
+
+    def decreed(tenant, region, epoch, counter):
+        mark = f"'s-{tenant}-{region}', {epoch}, '{region}', '{tenant}', 'residence', {counter}, 'h', 9"
+        writer.make([f"INSERT OR REPLACE INTO mark_critical VALUES ({mark})"])
+
+    def ack(epoch, floor):
+        mouth.hear(reports.SyncAck(tenant="acme", lane="critical", ledger_epoch=epoch, floor=floor, state="revoked",
+                                   boot_id="b", lease_s=60))  # fmt: skip
+
+    decreed("acme", "eu-frankfurt", 1, 3)
+    decreed("bolt", "us-virginia", 1, 1)
+    decreed("cord", "ap-nowhere", 1, 1)  # no node of ours
+    both = [("acme", "eu-frankfurt", 1, 3), ("bolt", "us-virginia", 1, 1)]
+    assert sorted(views.critical_waiting()) == both
+    ack(1, 2)
+    assert sorted(views.critical_waiting()) == both
+    ack(1, 3)
+    assert views.critical_waiting() == both[1:]
+    decreed("acme", "eu-frankfurt", 2, 1)
+    assert ("acme", "eu-frankfurt", 2, 1) in views.critical_waiting()

@@ -86,7 +86,7 @@ def test_a_revocation_of_an_older_epoch_is_repeated_until_every_node_has_acknowl
     class Views:
         acked: ClassVar[dict[str, Ack]] = {A: Ack(A, 2, 0, older={1: (3, ())}), B: Ack(B, 2, 0)}
 
-        def critical_marks(self) -> list[tuple[str, str, int, int]]:
+        def critical_waiting(self) -> list[tuple[str, str, int, int]]:
             return [("acme", "eu", 1, 3)]
 
         def acks(self, _tenant: str, _region: str, _lane: str) -> dict[str, Ack]:

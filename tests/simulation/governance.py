@@ -189,7 +189,7 @@ class Fold:
         found = [(m, e) for m, e in self.routines if (e.subject, e.epoch) == (subject, epoch)]
         return [(m.sequence, e.id, m.subject, e.tag, m.body) for m, e in found if e.counter > generation]
 
-    def critical_marks(self) -> list[tuple[str, str, int, int]]:
+    def critical_waiting(self) -> list[tuple[str, str, int, int]]:
         newest: dict[tuple[str, str], tuple[int, int]] = {}
         for _, e in self.criticals:
             where = subjects.parse_decree(e.subject)

@@ -116,10 +116,14 @@ class NodeViews:
         )
         return self.reader.records(query, {"t": tenant, "r": region})
 
-    def critical_marks(self) -> list[tuple[str, str, int, int]]:
-        """Return (tenant, region, epoch, counter) of each residence's critical lane in its newest epoch."""
+    def critical_waiting(self) -> list[tuple[str, str, int, int]]:
+        """Return (tenant, region, newest epoch, counter) of each critical lane that an enrolled node has not acked."""
         query = (
-            "SELECT tenant, region, max(epoch), counter FROM mark_critical WHERE kind = 'residence' GROUP BY subject"
+            "WITH member AS MATERIALIZED (SELECT DISTINCT node, region FROM node WHERE removed_at IS NULL), head AS "
+            "(SELECT tenant, region, max(epoch) AS epoch, counter FROM mark_critical WHERE kind = 'residence' "
+            "GROUP BY subject) SELECT DISTINCT h.tenant, h.region, h.epoch, h.counter FROM member m "
+            "JOIN head h ON h.region = m.region WHERE NOT EXISTS (SELECT 1 FROM node_ack a WHERE a.node = m.node "
+            "AND a.tenant = h.tenant AND a.lane = 'critical' AND a.epoch = h.epoch AND a.floor >= h.counter)"
         )
         return [(t, r, e, c) for t, r, e, c in self.reader.rows(query)]
 

@@ -207,7 +207,7 @@ class Watch:
     def unacknowledged(self) -> list[tuple[int, str, str, str, bytes]]:
         """Return (sequence, id, subject, tag, bytes) of critical decrees that a node has not acknowledged yet."""
         found = []
-        for tenant, region, at, counter in self._views.critical_marks():
+        for tenant, region, at, counter in self._views.critical_waiting():
             acks = self._views.acks(tenant, region, "critical")
             floors = [acks[n].mark(at)[0] if n in acks else 0 for n in self.nodes_of(region, 0)]
             floor = min(floors, default=counter)
