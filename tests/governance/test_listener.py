@@ -70,6 +70,23 @@ class Crowd:
         return True
 
 
+async def test_a_new_certificate_is_shown_from_the_next_handshake_on_and_one_without_its_key_to_nobody(
+    stack: Stack, crowd: Crowd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def shown() -> bytes:
+        _, writer = await crowd.connect("127.0.0.1")
+        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+
+    cert, key = tmp_path / "pki" / "pki" / "cmk.pem", tmp_path / "pki" / "pki" / "cmk.key"
+    before = await shown()
+    other_cert, other_key = pki.authority(tmp_path / "other").issue("cmk")
+    cert.write_bytes(other_cert.read_bytes())
+    assert await shown() == before
+    assert "the earlier certificate is shown" in caplog.text
+    key.write_bytes(other_key.read_bytes())
+    assert await shown() == ssl.PEM_cert_to_DER_cert(other_cert.read_text())
+
+
 async def ended(reader: asyncio.StreamReader, within_s: float = 5.0) -> bytes:
     """Return what came until the other side ended it."""
     try:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
+from openkcm.governance.configuration import Tls
 from openkcm.governance.portal.admission import Admission
 
-__all__ = ["Listener", "bound"]
+__all__ = ["Listener", "bound", "renewed"]
 
+_log: Final = logging.getLogger(__name__)
 #: Connections the kernel holds for us: as many as are taken at one go, before anything else gets its turn.
 BACKLOG: Final = 128
 AT_A_GO: Final = 32
@@ -49,6 +53,32 @@ def bound(host: str, port: int) -> list[socket.socket]:
             one.close()
         raise OSError(f"the portal cannot listen on {host}:{port}: {bad}") from bad
     return made
+
+
+def renewed(tls: Tls, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Return a context whose handshakes show the files of `tls` as they are now; while those do not fit, as they were.
+
+    Args:
+        make: Reads them.
+    """
+    first = current = make()
+    seen = _changed(tls)
+
+    def shown(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal current, seen
+        try:
+            if (now := _changed(tls)) != seen:
+                current, seen = make(), now
+        except OSError as bad:  # SSLError is one; half of a renewal is on the disk
+            _log.warning("%s cannot be read, the earlier certificate is shown: %s", tls.cert, bad)
+        connection.context = current
+
+    first.sni_callback = shown  # called at each handshake, whether a name was asked for or not
+    return first
+
+
+def _changed(tls: Tls) -> tuple[int, int]:
+    return Path(tls.cert).stat().st_mtime_ns, Path(tls.key).stat().st_mtime_ns
 
 
 class Listener:

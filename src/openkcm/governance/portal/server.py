@@ -17,7 +17,7 @@ import uvicorn
 from openkcm.governance.configuration import Configuration
 from openkcm.governance.portal.app import create_app
 from openkcm.governance.portal.edge import Edge
-from openkcm.governance.portal.listener import Listener, bound
+from openkcm.governance.portal.listener import Listener, bound, renewed
 from openkcm.governance.service import Cmk, open_cmk
 
 __all__ = ["run", "serving"]
@@ -67,6 +67,7 @@ def _server(cmk: Cmk, configuration: Configuration) -> _Server:
             port=configuration.listen.port,
             ssl_certfile=tls.cert if tls else None,
             ssl_keyfile=tls.key if tls else None,
+            ssl_context_factory=(lambda _config, make: renewed(tls, make)) if tls else None,
             log_config=None,
             access_log=False,
             server_header=False,
