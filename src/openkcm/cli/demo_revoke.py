@@ -48,7 +48,8 @@ def revoke(stage: Stage) -> None:
             waiting = _waiting(stage, heads)
             for _ in range(TOP_UPS):  # a batch asked for before the lane was held; what governance says again on lane0
                 if waiting < stage.backlog:
-                    heads |= rogue.queue_backlog(stage.layout, list(heads), stage.backlog - waiting)
+                    more = stage.backlog - waiting + stage.backlog // 20  # governance goes on saying it meanwhile
+                    heads |= rogue.queue_backlog(stage.layout, list(heads), more)
                     waiting = _waiting(stage, heads)
             stage.figure("routine events waiting at the nodes at the pull", waiting)
             stage.must(waiting >= stage.backlog, f"{waiting} routine events wait, not the {stage.backlog} queued")
