@@ -13,6 +13,7 @@ from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError, Refused
 from openkcm.bus.lanes import LaneReader, repeat, subscribe_lane0
 from openkcm.bus.ledger import Ledger
+from openkcm.contract import trace
 from openkcm.contract.subjects import residence_aggregate
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
 
@@ -50,6 +51,31 @@ async def node(orbital: Orbital) -> AsyncIterator[Connection]:
     connection = await orbital.connect(EU_NODE)
     yield connection
     await connection.close()
+
+
+async def test_a_decrees_trace_reaches_the_hubs_readers_the_lane_and_the_signal_and_is_no_part_of_its_bytes(
+    orbital: Orbital, cmk: Connection, node: Connection
+) -> None:
+    start, here = (await Ledger(cmk).info()).last, trace.fresh()
+    fast = await orbital.connect(EU_NODE)
+    signal: list[Stored] = []
+
+    async def heard(stored: Stored) -> None:
+        signal.append(stored)
+
+    await subscribe_lane0(fast, EU, heard)
+    with trace.under(here):
+        sent = await fill(cmk, 1, lane="critical")
+    sent += await fill(cmk, 1, lane="critical")  # outside of every trace
+    reader = LaneReader(node, "LEDGER-CRITICAL", CRITICAL)
+    await reader.reset(start)
+    lane = await drain(reader, 2)
+    hub = await Ledger(cmk).read(sent[0].subject, after=start)
+    for found in (lane, hub, signal):
+        assert [one.trace for one in found] == [str(here), ""]
+        assert [one.body for one in found] == [one.body for one in sent]
+    await reader.close()
+    await fast.close()
 
 
 async def test_a_reader_hands_out_its_lane_of_its_region_in_order_with_the_hubs_sequences(

@@ -50,7 +50,7 @@ class Custodian:
         if isinstance(given, feeds.Arrived):
             name = f"cursor_{given.source}"
             self.state = feeds_replace(self.state, **{name: given.sequence})
-        return SimpleNamespace(deferred=False)
+        return SimpleNamespace(deferred=False, effects=())
 
     async def committed(self) -> None:
         pass

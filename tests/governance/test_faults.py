@@ -23,12 +23,15 @@ from openkcm.bus.connection import Stored
 from openkcm.bus.lanes import subscribe_lane0
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
+from openkcm.contract.subjects import residence_aggregate
 from openkcm.execution.voice import Voice
 from openkcm.governance.beat import filters_of
 from openkcm.governance.configuration import ConfigurationError, Listen, read_configuration
 from openkcm.governance.errors import LedgerUnavailable
 from openkcm.governance.service import open_cmk
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +102,9 @@ async def test_a_spooled_revocation_survives_the_death_of_the_cmk_too(tmp_path: 
             async with httpx.AsyncClient(base_url=facts["url"], trust_env=False) as client:
                 lost = Stack(None, client, idp, orbital)  # type: ignore[arg-type]
                 pulled = await lost.must(
-                    f"{tenant}-admin", "POST", f"/tenants/{tenant}/revocations", {"reason": "stolen"}
-                )
+                    f"{tenant}-admin", "POST", f"/tenants/{tenant}/revocations", {"reason": "stolen"},
+                    headers={"traceparent": TRACE},
+                )  # fmt: skip
             assert pulled["revocations"][0]["recorded"] == "spool"
         finally:
             process.kill()
@@ -112,6 +116,9 @@ async def test_a_spooled_revocation_survives_the_death_of_the_cmk_too(tmp_path: 
                 return await fence(stack, tenant) == 1
 
             await stack.until(arrived)
+            stored = await stack.cmk.ledger.last(str(residence_aggregate(EU, tenant, "critical")))
+            assert stored is not None
+            assert stored.trace == TRACE, "the spool keeps whose request it was"
 
 
 async def test_a_ledger_shorter_than_what_was_read_is_not_served(tmp_path: Path, idp: Idp, orbital: Orbital) -> None:

@@ -18,16 +18,19 @@ WALLS = {
     "openkcm.contract": (
         "openkcm.bus", "openkcm.projector", "openkcm.kmip", "nats", "sqlite3", "eventsourcing", *HTTP, *KMS_SDKS,
     ),
+    "openkcm.telemetry": (
+        "openkcm.bus", "openkcm.projector", "openkcm.kmip", "opentelemetry", "nats", "sqlite3", *HTTP, *KMS_SDKS,
+    ),
     "openkcm.kmip": ("openkcm.contract", "openkcm.bus", "nats", "sqlite3", "cryptography", *HTTP, *KMS_SDKS),
     "openkcm.bus": ("openkcm.kmip", "openkcm.projector", "sqlite3", "eventsourcing", *HTTP, *KMS_SDKS),
     "openkcm.projector": ("openkcm.kmip", "openkcm.bus", "nats", "eventsourcing", *HTTP, *KMS_SDKS),
-    "openkcm.governance": ("openkcm.kmip", "openkcm.execution", "openkcm.audit", *KMS_SDKS),
+    "openkcm.governance": ("openkcm.kmip", "openkcm.execution", "openkcm.audit", "opentelemetry", *KMS_SDKS),
     "openkcm.audit": (
         "openkcm.kmip", "openkcm.execution", "openkcm.governance", "eventsourcing", *HTTP, *KMS_SDKS,
     ),
     "openkcm.execution": ("openkcm.governance", "openkcm.audit", "eventsourcing", *HTTP),
     "openkcm.execution.custodian": ("openkcm.governance", "eventsourcing", *HTTP, *KMS_SDKS),
-    "openkcm.execution.node": ("openkcm.governance", "eventsourcing", *HTTP, *KMS_SDKS),
+    "openkcm.execution.node": ("openkcm.governance", "eventsourcing", "opentelemetry", *HTTP, *KMS_SDKS),
     "openkcm.execution.worker": ("openkcm.governance", "openkcm.bus", "nats", "eventsourcing", *HTTP, *KMS_SDKS),
     "openkcm.cli.main": ("openkcm.governance", "openkcm.execution", "nats", "eventsourcing", *HTTP, *KMS_SDKS),
     "openkcm.cli.cmk": ("openkcm.kmip", "openkcm.execution", *KMS_SDKS),

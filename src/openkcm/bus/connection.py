@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from openkcm.bus.errors import BusError, Refused, TooLarge, Unavailable
+from openkcm.contract import trace
 
 __all__ = ["Access", "Connection", "Message", "Stored", "connect", "tls_of"]
 
@@ -64,12 +65,16 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A message of a stream. `sequence` is a cursor (0 when not known), never an order; `id` is its Nats-Msg-Id."""
+    """A message of a stream. `sequence` is a cursor (0 when not known), never an order; `id` is its Nats-Msg-Id.
+
+    `trace` is its traceparent header as it came: nobody's word.
+    """
 
     sequence: int
     subject: str
     body: bytes
     id: str
+    trace: str = ""
 
 
 class _Client(Client):  # type: ignore[misc]  # nats-py has no types
@@ -365,6 +370,7 @@ def stored_of(message: Message) -> Stored:
         headers.get("Nats-Subject", message.subject),
         message.body,
         headers.get("Nats-Msg-Id", ""),
+        headers.get(trace.HEADER, ""),
     )
 
 

@@ -20,6 +20,7 @@ from openkcm.bus.connection import Connection, Message, Stored, stored_of
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.ledger import get_at_leader, state_of
 from openkcm.bus.publish import api
+from openkcm.contract import trace
 from openkcm.contract.errors import NameError_
 from openkcm.contract.subjects import decree_of_lane0, parse_decree
 
@@ -215,7 +216,8 @@ class LaneReader:
             return  # a redelivery of what was handed out
         self._heard = sequence
         self._replies[sequence] = message.reply
-        self._arrived.append(Stored(sequence, message.subject, message.body, message.headers.get("Nats-Msg-Id", "")))
+        id_, traced = (message.headers.get(name, "") for name in ("Nats-Msg-Id", trace.HEADER))
+        self._arrived.append(Stored(sequence, message.subject, message.body, id_, traced))
 
     def _on_reconnect(self) -> None:
         self._stale = True

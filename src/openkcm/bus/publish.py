@@ -10,6 +10,7 @@ import msgspec
 
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError, Conflict, Refused, SameIdOtherMessage, TooLarge, Unavailable
+from openkcm.contract import trace
 
 __all__ = ["Appended", "api", "expecting", "publish", "raise_error"]
 
@@ -112,6 +113,8 @@ async def publish(
         Refused, TooLarge: As they say.
     """
     headers = {"Nats-Msg-Id": id, "Kcm-Tag": tag, **expected}
+    if (here := trace.current()) is not None:  # beside the message: no seal covers it, nobody decides by it
+        headers[trace.HEADER] = str(here)
     answer = await connection.request(subject, body, timeout_s=timeout_s, headers=headers)
     try:
         ack = _PUB_ACK.decode(answer.body)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from openkcm import telemetry
 from openkcm.audit.notary import Notary
 from openkcm.bus.checkpoints import Checkpoints
 from openkcm.bus.connection import connect
@@ -55,10 +57,13 @@ def run(config_path: Path, ready_path: Path | None = None) -> None:
 
     try:
         configuration = read_configuration(config_path)
+        telemetry.start("openkcm-cmk", {"service.instance.id": uuid.uuid4().hex})
         uvloop.run(_with_notary(configuration, ready))
     except (ConfigurationError, BusError, ProjectorError, SpoolDamaged, OSError) as bad:
         print(f"openkcm cmk: {bad}", file=sys.stderr)
         raise SystemExit(2) from bad
+    finally:
+        telemetry.stop()
 
 
 def _signer(seed: Path, reader: Reader) -> Signer:

@@ -1,4 +1,4 @@
-"""How every process logs: a line an entry, text or (OPENKCM_LOG=json) JSON, what looks like a secret blanked.
+"""How every process logs: a line an entry, text or (OPENKCM_LOG=json) JSON with its trace, secrets blanked.
 
 The blanking is the last of several walls: nothing passes a secret to a log in the first place, and tests look for that.
 It works on shapes, so that it also catches what a library of somebody else's writes.
@@ -13,6 +13,8 @@ import re
 import sys
 import time
 from typing import Final, TextIO
+
+from openkcm.contract import trace
 
 __all__ = ["Formatter", "blanked", "start"]
 
@@ -57,6 +59,8 @@ class Formatter(logging.Formatter):
             "logger": record.name,
             "message": blanked(record.getMessage()),
         }
+        if (here := trace.current()) is not None:
+            entry["trace_id"] = here.trace_id
         if record.exc_info:
             entry["exception"] = blanked(self.formatException(record.exc_info))
         return json.dumps(entry, ensure_ascii=False)

@@ -117,7 +117,7 @@ class Crew:
         process = subprocess.Popen(
             [sys.executable, "-m", "openkcm.execution.worker", json.dumps(configuration)],
             pass_fds=fds,
-            env={**os.environ, "LD_BIND_NOW": "1"},
+            env={**{k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}, "LD_BIND_NOW": "1"},
             stdin=subprocess.DEVNULL,
         )
         theirs.close()

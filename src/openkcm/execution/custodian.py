@@ -29,7 +29,7 @@ from openkcm.execution.desired import step
 from openkcm.execution.inputs import Arrived, BroughtAbout, Input
 from openkcm.execution.residence_state import CLOSED, Effect, Row, Rows, State, Value, verdict
 
-__all__ = ["Custodian", "Gatekeeper", "Keys", "Rows"]
+__all__ = ["Custodian", "Gatekeeper", "Keys", "Rows", "Taken"]
 
 _log: Final = logging.getLogger("openkcm.custodian")
 RETRY_S: Final = 0.5

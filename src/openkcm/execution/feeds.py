@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Literal
 
 from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError
 from openkcm.bus.lanes import LaneReader, held, mirror_head
+from openkcm.contract import trace
 from openkcm.contract.ids import Lane
 from openkcm.contract.subjects import residence_aggregate
 from openkcm.execution.clock import boottime_ns
-from openkcm.execution.custodian import Custodian
+from openkcm.execution.custodian import Custodian, Taken
 from openkcm.execution.inputs import Arrived, BeatArrived, Held, MirrorMeasured, ReadAgain, Reread
+from openkcm.execution.passages import Passages
 from openkcm.execution.reread import folded
 from openkcm.execution.residence_state import Residence
 
@@ -50,6 +53,7 @@ class Feeds:
 
     def __init__(self, connection: Connection, custodian: Custodian, node: str) -> None:
         self._connection, self._custodian = connection, custodian
+        self.passages = Passages()
         self._readers = {lane: LaneReader(connection, stream, f"{node}-{lane}") for lane, stream in STREAM_OF.items()}
         self._vault = LaneReader(connection, "VAULT", f"{node}-vault")
         self._without_memory = False
@@ -128,8 +132,7 @@ class Feeds:
         # that is dropped so leaves a gap, and is read again.
         tries = KEY_TRIES if self._now() >= self._patient_from else 0
         for attempt in range(tries + 1):
-            given = Arrived(lane, stored.sequence, stored.subject, stored.body, boottime_ns(), final=attempt == tries)
-            if not self._custodian.take(given).deferred:
+            if not self._take(lane, stored, final=attempt == tries).deferred:
                 if attempt and attempt == tries:
                     self._patient_from = self._now() + IMPATIENT_S
                 return
@@ -152,7 +155,14 @@ class Feeds:
 
     async def on_lane0(self, stored: Stored) -> None:
         """Take a critical decree from the fast lane."""
-        self._custodian.take(Arrived("lane0", stored.sequence, stored.subject, stored.body, boottime_ns()))
+        self._take("lane0", stored)
+
+    def _take(self, source: Literal["lane0", "critical", "routine"], stored: Stored, *, final: bool = False) -> Taken:
+        came_ns, now_ns = time.time_ns(), boottime_ns()
+        with trace.under(trace.parse(stored.trace)):
+            taken = self._custodian.take(Arrived(source, stored.sequence, stored.subject, stored.body, now_ns, final))
+        self.passages.took(stored, taken.effects, came_ns, (boottime_ns() - now_ns) // 1000)
+        return taken
 
     async def on_beat(self, stored: Stored) -> None:
         """Take governance's sign of life, or its question about what lies here."""

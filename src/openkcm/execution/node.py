@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from openkcm import telemetry
 from openkcm.bus import beat, declare, lanes, reports
 from openkcm.bus.checkpoints import subscribe_checkpoints
 from openkcm.bus.connection import Connection, connect
@@ -132,6 +133,7 @@ class Node:
         unsealer, prober = Unsealer(settings), Prober(settings, lambda seen: watch.observe(seen))  # noqa: PLW0108 -- `watch` is made further down
         unsealer.start()  # before any key or credential is here
         prober.start()
+        telemetry.start("openkcm-node", {"service.instance.id": node.node, "openkcm.region": node.region})
         voice = self._own_voice()
         fresh = State(node=node.node, region=node.region, boot_id=BOOT_ID, trust_root=self._trust_root)
         tables = resources.ROOT / "projections" / "node"
@@ -208,6 +210,7 @@ class Node:
         keychain.on_keys = announce_keys
         keychain.on_rotation = reporter.on_rotation
         feeds = Feeds(main, custodian, node.node)
+        reporter.passages = feeds.passages
         reporter.snapshot = kept_of(reader, custodian)
         expiry = Expiry(node.nats, {"kmip": node.kmip.cert, "kmip-ca": node.kmip.client_ca})
         reporter.expires = expiry.left
@@ -298,6 +301,7 @@ class Node:
         reader.close()
         database.close()
         hold.close()
+        telemetry.stop()
 
     @staticmethod
     async def _get_ready(custodian: Custodian, keychain: Keychain, crew: Crew, arena: RegionArena) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
+from openkcm import telemetry
 from openkcm.bus.errors import BusError
-from openkcm.contract import decrees, reports
+from openkcm.contract import decrees, reports, trace
 from openkcm.contract.envelope import Envelope
 from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
@@ -18,6 +20,7 @@ from openkcm.execution.custodian import Custodian
 from openkcm.execution.digests import Snapshot
 from openkcm.execution.gates import Gates
 from openkcm.execution.inputs import NonceSent
+from openkcm.execution.passages import Passage, Passages
 from openkcm.execution.residence_state import CLOSED, Mark, Residence, State, verdict
 from openkcm.execution.voice import Voice
 
@@ -50,6 +53,7 @@ class Reporter:
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: dict[str, Residence] = {}  # each residence as it was when a HealthCheck last told of it
         self._turn = 0
+        self.passages = Passages()
         self.workers: Callable[[], int] = lambda: 0
         self.before_ack: Callable[[str], Awaitable[None]] | None = None  # hand-outs so far: an ack says that it is over
         self.memory: tuple[str, bool] = ("mlock", False)
@@ -62,17 +66,32 @@ class Reporter:
         residence = state.residences[tenant]
         marks = residence.critical if lane == "critical" else residence.routine
         waiting = sorted(marks.keys() | {state.epoch})
-        while waiting:
-            try:
-                if lane == "critical" and self.before_ack is not None:
-                    await self.before_ack(tenant)
-                ack = self.sync_ack(tenant, lane, state, waiting[0])
-                await self._send(self._voice.report(tenant, ack, epoch=state.epoch))
-            except BusError as away:
-                _log.warning("SyncAck of %s waits: %s", tenant, away)
-                await asyncio.sleep(RETRY_S)
-            else:
-                del waiting[0]
+        with self._traced(self.passages.answered(tenant, lane, residence), tenant, lane):
+            while waiting:
+                try:
+                    if lane == "critical" and self.before_ack is not None:
+                        await self.before_ack(tenant)
+                    ack = self.sync_ack(tenant, lane, state, waiting[0])
+                    await self._send(self._voice.report(tenant, ack, epoch=state.epoch))
+                except BusError as away:
+                    _log.warning("SyncAck of %s waits: %s", tenant, away)
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    del waiting[0]
+
+    @contextlib.contextmanager
+    def _traced(self, answered: list[Passage], tenant: str, lane: Lane) -> Iterator[None]:
+        """Run the block as a span of each decree that it answers, from its arrival on; the newest one names the ack."""
+        with contextlib.ExitStack() as spans:
+            for one in answered:
+                spans.enter_context(
+                    telemetry.span(f"obey {lane}", "CONSUMER", one.trace, one.attributes, start_ns=one.came_ns)
+                )
+            yield
+            if lane == "critical":
+                for one in answered:
+                    with trace.under(one.trace):
+                        _log.info("%s of %s is obeyed and acknowledged", one.event, tenant)
 
     @property
     def _state(self) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -9,11 +10,12 @@ import msgspec
 
 from openkcm.bus.connection import Stored
 from openkcm.contract import envelope as env
-from openkcm.contract import reports, subjects
+from openkcm.contract import reports, subjects, trace
 from openkcm.contract.errors import ContractError
 
-__all__ = ["Heard", "UnknownNode", "hear", "rows_of"]
+__all__ = ["Heard", "UnknownNode", "hear", "note", "rows_of"]
 
+log = logging.getLogger(__name__)
 #: Reports that are only counted, and what each count is about.
 NOTES: Final[dict[type[reports.Report], Callable[[reports.Report], str]]] = {
     reports.WorkloadDenied: lambda r: f"{r.workload}/{r.reason}",  # type: ignore[attr-defined]
@@ -65,6 +67,14 @@ def hear(message: Stored, keys: Mapping[str, tuple[str, str, bytes]]) -> Heard:
     if named != (region, node, tenant, subjects.report_token(type(report).__name__)):  # (3)
         raise ContractError(f"{node} does not report on {message.subject}")
     return Heard(node, region, tenant, report, e, message.body)
+
+
+def note(heard: Heard, traced: str) -> None:
+    """Log a node's word that a critical decree is obeyed, under the trace it came with."""
+    said = heard.report
+    if traced and isinstance(said, reports.SyncAck) and said.lane == "critical":
+        with trace.under(trace.parse(traced)):
+            log.info("%s has obeyed %s of %s up to %d", heard.node, said.head, said.tenant, said.floor)
 
 
 def rows_of(heard: Heard) -> list[Row]:

@@ -17,6 +17,7 @@ import msgspec
 
 from openkcm.bus.errors import BusError
 from openkcm.bus.spool import Spool, Spooled
+from openkcm.contract import trace
 from openkcm.contract.decrees import ReasonCode
 from openkcm.contract.subjects import residence_aggregate
 from openkcm.governance.aggregate import Order
@@ -47,6 +48,7 @@ class _Intent(msgspec.Struct, frozen=True, kw_only=True):
     region: str
     reason: ReasonCode
     order: Order
+    trace: str = ""
 
 
 class KillSwitch:
@@ -80,7 +82,9 @@ class KillSwitch:
             OSError: The spool cannot be written: nothing was promised.
         """
         names = sorted(set(regions))
-        intents = [_Intent(region=region, reason=reason, order=order) for region in names]
+        intents = [
+            _Intent(region=region, reason=reason, order=order, trace=str(trace.current() or "")) for region in names
+        ]
         for intent in intents:
             self._check_unused(tenant, intent)
         ids = {self._id(tenant, intent) for intent in intents}
@@ -105,7 +109,8 @@ class KillSwitch:
                     continue
                 try:
                     intent = msgspec.json.decode(entry.body, type=_Intent)
-                    pulled = await self._send(intent.order.tenant, intent)
+                    with trace.under(trace.parse(intent.trace)):
+                        pulled = await self._send(intent.order.tenant, intent)
                     if pulled.recorded == "ledger":
                         log.warning("revocation %s went from the spool into the ledger", entry.id)
                 except Exception:  # an entry that fails must not keep the others back; it stays in the spool

@@ -12,6 +12,7 @@ An aggregate is read by two exact subjects, one a lane, and only what is new beh
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -36,6 +37,7 @@ from openkcm.projector.ledger import Projection
 
 __all__ = ["Recorded", "Registry"]
 
+log = logging.getLogger(__name__)
 _A = TypeVar("_A", bound=LedgerAggregate)
 MAX_ATTEMPTS: Final = 8
 PAGE: Final = 32  # events verified in one go: some 4 ms
@@ -298,4 +300,8 @@ class Registry:
         except Unavailable as away:  # (5)
             raise LedgerUnavailable("the ledger does not answer: repeat with the same idempotency key") from away
         self._take(where.on(lane), cached, Stored(appended.sequence, e.subject, body, e.id))
+        if lane == "critical":
+            log.info(
+                "%s %s of %s in %s is in the ledger at %d", e.tag, e.id, where.tenant, where.region, appended.sequence
+            )
         return Recorded(e.subject, e.id, e.epoch, e.counter, appended.sequence, e.correlation)

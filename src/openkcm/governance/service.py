@@ -261,6 +261,7 @@ class Cmk:
                 heard = await self._hear(message)
                 await asyncio.sleep(0)  # each is a seal to verify; an order goes first
                 if heard is not None:
+                    inbox.note(heard, message.trace)
                     rows += inbox.rows_of(heard)
                     told.append(heard)
             rows.append(("report_cursor", {"sequence": batch[-1].sequence}))

@@ -18,6 +18,7 @@ from openkcm.governance.configuration import Configuration
 from openkcm.governance.portal.app import create_app
 from openkcm.governance.portal.edge import Edge
 from openkcm.governance.portal.listener import Listener, bound, renewed
+from openkcm.governance.portal.traced import traced
 from openkcm.governance.service import Cmk, open_cmk
 
 __all__ = ["run", "serving"]
@@ -59,7 +60,7 @@ def _server(cmk: Cmk, configuration: Configuration) -> _Server:
     edge = Edge(app.state.desk.admission)
     return _Server(
         uvicorn.Config(
-            edge.guarded(app),
+            traced(edge.guarded(app)),
             http=edge.protocol,  # type: ignore[arg-type]  # called like the class, which is all uvicorn does with it
             proxy_headers=bool(configuration.proxies),
             forwarded_allow_ips=list(configuration.proxies),
