@@ -68,7 +68,7 @@ class Governor:
         self.healths[self.health.node] = self.health
         if self.beating and self.health.region == self.press.region:
             b = self.press.beat(self.head, self.chain, self.health.nonce)
-            await beat.send_beat(self.connection, self.press.region, env.encode(b), id=b.id)
+            await beat.say(self.connection, b.subject, env.encode(b), id=b.id, tag=b.tag)
 
     async def _follow(self) -> None:
         async for stored in Reports(self.connection).follow(0):

@@ -7,12 +7,12 @@ import uuid
 
 import pytest
 
-from openkcm.bus.beat import health_subject, send_beat, send_health, subscribe_beats, subscribe_health
+from openkcm.bus.beat import health_subject, say, subscribe_beats, subscribe_health
 from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Refused, TooLarge
 from openkcm.bus.publish import api
 from openkcm.bus.reports import Reports, send
-from openkcm.contract.subjects import ReportSubject
+from openkcm.contract.subjects import ReportSubject, beat
 from orbital_fixture import EU, EU_NODE, US, US_NODE, Orbital
 
 
@@ -75,14 +75,14 @@ async def test_health_reaches_governance_and_its_answer_the_region_alone(orbital
     ]
     subject, id_ = health_subject(EU, EU_NODE), new_id()
     async with asyncio.timeout(20):
-        await send_health(eu, subject, b"alive", id=id_)
+        await say(eu, subject, b"alive", id=id_, tag="HealthCheck.2")
         assert await healths.get() == Stored(0, subject, b"alive", id_)
-        await send_beat(cmk, EU, b"beat", id=id_)
+        await say(cmk, beat(EU), b"beat", id=id_, tag="Beat.1")
         assert await beats[EU].get() == Stored(0, f"kcm.beat.{EU}", b"beat", id_)
-        await send_beat(cmk, US, b"other", id=id_)
+        await say(cmk, beat(US), b"other", id=id_, tag="Beat.1")
         assert (await beats[US].get()).body == b"other"  # and nothing of eu-frankfurt's before it
         for body in (b"2", b"3"):
-            await send_health(eu, subject, body, id=new_id())
+            await say(eu, subject, body, id=new_id(), tag="HealthCheck.2")
         while True:
             state = (await api(cmk, "$JS.reports.API.STREAM.INFO.HEALTH"))["state"]
             if state["last_seq"] == 3:
@@ -90,9 +90,9 @@ async def test_health_reaches_governance_and_its_answer_the_region_alone(orbital
             await asyncio.sleep(0.01)
     assert state["messages"] == 1  # the last one of each node is kept
     with pytest.raises(Refused):
-        await send_health(eu, health_subject(EU, "eu-frankfurt-2"), b"x", id=id_)
+        await say(eu, health_subject(EU, "eu-frankfurt-2"), b"x", id=id_, tag="HealthCheck.2")
     with pytest.raises(Refused):
-        await send_beat(eu, EU, b"forged", id=id_)
+        await say(eu, beat(EU), b"forged", id=id_, tag="Beat.1")
     with pytest.raises(Refused):
         await subscribe_beats(us, EU, beats[EU].put)
     for end in ends:

@@ -224,9 +224,9 @@ async def test_a_beat_echoes_the_nonces_of_enrolled_nodes_and_names_the_leaders_
 
         async def say(nonce: str, voice: Voice) -> None:
             e = voice.report(None, check(nonce), epoch=1)
-            from openkcm.bus.beat import send_health
+            from openkcm.bus.beat import say
 
-            await send_health(node.connection, e.subject, env.encode(e), id=e.id)
+            await say(node.connection, e.subject, env.encode(e), id=e.id, tag=e.tag)
 
         for round_ in range(2):
             await say(f"{round_:032x}", node.voice)
@@ -297,7 +297,7 @@ async def test_a_hanging_hub_does_not_hold_the_answer_back_and_the_revocation_ar
                 return await fence(stack, tenant) == 1 and stack.cmk.switch.waiting == 0
 
             await stack.until(arrived, 20)
-            found = stack.cmk.views.critical_above(tenant, EU, 1, 0)
+            found = stack.cmk.views.above(tenant, EU, "critical", 1, 0)
             assert [event for _, event, *_ in found] == [pulled["revocations"][0]["event"]]
 
 

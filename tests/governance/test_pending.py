@@ -98,7 +98,7 @@ def test_a_revocation_of_an_older_epoch_is_repeated_until_every_node_has_acknowl
         def enrolled(self, _region: str) -> list[str]:
             return [A, B]
 
-        def critical_above(self, _tenant: str, _region: str, epoch: int, floor: int) -> list[tuple[int, int]]:
+        def above(self, _tenant: str, _region: str, _lane: str, epoch: int, floor: int) -> list[tuple[int, int]]:
             return [(epoch, floor)]
 
     views = Views()

@@ -184,11 +184,6 @@ class Fold:
             for where in (region, "global") for lane, at in zip(("routine", "critical"), cursor, strict=True)
         )  # fmt: skip
 
-    def routine_above(self, tenant: str, region: str, epoch: int, generation: int) -> list[Any]:
-        subject = str(subjects.residence_aggregate(region, tenant))
-        found = [(m, e) for m, e in self.routines if (e.subject, e.epoch) == (subject, epoch)]
-        return [(m.sequence, e.id, m.subject, e.tag, m.body) for m, e in found if e.counter > generation]
-
     def critical_waiting(self) -> list[tuple[str, str, int, int]]:
         newest: dict[tuple[str, str], tuple[int, int]] = {}
         for _, e in self.criticals:
@@ -197,12 +192,14 @@ class Fold:
             newest[key] = max(newest.get(key, (0, 0)), (e.epoch, e.counter))
         return [(t, r, e, c) for (t, r), (e, c) in newest.items()]
 
-    def critical_above(
-        self, tenant: str, region: str, epoch: int, floor: int, limit: int = 16
+    def above(
+        self, tenant: str, region: str, lane: Any, epoch: int, counter: int
     ) -> list[tuple[int, str, str, str, bytes]]:
-        subject = str(subjects.residence_aggregate(region, tenant, "critical"))
-        found = [(m, e) for m, e in self.criticals if (e.subject, e.epoch) == (subject, epoch) and e.counter > floor]
-        return [(m.sequence, e.id, m.subject, e.tag, m.body) for m, e in found[-limit:]]
+        subject = str(subjects.residence_aggregate(region, tenant, lane))
+        events = {"critical": self.criticals, "routine": self.routines}[lane]
+        found = [(m, e) for m, e in events if (e.subject, e.epoch) == (subject, epoch) and e.counter > counter]
+        share = found[-16:] if lane == "critical" else found[:64]
+        return [(m.sequence, e.id, m.subject, e.tag, m.body) for m, e in share]
 
 
 def _digest(f: ResidenceFacts, fold: Fold) -> ResidenceDigest:
@@ -346,9 +343,9 @@ class Cmk:
         with contextlib.suppress(BusError):
             await self.beats.ask(told.question)
             for tenant, generation, _ in told.again:
-                at = (tenant, where, told.question.ledger_epoch)
-                for decree in (*self.fold.critical_above(*at, 0), *self.fold.routine_above(*at, generation)):
-                    self.regions[where].again(Stored(decree[0], decree[2], decree[4], decree[1]))
+                for lane, above in (("critical", 0), ("routine", generation)):
+                    for decree in self.fold.above(tenant, where, lane, told.question.ledger_epoch, above):
+                        self.regions[where].again(Stored(decree[0], decree[2], decree[4], decree[1]))
 
     async def _send_beat(self, region: str, body: bytes, id_: str, tag: str) -> None:
         if not (self.hub.up and self.link.up):

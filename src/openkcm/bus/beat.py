@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from openkcm.bus.connection import Connection, Message, Stored, stored_of
-from openkcm.contract.reports import BEAT_TAG, HEALTH_TAG
 from openkcm.contract.subjects import ReportSubject, beat
 
-__all__ = ["health_subject", "send_beat", "send_health", "subscribe_beats", "subscribe_health"]
+__all__ = ["health_subject", "say", "subscribe_beats", "subscribe_health"]
 
 Heard = Callable[[Stored], Awaitable[None]]
 End = Callable[[], Awaitable[None]]
@@ -22,19 +21,19 @@ def health_subject(region: str, node: str) -> str:
     return str(ReportSubject(region, node, "_", "health-check"))
 
 
-async def send_health(
+async def say(
     connection: Connection,
     subject: str,
     body: bytes,
     *,
     id: str,  # noqa: A002 -- the field's word
-    tag: str = HEALTH_TAG,
+    tag: str,
 ) -> None:
-    """Say that this node lives (node).
+    """Say that this node lives (node); answer a region's nodes, or ask one of them (governance).
 
     Raises:
-        Unavailable: Not connected to the own leaf.
-        Refused: Not this node's subject.
+        Unavailable: Not connected.
+        Refused: Not one's own subject.
     """
     await connection.publish_checked(subject, body, headers={"Nats-Msg-Id": id, "Kcm-Tag": tag})
 
@@ -46,22 +45,6 @@ async def subscribe_health(connection: Connection, heard: Heard) -> End:
         Refused, Unavailable: As they say.
     """
     return await _subscribe(connection, "kcm.report.*.*._.health-check", heard)
-
-
-async def send_beat(
-    connection: Connection,
-    region: str,
-    body: bytes,
-    *,
-    id: str,  # noqa: A002 -- the field's word
-    tag: str = BEAT_TAG,
-) -> None:
-    """Answer a region's nodes, or ask one of them (governance).
-
-    Raises:
-        Refused, Unavailable: As they say.
-    """
-    await connection.publish_checked(beat(region), body, headers={"Nats-Msg-Id": id, "Kcm-Tag": tag})
 
 
 async def subscribe_beats(connection: Connection, region: str, heard: Heard) -> End:

@@ -165,7 +165,7 @@ class Node:
             await reports.send(main, e.subject, encode(e), id=e.id, tag=e.tag)
 
         async def send_health(e: Envelope) -> None:
-            await beat.send_health(main, e.subject, encode(e), id=e.id, tag=e.tag)
+            await beat.say(main, e.subject, encode(e), id=e.id, tag=e.tag)
 
         def commit(changed: Rows) -> None:
             database.apply(changed)  # which is open by then

@@ -6,12 +6,15 @@ from typing import Any, Final
 
 import msgspec
 
+from openkcm.contract.ids import Lane
 from openkcm.governance.pending import Ack
 from openkcm.projector import Reader
 
 __all__ = ["NodeViews"]
 
 LAG_MOST: Final = 1_000_000  # counting stops there
+#: Which decrees are said again, and how many at once: the newest priority ones, the first routine ones.
+SAID_AGAIN: Final[dict[Lane, tuple[str, int]]] = {"critical": ("DESC", 16), "routine": ("ASC", 64)}
 
 
 class NodeViews:
@@ -127,26 +130,15 @@ class NodeViews:
         )
         return [(t, r, e, c) for t, r, e, c in self.reader.rows(query)]
 
-    def critical_above(
-        self, tenant: str, region: str, epoch: int, floor: int, limit: int = 16
+    def above(
+        self, tenant: str, region: str, lane: Lane, epoch: int, counter: int
     ) -> list[tuple[int, str, str, str, bytes]]:
-        """Return (sequence, id, subject, tag, bytes) of a residence's newest critical decrees above `floor`."""
+        """Return (sequence, id, subject, tag, bytes) of a residence's decrees above a counter, to be said again."""
+        way, most = SAID_AGAIN[lane]
         query = (
-            "SELECT sequence, id, subject, tag, body FROM event_critical "
-            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? "
-            "ORDER BY sequence DESC LIMIT ?"
+            f"SELECT sequence, id, subject, tag, body FROM event_{lane} WHERE tenant = ? AND region = ? "
+            f"AND kind = 'residence' AND epoch = ? AND counter > ? ORDER BY sequence {way} LIMIT ?"
         )
-        rows = self.reader.rows(query, (tenant, region, epoch, floor, limit))
-        return [(n, i, s, t, b) for n, i, s, t, b in reversed(rows)]
-
-    def routine_above(
-        self, tenant: str, region: str, epoch: int, generation: int, limit: int = 64
-    ) -> list[tuple[int, str, str, str, bytes]]:
-        """Return (sequence, id, subject, tag, bytes) of a residence's first routine decrees above `generation`."""
-        query = (
-            "SELECT sequence, id, subject, tag, body FROM event_routine "
-            "WHERE tenant = ? AND region = ? AND kind = 'residence' AND epoch = ? AND counter > ? "
-            "ORDER BY counter LIMIT ?"
+        return sorted(
+            (n, i, s, t, b) for n, i, s, t, b in self.reader.rows(query, (tenant, region, epoch, counter, most))
         )
-        rows = self.reader.rows(query, (tenant, region, epoch, generation, limit))
-        return [(n, i, s, t, b) for n, i, s, t, b in rows]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from openkcm.bus import declare
-from openkcm.bus.beat import send_beat, subscribe_health
+from openkcm.bus.beat import say, subscribe_health
 from openkcm.bus.checkpoints import Checkpoints
 from openkcm.bus.connection import Connection, Stored, connect
 from openkcm.bus.errors import BusError
@@ -293,7 +293,7 @@ class Cmk:
             self.news.tell(Item(kind="health", tenant="_", region=check.region, node=check.node))
 
     async def _send_beat(self, region: str, body: bytes, id_: str, tag: str) -> None:
-        await send_beat(self.connection, region, body, id=id_, tag=tag)
+        await say(self.connection, subjects.beat(region), body, id=id_, tag=tag)
 
     def _on_recorded(self, recorded: Recorded) -> None:
         self.watch.recorded(recorded.event)

@@ -61,9 +61,10 @@ class Telling:
         try:
             await self._beats().ask(question)
             for tenant, generation, _ in told.again:
-                where = (tenant, question.region, question.ledger_epoch)
-                for decree in (*self._views.critical_above(*where, 0), *self._views.routine_above(*where, generation)):
-                    sequence, id_, subject, tag, body = decree
+                where, epoch = (tenant, question.region), question.ledger_epoch
+                again = self._views.above(*where, "critical", epoch, 0)
+                again += self._views.above(*where, "routine", epoch, generation)
+                for sequence, id_, subject, tag, body in again:
                     await repeat(self._connection, Stored(sequence, subject, body, id_), tag=tag)
         except BusError as away:
             log.info("%s is not told again: %s", question.node, away)

@@ -212,7 +212,7 @@ class Watch:
             floors = [acks[n].mark(at)[0] if n in acks else 0 for n in self.nodes_of(region, 0)]
             floor = min(floors, default=counter)
             if floor < counter:
-                found += self._views.critical_above(tenant, region, at, floor)
+                found += self._views.above(tenant, region, "critical", at, floor)
         return found
 
 

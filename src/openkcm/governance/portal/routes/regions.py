@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -24,20 +25,34 @@ from openkcm.governance.registry import Recorded
 __all__: list[str] = []
 
 PATH: Final = "/tenants/{tenant}/regions/{region}"
-Work = Callable[[Asked], Awaitable[list[Recorded]]]
+Command = Callable[..., Awaitable[list[Recorded]]]
 
 
-async def _order(call: Call, work: Work, made: tuple[str, str] | None = None, **more: str) -> Response[bytes]:
-    """Give a command, and answer with the event; `made`: (command, what) of the name that the order gave."""
+async def _order(
+    call: Call, command: Command, *given: Any, made: tuple[str, str] | None = None, said: dict[str, str] | None = None
+) -> Response[bytes]:
+    """Give a command about the tenant region, and answer with the event.
+
+    Args:
+        given: What the command takes beyond who, whose and where.
+        made: (command, what) of the name that the order gave.
+        said: What the answer repeats.
+    """
+    cmk, answer = call.desk.cmk, dict(said or {})
 
     async def run(asked: Asked) -> dict[str, Any]:
-        done = await work(asked)
+        done = await command(cmk, asked, call.tenant, call.region, *given)
         if made is not None:
-            order = asked.order(call.desk.cmk, call.tenant, made[0])
-            more[made[1]] = order.name(residence_aggregate(call.region, call.tenant), made[1])
-        return await call.desk.recorded(region_path(call.tenant, call.region), done, **more)
+            order = asked.order(cmk, call.tenant, made[0])
+            answer[made[1]] = order.name(residence_aggregate(call.region, call.tenant), made[1])
+        return await call.desk.recorded(region_path(call.tenant, call.region), done, **answer)
 
     return await call.write(run)
+
+
+async def _order_of(call: Call, part: str, command: Command, *given: Any) -> Response[bytes]:
+    """Give a command about what a part of the path names."""
+    return await _order(call, command, call.part(part), *given, said={part: call.part(part)})
 
 
 def _shown(call: Call) -> dict[str, Any]:
@@ -62,8 +77,7 @@ async def sync(call: Call) -> Response[bytes]:
            answer=api.Accepted, example={"labels": {"tier": "gold"}, "lease_s": 3600})  # fmt: skip
 async def configure(call: Call) -> Response[bytes]:
     """Merge a patch (RFC 7396) into the configuration. A longer lease takes the approval LengthenLease."""
-    cmk = call.desk.cmk
-    return await _order(call, lambda asked: commands.configure(cmk, asked, call.tenant, call.region, call.body))
+    return await _order(call, commands.configure, call.body)
 
 
 @operation("GET", f"{PATH}/root-key", "ReadTenant", name="showRootKey", answer=api.RootKey)
@@ -83,8 +97,7 @@ async def root(call: Call) -> Response[bytes]:
            example={"provider": "aws", "ref": "arn:aws:kms:eu-central-1:111122223333:alias/acme"})  # fmt: skip
 async def link(call: Call) -> Response[bytes]:
     """Link the customer's root key. Another one over a linked one takes the approval LinkRootKey."""
-    cmk = call.desk.cmk
-    return await _order(call, lambda asked: commands.link_root(cmk, asked, call.tenant, call.region, call.body))
+    return await _order(call, commands.link_root, call.body)
 
 
 @operation("GET", f"{PATH}/root-key/import", "ReadTenant", name="showImportParameters", answer=api.ImportParameters)
@@ -112,33 +125,23 @@ async def systems(call: Call) -> Response[bytes]:
            answer=api.Accepted, example={"system": "payments", "hand_out": "never"})  # fmt: skip
 async def register_system(call: Call) -> Response[bytes]:
     """Register a system: it gets keys of its own, and may have a stricter hand-out policy than the tenant region."""
-    cmk, name, hand_out = call.desk.cmk, call.body.system, call.body.hand_out
-    return await _order(
-        call, lambda asked: commands.register_system(cmk, asked, call.tenant, call.region, name, hand_out),
-        ("RegisterSystem", "registration"), system=name,
-    )  # fmt: skip
+    name = call.body.system
+    made = ("RegisterSystem", "registration")
+    return await _order(call, commands.register_system, name, call.body.hand_out, made=made, said={"system": name})
 
 
 @operation("PUT", f"{PATH}/systems/{{registration}}/hand-out", "ConfigureResidence", name="setHandOut",
            body=bodies.HandOutBody, answer=api.Accepted, example={"hand_out": "wrapped-only"})  # fmt: skip
 async def hand_out(call: Call) -> Response[bytes]:
     """Say whether KMIP Get gives a system's keys away; the stricter of it and the tenant region's policy counts."""
-    cmk, registration, policy = call.desk.cmk, call.part("registration"), call.body.hand_out
-    return await _order(
-        call, lambda asked: commands.configure_system(cmk, asked, call.tenant, call.region, registration, policy),
-        registration=registration,
-    )  # fmt: skip
+    return await _order_of(call, "registration", commands.configure_system, call.body.hand_out)
 
 
 @operation("DELETE", f"{PATH}/systems/{{registration}}", "DecommissionSystem", name="decommissionSystem",
            answer=api.Accepted)  # fmt: skip
 async def decommission(call: Call) -> Response[bytes]:
     """Cut a system with all its workloads, at once and for ever."""
-    cmk, registration = call.desk.cmk, call.part("registration")
-    return await _order(
-        call, lambda asked: commands.decommission(cmk, asked, call.tenant, call.region, registration),
-        registration=registration,
-    )  # fmt: skip
+    return await _order_of(call, "registration", commands.decommission)
 
 
 @operation("GET", f"{PATH}/workloads", "ReadTenant", name="listWorkloads", answer=api.Page[api.Workload], paged=True)
@@ -151,32 +154,24 @@ async def workloads(call: Call) -> Response[bytes]:
            answer=api.Accepted, example={"workload": "app", "system": "payments", "fingerprint": "0" * 64})  # fmt: skip
 async def enrol(call: Call) -> Response[bytes]:
     """Enrol a client certificate: PEM, its fingerprint, or the SPIFFE id it carries; under a CA of the tenant's own."""
-    cmk, body = call.desk.cmk, call.body
-    fingerprint = body.fingerprint
+    body, fingerprint = call.body, call.body.fingerprint
     if body.certificate is not None:
         if fingerprint is not None:
             raise Invalid("give the certificate or its fingerprint, not both")
         fingerprint = _fingerprint(body.certificate)
     if body.spiffe is not None:
         _check_spiffe(body.spiffe)
-    return await _order(
-        call,
-        lambda asked: commands.enrol_workload(
-            cmk, asked, call.tenant, call.region, workload=body.workload, system=body.system, fingerprint=fingerprint,
-            spiffe=body.spiffe, authority=body.authority,
-        ),
-        ("EnrolWorkload", "enrolment"), workload=body.workload,
+    command = partial(
+        commands.enrol_workload, workload=body.workload, system=body.system, fingerprint=fingerprint,
+        spiffe=body.spiffe, authority=body.authority,
     )  # fmt: skip
+    return await _order(call, command, made=("EnrolWorkload", "enrolment"), said={"workload": body.workload})
 
 
 @operation("DELETE", f"{PATH}/workloads/{{enrolment}}", "RemoveWorkload", name="removeWorkload", answer=api.Accepted)
 async def remove_workload(call: Call) -> Response[bytes]:
     """Cut one enrolment, at once and for ever."""
-    cmk, enrolment = call.desk.cmk, call.part("enrolment")
-    return await _order(
-        call, lambda asked: commands.remove_workload(cmk, asked, call.tenant, call.region, enrolment),
-        enrolment=enrolment,
-    )  # fmt: skip
+    return await _order_of(call, "enrolment", commands.remove_workload)
 
 
 @operation("GET", f"{PATH}/workload-authorities", "ReadTenant", name="listWorkloadAuthorities",
@@ -191,26 +186,20 @@ async def authorities(call: Call) -> Response[bytes]:
            answer=api.Accepted)  # fmt: skip
 async def remove_authority(call: Call) -> Response[bytes]:
     """Cut one of the tenant's own CAs with every workload enrolled under it, at once and for ever."""
-    cmk, authority = call.desk.cmk, call.part("authority")
-    return await _order(
-        call, lambda asked: commands.remove_authority(cmk, asked, call.tenant, call.region, authority),
-        authority=authority,
-    )  # fmt: skip
+    return await _order_of(call, "authority", commands.remove_authority)
 
 
 @operation("PUT", f"{PATH}/suspension", "SuspendAccess", name="suspend", body=bodies.ReasonBody, answer=api.Accepted,
            example={"reason": "contract-dispute"})  # fmt: skip
 async def suspend(call: Call) -> Response[bytes]:
     """Stop new encryption; reads go on."""
-    cmk, reason = call.desk.cmk, call.body.reason
-    return await _order(call, lambda asked: commands.suspend(cmk, asked, call.tenant, call.region, reason))
+    return await _order(call, commands.suspend, call.body.reason)
 
 
 @operation("DELETE", f"{PATH}/suspension", "ResumeAccess", name="resume", answer=api.Accepted)
 async def resume(call: Call) -> Response[bytes]:
     """Let encryption go on."""
-    cmk = call.desk.cmk
-    return await _order(call, lambda asked: commands.resume(cmk, asked, call.tenant, call.region))
+    return await _order(call, commands.resume)
 
 
 @operation("GET", f"{PATH}/rotations", "ReadTenant", name="listRotations", answer=api.Page[api.Rotation], paged=True)
@@ -223,21 +212,15 @@ async def rotations(call: Call) -> Response[bytes]:
            example={"level": "L3", "system": "payments"})  # fmt: skip
 async def rotate(call: Call) -> Response[bytes]:
     """Order a new version of L2, or of a system's L3. L1 is rotated in the customer's own KMS, and noticed."""
-    cmk, body = call.desk.cmk, call.body
-    return await _order(
-        call, lambda asked: commands.rotate(cmk, asked, call.tenant, call.region, body.level, body.system),
-        ("OrderRotation", "rotation"),
-    )  # fmt: skip
+    made = ("OrderRotation", "rotation")
+    return await _order(call, commands.rotate, call.body.level, call.body.system, made=made)
 
 
 @operation("POST", f"{PATH}/emergency-rotations", "OrderEmergencyRotation", name="rotateAtOnce",
            body=bodies.RotationBody, answer=api.Accepted, example={"level": "L3", "system": "payments"})  # fmt: skip
 async def rotate_at_once(call: Call) -> Response[bytes]:
     """Withdraw all versions of a key at once: reads fail until nodes have moved what is under them to a new version."""
-    cmk, body = call.desk.cmk, call.body
-    return await _order(
-        call, lambda asked: commands.rotate_at_once(cmk, asked, call.tenant, call.region, body.level, body.system)
-    )
+    return await _order(call, commands.rotate_at_once, call.body.level, call.body.system)
 
 
 def _fingerprint(pem: str) -> str:
