@@ -96,6 +96,10 @@ soak-faults rounds="200" seed="1": prepare
     OPENKCM_FAULT_ROUNDS={{rounds}} OPENKCM_FAULT_SEED={{seed}} OPENKCM_HISTORY=history.ndjson {{bin}}/python -m pytest -q -s tests/scenarios/test_fault_rounds.py
     {{bin}}/python tests/history_checker.py history.ndjson
 
+# A node's and the CMK's certificate end under load: served until the lease is over, and again by new files alone (1 min)
+soak-expired: prepare
+    cd tests && ../{{bin}}/python -m faults.expired
+
 # An earlier release's installed package, two nodes a region, becomes this one under load: no operation may fail (3 min)
 upgrade from="HEAD~60": prepare
     cd tests && ../{{bin}}/python -m upgrades.rolling {{from}}

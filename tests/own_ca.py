@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from openkcm.cli import pki
+
 _FROM = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 _UNTIL = dt.datetime(2060, 1, 1, tzinfo=dt.UTC)
 
@@ -76,3 +78,21 @@ def _usage(signs: bool) -> x509.KeyUsage:
         digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=signs, crl_sign=signs, encipher_only=False, decipher_only=False,
     )  # fmt: skip
+
+
+def shorten(path: Path, ca: Path, seconds: float) -> None:
+    """Sign a certificate anew, as it is but for its end."""
+    old = x509.load_pem_x509_certificate(path.read_bytes())
+    key = serialization.load_pem_private_key(ca.with_suffix(".key").read_bytes(), None)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
+    )
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    pki.write_private(path, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

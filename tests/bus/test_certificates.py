@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from openkcm.bus import expiry
 from openkcm.bus.errors import Unavailable
 from openkcm.cli import orbital as servers
 from openkcm.cli import pki
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
+from own_ca import shorten
 
 BRIEF_S = 3
 
@@ -25,24 +22,6 @@ BRIEF_S = 3
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orbital]:
     with running_orbital(tmp_path_factory.mktemp("certificates")) as running:
         yield running
-
-
-def shorten(path: Path, ca: Path, seconds: float) -> None:
-    """Sign a certificate anew, as it is but for its end."""
-    old = x509.load_pem_x509_certificate(path.read_bytes())
-    key = serialization.load_pem_private_key(ca.with_suffix(".key").read_bytes(), None)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(old.subject)
-        .issuer_name(old.issuer)
-        .public_key(old.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(old.not_valid_before_utc)
-        .not_valid_after(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
-    )
-    for extension in old.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    pki.write_private(path, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
 def restarted(own: Orbital, name: str) -> None:
