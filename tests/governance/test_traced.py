@@ -7,11 +7,13 @@ import sys
 from typing import Any
 
 import pytest
+from opentelemetry.trace import SpanContext
 
 from openkcm import telemetry
 from openkcm.contract import trace
 from openkcm.contract.trace import Trace
 from openkcm.governance.portal.traced import traced
+from openkcm.telemetry import spans
 
 CALLER = Trace("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
 GOOD = (b"traceparent", str(CALLER).encode())
@@ -55,3 +57,27 @@ async def test_where_opentelemetry_is_not_installed_a_wish_for_it_is_logged_and_
     assert "openkcm[otel]" in caplog.text
     assert await seen("POST", GOOD) == CALLER
     telemetry.stop()
+
+
+class Broken:
+    """A tracer, and its own span, of which one call raises."""
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+
+    def __getattr__(self, name: str) -> Any:
+        def answer(*_: Any, **__: Any) -> Any:
+            if name == self.call:
+                raise RuntimeError(name)
+            return SpanContext(1, 1, is_remote=False) if name == "get_span_context" else self
+
+        return answer
+
+
+@pytest.mark.parametrize("call", ["start_span", "set_attributes", "end"])
+async def test_whatever_a_recorder_raises_the_request_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    monkeypatch.setattr(spans, "_recording", (None, Broken(call)))
+    assert await seen("POST", GOOD) is not None
+    assert "a span is lost" in caplog.text

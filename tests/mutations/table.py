@@ -43,6 +43,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("ack from the disk", E + "custodian", "state = self.durable\n", "state = self.state\n", CUSTODIAN + "test_an_ack_says_what_is_on_the_disk_and_not_what_is_only_in_memory"),
     M("fence before ack", E + "custodian", "while residence.revocations or residence.destroyed:", "while False:", CUSTODIAN + "test_a_later_decree_is_not_acknowledged_while_an_earlier_revocations_fence_is_not_in_the_vault"),
     M("ack again after a restart", E + "custodian", "        self.settle(tenant)\n        self._obey(tenant)", "        self.settle(tenant)", CUSTODIAN + "test_a_restarted_node_says_again_what_it_keeps"),
+    M("no retired key on lane0", E + "judge", 'm.source == "lane0" and e.key in state.retired', "False", DESIRED + "test_on_lane0_a_retired_key_asks_for_our_ack_again_and_nothing_else"),
+    M("rotations by the lane", E + "judge", 'isinstance(decree, d.SigningKeyRotated) and m.source == "lane0"', "False", DESIRED + "test_from_where_on_a_key_is_retired_the_lane_says_and_not_the_signal"),
     M("ack again when repeated", E + "judge", "return r, _affirmed(r)[:-1]  # repeated", "return r, []  # repeated", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
     M("ack again in a new epoch", E + "judge", '[Effect("commit"), *again]', '[Effect("commit")]', DESIRED + "test_a_new_epoch_has_everything_acknowledged_anew"),
     # --- whose word it is

@@ -12,12 +12,13 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from openkcm.contract import trace
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span as OtelSpan
     from opentelemetry.trace import Tracer
 
 __all__ = ["Span", "span", "start", "stop"]
@@ -32,15 +33,16 @@ _recording: tuple[TracerProvider, Tracer] | None = None
 class Span:
     """A span under way; does nothing where none is recorded."""
 
-    def __init__(self, recorded: Any = None) -> None:
+    def __init__(self, recorded: OtelSpan | None) -> None:
         self._recorded = recorded
 
     def say(self, attributes: Mapping[str, Value], *, name: str | None = None) -> None:
         """Add attributes, and give it another name."""
         if self._recorded is not None:
-            self._recorded.set_attributes(attributes)
-            if name is not None:
-                self._recorded.update_name(name)
+            with _harmless():
+                self._recorded.set_attributes(attributes)
+                if name is not None:
+                    self._recorded.update_name(name)
 
 
 def start(service: str, attributes: Mapping[str, str]) -> None:
@@ -88,26 +90,43 @@ def span(
         name: One of few: no id in it.
         start_ns: When it began, ns since 1970; None: now.
     """
-    if _recording is None:
-        with trace.under(parent or trace.fresh()):
-            yield Span()
-        return
-    from opentelemetry import trace as otel
-
-    context = otel.set_span_in_context(otel.NonRecordingSpan(_context(otel, parent))) if parent else None
-    recorded = _recording[1].start_span(
-        name, context=context, kind=otel.SpanKind[kind], attributes=attributes, start_time=start_ns
-    )
-    own = recorded.get_span_context()
-    here = trace.Trace(f"{own.trace_id:032x}", f"{own.span_id:016x}", sampled=own.trace_flags.sampled)
+    recorded, here = None, parent or trace.fresh()
+    if _recording is not None:
+        with _harmless():
+            recorded, here = _begun(_recording[1], name, kind, parent, attributes, start_ns)
     try:
         with trace.under(here):
             yield Span(recorded)
     finally:
-        recorded.end()
+        if recorded is not None:
+            with _harmless():
+                recorded.end()
 
 
-def _context(otel: Any, parent: trace.Trace) -> Any:
-    return otel.SpanContext(
-        int(parent.trace_id, 16), int(parent.span_id, 16), is_remote=True, trace_flags=otel.TraceFlags(parent.sampled)
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """Log what OpenTelemetry raises: an order and an acknowledgement go on without their span."""
+    try:
+        yield
+    except Exception:
+        log.exception("a span is lost")
+
+
+def _begun(
+    tracer: Tracer, name: str, kind: str, parent: trace.Trace | None, attributes: Mapping[str, Value],
+    start_ns: int | None,
+) -> tuple[OtelSpan, trace.Trace]:  # fmt: skip
+    from opentelemetry import trace as otel
+
+    context = None
+    if parent is not None:
+        flags = otel.TraceFlags(parent.sampled)
+        ids = int(parent.trace_id, 16), int(parent.span_id, 16)
+        context = otel.set_span_in_context(
+            otel.NonRecordingSpan(otel.SpanContext(*ids, is_remote=True, trace_flags=flags))
+        )
+    recorded = tracer.start_span(
+        name, context=context, kind=otel.SpanKind[kind], attributes=attributes, start_time=start_ns
     )
+    own = recorded.get_span_context()
+    return recorded, trace.Trace(f"{own.trace_id:032x}", f"{own.span_id:016x}", sampled=own.trace_flags.sampled)
