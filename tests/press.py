@@ -91,6 +91,7 @@ class Press:
         signed_by=(),
         previous="own",
         version=None,
+        quorum=2,
         **how,
     ):
         people = people or self.people
@@ -98,12 +99,13 @@ class Press:
         previous = known if previous == "own" else previous
         version = version or at + 1
         pairs = [(p, s.public_key) for p, s in people.items()]
-        own = statements.approvers_hash(tenant, self.region, version, pairs, previous)
+        own = statements.approvers_hash(tenant, self.region, version, pairs, previous, quorum)
         words = statements.approvers_statement(tenant, self.region, own)
         decree = d.ApproversSet(
             version=version,
             previous=previous,
             approvers=tuple(d.Approver(person=p, public_key=k) for p, k in pairs),
+            quorum=quorum,
             signatures=sign(words, {p: self.people[p] for p in signed_by}),
         )
         self.sets[tenant] = version, own

@@ -135,6 +135,41 @@ def test_new_approvers_are_signed_by_two_of_the_old():
         assert codes(ledger) == code
 
 
+def test_where_three_sign_two_are_found_in_a_region_and_for_the_whole_tenant():
+    first = statements.approvers_hash(TENANT, REGION, 1, [(n, k.public_key) for n, k in PEOPLE.items()], None)
+    three = {**PEOPLE, "cleo": STRANGER}
+    pairs = [(name, key.public_key) for name, key in sorted(three.items())]
+    words = statements.approvers_statement(
+        TENANT, REGION, statements.approvers_hash(TENANT, REGION, 2, pairs, first, 3)
+    )
+    ledger = SealedLedger().open()
+    ledger.residence(
+        d.ApproversSet(
+            version=2, approvers=tuple(d.Approver(person=p, public_key=k) for p, k in pairs), quorum=3, previous=first,
+            signatures=signed_by(words, "anna", "ben"),
+        )
+    )  # fmt: skip
+    ledger.residence(d.TenantConfigurationUpdated(lease_s=60))
+    longer = statements.configuration_statement(TENANT, REGION, "approval-0003", 61)
+    by_two = d.TenantConfigurationUpdated(
+        lease_s=61, approval="approval-0003", signatures=signed_by(longer, "anna", "ben")
+    )
+    ledger.residence(by_two)
+    for n, quorum in enumerate((3, 2)):  # the way back takes three
+        policy = statements.policy_statement(TENANT, f"approval-100{n}", quorum)
+        ledger.tenant(
+            d.ApprovalPolicyChanged(
+                quorum=quorum, approval=f"approval-100{n}", signatures=signed_by(policy, "anna", "ben")
+            )
+        )
+    assert codes(ledger) == ["signatures", "signatures"]
+    third = statements.Signature(person="cleo", signature=STRANGER.sign(longer.signed_bytes()))
+    ledger = SealedLedger().open()
+    few = tuple(d.Approver(person=p, public_key=PEOPLE["anna"].public_key) for p in ("anna", "ben"))
+    ledger.residence(d.ApproversSet(version=2, approvers=few, quorum=3, previous=first, signatures=(third,)))
+    assert codes(ledger) == ["approvers"]
+
+
 def test_two_names_with_one_key_are_no_two_approvers():
     first = statements.approvers_hash(TENANT, REGION, 1, [(n, k.public_key) for n, k in PEOPLE.items()], None)
     new = (d.Approver(person="cleo", public_key=ANNA.public_key), d.Approver(person="dora", public_key=ANNA.public_key))

@@ -241,7 +241,7 @@ def test_a_question_that_governance_did_not_seal_is_dropped(world):
 LOCAL = {
     "head_routine": "follows from the counters", "head_critical": "follows from the counters",
     "routine_sequence": "a cursor", "frozen_at": "a cursor", "thawed": "a cursor",
-    "first_approvers_hash": "follows from the first set, which every later one names",
+    "quorum": "in the set's hash", "first_approvers_hash": "follows from the first set, which every later one names",
     "approvals_used": "governance keeps another set: what it refused is in none",
     "rotations": "still to be done here", "root_refusal": "what the root says here", "failure": "what went wrong here",
     "refusal": "what was refused here",

@@ -487,7 +487,7 @@ async def test_every_event_a_cmk_writes_is_sealed_counted_and_named(stack: Stack
     tenant = await stack.tenant()
     events = (await stack.must(f"{tenant}-auditor", "GET", "/ledger", tenant=tenant))["value"]
     assert [e["tag"] for e in events if ".residence." in e["subject"]] == [
-        "ApproversSet.1", "TenantConfigurationUpdated.1", "RootKeyLinked.1", "SystemRegistered.2",
+        "ApproversSet.2", "TenantConfigurationUpdated.1", "RootKeyLinked.1", "SystemRegistered.2",
     ]  # fmt: skip
     for event in events:
         e = env.decode(base64.b64decode(event["body"]))

@@ -86,9 +86,9 @@ class Company:
     async def agree(self, command: str, region: str | None = EU, **arguments: str) -> dict[str, Any]:
         words = await self.ask(command, region, **arguments)
         path = f"{self.path}/approvals/{words['approval']}/grants"
-        done = await self.stack.must(self.approver, "POST", path, self.signed(self.approver, words))
+        await self.stack.must(self.approver, "POST", path, self.signed(self.approver, words))
         await self.stack.has_read()
-        return done
+        return words
 
     async def state(self) -> str:
         return (await self.stack.must(self.admin, "GET", self.region))["state"]
@@ -202,9 +202,23 @@ async def test_a_third_person_gets_a_key_by_two_and_then_three_must_sign(stack: 
     grants = f"{company.path}/approvals/{words['approval']}/grants"
     await stack.must(company.approver, "POST", grants, company.signed(company.approver, words))
     assert await company.state() == "Revoked"  # two of three
-    third = {"signature": b64(BERT.sign(base64.b64decode(words["signed_bytes"])))}
-    await stack.must(company.auditor, "POST", grants, third)
-    await stack.has_read()
+
+    async def thirdly(words: dict) -> None:
+        third = {"signature": b64(BERT.sign(base64.b64decode(words["signed_bytes"])))}
+        await stack.must(company.auditor, "POST", f"{company.path}/approvals/{words['approval']}/grants", third)
+        await stack.has_read()
+
+    await thirdly(words)
+    assert await company.state() == "Active"
+    await thirdly(await company.agree("SetApprovers"))  # from now on nodes ask for three as well
+    shown = await stack.must(company.admin, "GET", company.region)
+    assert (shown["approvers"]["version"], shown["approvers"]["quorum"]) == (3, 3)
+    await thirdly(await company.agree("ChangeApprovalPolicy", None, quorum="2"))
+    assert (await stack.must(company.admin, "GET", company.path))["quorum"] == 2
+    await company.cut("again")
+    words = await company.agree("RestoreAccess")
+    assert await company.state() == "Revoked"  # in this region three sign until its set says otherwise
+    await thirdly(words)
     assert await company.state() == "Active"
 
 

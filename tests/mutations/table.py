@@ -76,9 +76,9 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("a long history gives way to a revocation", E + "feeds", "if sum(map(len, found.values())) <= TURN:", "if True:", REREAD + "test_a_revocation_does_not_wait_until_a_long_history_is_read_again"),
     M("a residence that a short mirror closed is read again", E + "digests", "whole=not (r.missing_critical or r.unreadable),", "", REREAD + "test_a_residence_that_a_short_mirror_closed_opens_when_the_mirror_is_whole"),
     # --- what lifts
-    M("two people", E + "decree_rules", "if len(good) < statements.REQUIRED_SIGNATURES:", "if len(good) < 1:", "world:Lattice"),
+    M("two people", E + "decree_rules", "if len(good) < r.quorum:", "if len(good) < 1:", "world:Lattice"),
     M("approvers follow each other", E + "decree_rules", "if x.version != r.approvers_version + 1 or x.previous != r.approvers_hash:", "if False:", DESIRED + "test_a_set_of_approvers_that_names_another_history_is_refused"),
-    M("approvers signed by the old", E + "decree_rules", "    if r.approvers_version:\n        _two_people(r, statements.approvers_statement", "    if False:\n        _two_people(r, statements.approvers_statement", "world:Approvers"),
+    M("approvers signed by the old", E + "decree_rules", "    if r.approvers_version:\n        _signed(r, statements.approvers_statement", "    if False:\n        _signed(r, statements.approvers_statement", "world:Approvers"),
     M("region in what people sign", C + "statements", "STATEMENT_DOMAIN, self.tenant, self.region, self.command", "STATEMENT_DOMAIN, self.tenant, self.command", "world:Approvers"),
     M("a restore names ids", E + "decree_rules", "r.lifted | {lift.event for lift in x.lifts}", "r.lifted | {v.event for v in r.revocations.values() for x_ in x.lifts if x_.fence >= v.fence}", "world:Lattice"),
     M("every epoch must be lifted", E + "residence_state", "unlifted = any(revocation.event not in r.lifted for revocation in r.revocations.values())", "unlifted = bool(r.revocations) and r.revocations[max(r.revocations)].event not in r.lifted", "world:Lattice"),

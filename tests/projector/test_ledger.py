@@ -294,6 +294,33 @@ def test_roles_keys_and_policies_without_two_peoples_signatures_change_no_table(
     assert not writer.rows("SELECT * FROM person WHERE person = 'acme-eve'")
 
 
+def test_where_three_sign_two_change_no_table(writer: Writer) -> None:
+    """In a region as its set of approvers says, for the whole tenant as its policy says."""
+    ledger, where = onboarded(), R(EU, "acme")
+    both = (("anna", ANNA), ("bert", BERT))
+    everybody = (*both, ("cleo", ROGUE))
+    first = statements.approvers_hash("acme", EU, 1, [(p, k.public_key) for p, k in both], None)
+    own = statements.approvers_hash("acme", EU, 2, [(p, k.public_key) for p, k in everybody], first, 3)
+    words = statements.approvers_statement("acme", EU, own)
+    of_three = replace(approvers(everybody), version=2, previous=first, quorum=3)
+    ledger.add(where, replace(of_three, signatures=tuple(signature(p, k, words) for p, k in both)))
+    longer = statements.configuration_statement("acme", EU, "approval-8", 86_401)
+    for people in (both, everybody):
+        signed = tuple(signature(p, k, longer) for p, k in people)
+        ledger.add(where, d.TenantConfigurationUpdated(lease_s=86_401, approval="approval-8", signatures=signed))
+        project(writer, ledger.messages)
+        row = writer.rows("SELECT lease_s FROM configuration WHERE tenant = 'acme' AND region = ?", (EU,))
+        assert (row == [(86_401,)]) == (people == everybody)
+    tenant = subjects.tenant_aggregate("acme")
+    people = (("acme-anna", ANNA), ("acme-bert", BERT))
+    for n, quorum in enumerate((3, 2)):
+        policy = statements.policy_statement("acme", f"approval-10{n}", quorum)
+        signed = tuple(signature(p, k, policy) for p, k in people)
+        ledger.add(tenant, d.ApprovalPolicyChanged(quorum=quorum, approval=f"approval-10{n}", signatures=signed))
+    project(writer, ledger.messages)
+    assert writer.rows("SELECT quorum FROM approval_policy") == [(3,)]
+
+
 def test_a_third_persons_key_without_two_signatures_is_nobodys(writer: Writer) -> None:
     ledger = Ledger()
     people = (

@@ -3,8 +3,8 @@
 Whoever holds governance's key can append a well-sealed event that the tenant's people never signed. Nodes refuse it;
 here it is found and named. `Authority.judge` takes verified events in order and returns a `Finding` for one that
 
-- sets approvers without two of the set before, or not following it;
-- links another root, lengthens a lease, lifts a revocation or destroys a residence without two approvers in force;
+- sets approvers without enough of the set before, or not following it;
+- links another root, lengthens a lease, lifts a revocation or destroys a residence without enough approvers in force;
 - lifts what was never revoked, or whose approval is not in the ledger under the very words that were signed;
 - confirms a revocation without the sealed acks of every node enrolled then;
 - ends a tenant whose regions two of its people did not destroy, or without each node's ack or the end of its lease.
@@ -52,6 +52,7 @@ class _Residence:
     def __init__(self) -> None:
         self.approvers: dict[str, bytes] = {}
         self.version = 0
+        self.quorum = statements.REQUIRED_SIGNATURES
         self.hash: str | None = None
         self.root: d.RootReference | None = None
         self.lease_s: int | None = None
@@ -67,6 +68,7 @@ class _Tenant:
         self.keys: dict[str, bytes | None] = {}
         self.used: set[str] = set()
         self.regions: frozenset[str] = frozenset()
+        self.quorum = statements.REQUIRED_SIGNATURES
 
     @property
     def signers(self) -> dict[str, bytes]:
@@ -138,8 +140,8 @@ class Authority:
             if x.approval is None or x.approval in tenant.used:
                 raise _Unsupported("approval", "no approval, or one used before")
             words = statements.regions_statement(event.subject.tenant, x.approval, x.regions)
-            if len(statements.signers(words, x.signatures, tenant.signers)) < statements.REQUIRED_SIGNATURES:
-                raise _Unsupported("signatures", "not two of the tenant's people signed AddRegion")
+            if len(statements.signers(words, x.signatures, tenant.signers)) < tenant.quorum:
+                raise _Unsupported("signatures", f"not {tenant.quorum} of the tenant's people signed AddRegion")
             if not tenant.regions <= set(x.regions):
                 raise _Unsupported("regions", "a region cannot be taken away by a list without it")
             tenant.used.add(x.approval)
@@ -162,9 +164,11 @@ class Authority:
             else:
                 command = "GrantRole" if isinstance(x, d.RoleGranted) else "WithdrawRole"
                 words = statements.role_statement(name, command, x.approval, x.person, x.roles, key)
-            if len(statements.signers(words, x.signatures, tenant.signers)) < statements.REQUIRED_SIGNATURES:
-                raise _Unsupported("signatures", f"not two of the tenant's people signed {words.command}")
+            if len(statements.signers(words, x.signatures, tenant.signers)) < tenant.quorum:
+                raise _Unsupported("signatures", f"not {tenant.quorum} of the tenant's people signed {words.command}")
             tenant.used.add(x.approval)
+            if isinstance(x, d.ApprovalPolicyChanged):
+                tenant.quorum = x.quorum
         if key is not None and isinstance(x, d.RoleGranted):
             tenant.keys[x.person] = key
 
@@ -183,14 +187,14 @@ class Authority:
         r = self._residence(event)
         pairs = {a.person: a.public_key for a in x.approvers}
         region, tenant = event.subject.region, event.subject.tenant
-        own = statements.approvers_hash(tenant, region, x.version, pairs.items(), x.previous)
+        own = statements.approvers_hash(tenant, region, x.version, pairs.items(), x.previous, x.quorum)
         if x.version != r.version + 1 or x.previous != r.hash:
             raise _Unsupported("approvers", f"set {x.version} does not follow set {r.version}")
-        if statements.different_people(pairs.values()) < statements.REQUIRED_SIGNATURES:
-            raise _Unsupported("approvers", "fewer than two different keys")
+        if statements.different_people(pairs.values()) < x.quorum:
+            raise _Unsupported("approvers", f"fewer than {x.quorum} different keys")
         if r.version:
-            _two_people(r, statements.approvers_statement(tenant, region, own), x.signatures)
-        r.approvers, r.version, r.hash = pairs, x.version, own
+            _signed(r, statements.approvers_statement(tenant, region, own), x.signatures)
+        r.approvers, r.version, r.hash, r.quorum = pairs, x.version, own, x.quorum
 
     def _linked(self, event: Event, x: d.RootKeyLinked) -> None:
         r = self._residence(event)
@@ -200,7 +204,7 @@ class Authority:
             words = statements.link_statement(
                 event.subject.tenant, event.subject.region, approval, root.provider, root.ref, root.credential
             )
-            _two_people(r, words, x.signatures)
+            _signed(r, words, x.signatures)
             r.used.add(approval)
         r.root = x.root
 
@@ -208,7 +212,7 @@ class Authority:
         r = self._residence(event)
         approval = _unused(r, x.approval)
         words = statements.authority_statement(event.subject.tenant, event.subject.region, approval, x.certificate)
-        _two_people(r, words, x.signatures)
+        _signed(r, words, x.signatures)
         try:
             check_root_ca(x.certificate)
         except NotARootCa as bad:
@@ -220,7 +224,7 @@ class Authority:
         if r.lease_s is not None and x.lease_s > r.lease_s:
             approval = _unused(r, x.approval)
             words = statements.configuration_statement(event.subject.tenant, event.subject.region, approval, x.lease_s)
-            _two_people(r, words, x.signatures)
+            _signed(r, words, x.signatures)
             r.used.add(approval)
         r.lease_s = x.lease_s
 
@@ -234,7 +238,7 @@ class Authority:
         if x.approvers_version != r.version:  # (1)
             raise _Unsupported("restore", f"signed under approvers {x.approvers_version}, in force is {r.version}")
         words = statements.restore_statement(tenant, region, x.approval, x.lifts, x.approvers_version)
-        _two_people(r, words, x.signatures)  # (2)
+        _signed(r, words, x.signatures)  # (2)
         for lift in x.lifts:  # (3)
             if r.revocations.get(lift.event) != (lift.epoch, lift.fence):
                 raise _Unsupported("restore", f"lifts {lift.event}, no revocation {lift.epoch}:{lift.fence} of here")
@@ -242,8 +246,8 @@ class Authority:
         if approval is None or approval.requested.statement != words.sha256():
             raise _Unsupported("approval", f"approval {x.approval} was not requested in these words")
         given = (approval.requested.proposer, *approval.granted)
-        if len(statements.signers(words, given, r.approvers)) < statements.REQUIRED_SIGNATURES:
-            raise _Unsupported("approval", f"approval {x.approval} was not granted by a second person")
+        if len(statements.signers(words, given, r.approvers)) < r.quorum:
+            raise _Unsupported("approval", f"approval {x.approval} was not granted by {r.quorum} people")
 
     def _destroyed(self, event: Event, x: d.ContextDestroyed) -> None:
         r = self._residence(event)
@@ -252,7 +256,7 @@ class Authority:
         )
         if x.approvers_version != r.version:
             raise _Unsupported("destroy", f"signed under approvers {x.approvers_version}, in force is {r.version}")
-        _two_people(r, words, x.signatures)
+        _signed(r, words, x.signatures)
         r.destroyed = r.destroyed or (event.envelope.epoch, event.envelope.counter)
 
     def _confirmed(self, event: Event, x: d.RevocationConfirmed) -> None:
@@ -329,12 +333,10 @@ def _unused(r: _Residence, approval: str | None) -> str:
     return approval
 
 
-def _two_people(r: _Residence, words: statements.Statement, given: Iterable[statements.Signature]) -> None:
+def _signed(r: _Residence, words: statements.Statement, given: Iterable[statements.Signature]) -> None:
     good = statements.signers(words, given, r.approvers)
-    if len(good) < statements.REQUIRED_SIGNATURES:
-        raise _Unsupported(
-            "signatures", f"{len(good)} of {statements.REQUIRED_SIGNATURES} approvers signed {words.command}"
-        )
+    if len(good) < r.quorum:
+        raise _Unsupported("signatures", f"{len(good)} of {r.quorum} approvers signed {words.command}")
 
 
 RULES: Final[dict[type[d.Decree], Callable[[Authority, Event, d.Decree], None]]] = {

@@ -108,7 +108,7 @@ class Causes:
             home.rotations.append(event)
         elif isinstance(x, d.ApproversSet) and x.version == 1:
             pairs = ((a.person, a.public_key) for a in x.approvers)
-            home.approvers = statements.approvers_hash(where.tenant, where.region, 1, pairs, x.previous)
+            home.approvers = statements.approvers_hash(where.tenant, where.region, 1, pairs, x.previous, x.quorum)
 
 
 def read_log(raw: bytes) -> Iterator[Call]:

@@ -15,7 +15,7 @@ from openkcm.contract import passkey
 from openkcm.contract.errors import PayloadError, UnknownTag
 from openkcm.contract.ids import EventId, KeyId, Lane, NodeName, PersonId, Region, SystemName, TenantId, WorkloadName
 from openkcm.contract.retired import RETIRED
-from openkcm.contract.statements import Lift, Signature
+from openkcm.contract.statements import REQUIRED_SIGNATURES, Lift, Signature
 
 __all__ = [
     "DECREES",
@@ -48,6 +48,7 @@ ReasonCode = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 MIN_LEASE_S: Final = 30
 MAX_LEASE_S: Final = 7 * 86400
 DEFAULT_LEASE_S: Final = 86400
+Quorum = Annotated[int, Meta(ge=REQUIRED_SIGNATURES, le=8)]
 LeaseSeconds = Annotated[int, Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S)]
 
 
@@ -148,9 +149,9 @@ class RoleWithdrawn(Decree, frozen=True, kw_only=True):
 
 
 class ApprovalPolicyChanged(Decree, frozen=True, kw_only=True):
-    """So many of the tenant's people sign what takes an approval. Two is the least, and what nodes themselves ask."""
+    """So many of the tenant's people sign what takes an approval. Nodes ask for as many from the next ApproversSet."""
 
-    quorum: Annotated[int, Meta(ge=2, le=8)]
+    quorum: Quorum
     approval: Id
     signatures: tuple[Signature, ...]
 
@@ -238,10 +239,11 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ApproversSet(Decree, frozen=True, kw_only=True):
-    """Whose signatures lift a revocation here. Each set after the first is signed by two of the set before."""
+    """Whose signatures lift a revocation here, and how many. Each set is signed by so many of the set before."""
 
     version: Annotated[int, Meta(ge=1)]
     approvers: Annotated[tuple[Approver, ...], Meta(min_length=2, max_length=64)]
+    quorum: Quorum = REQUIRED_SIGNATURES
     previous: Sha256Hex | None = None
     signatures: tuple[Signature, ...] = ()
 
@@ -414,7 +416,7 @@ DECREES: Final[dict[str, Kind]] = {
     "ApprovalExpired.1":            Kind(ApprovalExpired, "approval", "routine"),
     "ApprovalExecuted.1":           Kind(ApprovalExecuted, "approval", "routine"),
     "TenantConfigurationUpdated.1": Kind(TenantConfigurationUpdated, "residence", "routine"),
-    "ApproversSet.1":               Kind(ApproversSet, "residence", "routine"),
+    "ApproversSet.2":               Kind(ApproversSet, "residence", "routine"),
     "RootKeyLinked.1":              Kind(RootKeyLinked, "residence", "routine"),
     "SystemRegistered.2":           Kind(SystemRegistered, "residence", "routine"),
     "SystemConfigured.1":           Kind(SystemConfigured, "residence", "routine"),

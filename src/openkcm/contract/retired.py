@@ -54,6 +54,25 @@ class _TenantRegionsAssigned1(msgspec.Struct, frozen=True, kw_only=True, forbid_
     regions: Annotated[tuple[Annotated[str, Meta(pattern=_TOKEN)], ...], Meta(min_length=1, max_length=256)]
 
 
+class _Approver1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    person: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
+    public_key: Annotated[bytes, Meta(min_length=32, max_length=1024)]
+
+
+class _Signature1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    person: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=4096)]
+
+
+class _ApproversSet1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Said nothing of how many sign: two did."""
+
+    version: Annotated[int, Meta(ge=1)]
+    approvers: Annotated[tuple[_Approver1, ...], Meta(min_length=2, max_length=64)]
+    previous: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    signatures: tuple[_Signature1, ...] = ()
+
+
 class _WorkloadEnrolled1(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Knew one CA: the region's."""
 
@@ -119,6 +138,7 @@ class Retired(NamedTuple):
 
 RETIRED: Final[dict[str, Retired]] = {
     "AccessDenied.1": Retired(_AccessDenied1, "AccessDenied.2", msgspec.structs.asdict),
+    "ApproversSet.1": Retired(_ApproversSet1, "ApproversSet.2", msgspec.to_builtins),
     "SystemRegistered.1": Retired(_SystemRegistered1, "SystemRegistered.2", msgspec.structs.asdict),
     "TenantRegionsAssigned.1": Retired(_TenantRegionsAssigned1, "TenantRegionsAssigned.2", msgspec.structs.asdict),
     "WorkloadEnrolled.1": Retired(_WorkloadEnrolled1, "WorkloadEnrolled.2", msgspec.structs.asdict),

@@ -1,4 +1,4 @@
-"""What two people of a tenant sign, as canonical bytes, and the check that two of them did. Pure.
+"""What people of a tenant sign, as canonical bytes, and the check of who did: two, or as many as they agreed on. Pure.
 
 An approval is the approver's own signature (Ed25519, or a passkey's) over tenant, region, command, arguments and the
 approval's id: the very words, not a database row. Governance collects signatures and nodes verify them; neither can
@@ -40,6 +40,7 @@ __all__ = [
 
 STATEMENT_DOMAIN: Final = "openkcm/statement/1"
 APPROVERS_DOMAIN: Final = "openkcm/approvers/1"
+QUORUM_DOMAIN: Final = "openkcm/approvers/2"
 REQUIRED_SIGNATURES: Final = 2
 
 
@@ -156,14 +157,19 @@ def regions_statement(tenant: str, approval: str, regions: Iterable[str]) -> Sta
 
 
 def approvers_hash(
-    tenant: str, region: str, version: int, approvers: Iterable[tuple[str, bytes]], previous: str | None
-) -> str:
+    tenant: str, region: str, version: int, approvers: Iterable[tuple[str, bytes]], previous: str | None,
+    quorum: int = REQUIRED_SIGNATURES,
+) -> str:  # fmt: skip
     """Return the hash (hex) of an approvers' set; it binds the whole history, since each set names the one before.
 
     Args:
         approvers: Pairs of person and public key; their order does not matter.
+        quorum: How many of them sign. A set of two signers has the hash that it had before sets said so.
     """
     flat = [part for pair in sorted(approvers) for part in pair]
+    if quorum != REQUIRED_SIGNATURES:
+        more = seal.canonical(QUORUM_DOMAIN, tenant, region, version, previous, quorum, *flat)
+        return hashlib.sha256(more).hexdigest()
     return hashlib.sha256(seal.canonical(APPROVERS_DOMAIN, tenant, region, version, previous, *flat)).hexdigest()
 
 

@@ -1,8 +1,9 @@
 """What each decree changes in a residence: one small function a decree, and their table. Pure.
 
 A rule returns the residence after the decree, or raises `Refused`: the decree stays in the ledger and counts, but
-changes nothing, and the node says why. Whoever seals for governance can order anything but what two of the tenant's
-own people must sign: lifting a revocation, another root key, a longer lease, new approvers, the end.
+changes nothing, and the node says why. Whoever seals for governance can order anything but what the tenant's own people
+must sign, two or as many as their set in force says: lifting a revocation, another root key, a longer lease, new
+approvers, the end.
 """
 
 from __future__ import annotations
@@ -32,12 +33,10 @@ class Refused(Exception):
         self.code = code
 
 
-def _two_people(
-    r: Residence, statement: statements.Statement, given: Iterable[statements.Signature], code: str
-) -> None:
+def _signed(r: Residence, statement: statements.Statement, given: Iterable[statements.Signature], code: str) -> None:
     good = statements.signers(statement, given, r.approvers)
-    if len(good) < statements.REQUIRED_SIGNATURES:
-        raise Refused(code, f"{len(good)} of {statements.REQUIRED_SIGNATURES} approvers signed {statement.command}")
+    if len(good) < r.quorum:
+        raise Refused(code, f"{len(good)} of {r.quorum} approvers signed {statement.command}")
 
 
 def _unused(r: Residence, approval: str | None, code: str) -> str:
@@ -51,7 +50,7 @@ def _configuration(r: Residence, x: d.TenantConfigurationUpdated, _e: Envelope, 
     if r.configured and x.lease_s > r.lease_s:
         approval = _unused(r, x.approval, "LongerLeaseRefused")
         words = statements.configuration_statement(r.tenant, region, approval, x.lease_s)
-        _two_people(r, words, x.signatures, "LongerLeaseRefused")
+        _signed(r, words, x.signatures, "LongerLeaseRefused")
         used |= {approval}
     leases = r.leases
     if x.lease_s != r.lease_s:
@@ -65,15 +64,17 @@ def _configuration(r: Residence, x: d.TenantConfigurationUpdated, _e: Envelope, 
 
 def _approvers(r: Residence, x: d.ApproversSet, _e: Envelope, region: str, _now: int) -> Residence:
     pairs = {a.person: a.public_key for a in x.approvers}
-    own = statements.approvers_hash(r.tenant, region, x.version, pairs.items(), x.previous)
+    own = statements.approvers_hash(r.tenant, region, x.version, pairs.items(), x.previous, x.quorum)
     if x.version != r.approvers_version + 1 or x.previous != r.approvers_hash:
         raise Refused("ApproversRefused", f"set {x.version} does not follow set {r.approvers_version}")
-    if statements.different_people(pairs.values()) < statements.REQUIRED_SIGNATURES:
-        raise Refused("ApproversRefused", "fewer than two different keys")
+    if statements.different_people(pairs.values()) < x.quorum:
+        raise Refused("ApproversRefused", f"fewer than {x.quorum} different keys")
     if r.approvers_version:
-        _two_people(r, statements.approvers_statement(r.tenant, region, own), x.signatures, "ApproversRefused")
+        _signed(r, statements.approvers_statement(r.tenant, region, own), x.signatures, "ApproversRefused")
     first = r.first_approvers_hash or own
-    return replace(r, approvers=pairs, approvers_version=x.version, approvers_hash=own, first_approvers_hash=first)
+    return replace(
+        r, approvers=pairs, approvers_version=x.version, quorum=x.quorum, approvers_hash=own, first_approvers_hash=first
+    )
 
 
 def _link(r: Residence, x: d.RootKeyLinked, _e: Envelope, region: str, _now: int) -> Residence:
@@ -81,7 +82,7 @@ def _link(r: Residence, x: d.RootKeyLinked, _e: Envelope, region: str, _now: int
     if r.root is not None and x.root != r.root:
         approval = _unused(r, x.approval, "LinkRefused")
         words = statements.link_statement(r.tenant, region, approval, x.root.provider, x.root.ref, x.root.credential)
-        _two_people(r, words, x.signatures, "LinkRefused")
+        _signed(r, words, x.signatures, "LinkRefused")
         used |= {approval}
     return replace(r, root=x.root, root_refusal=None, approvals_used=used)
 
@@ -103,7 +104,7 @@ def _system_configured(r: Residence, x: d.SystemConfigured, _e: Envelope, _regio
 def _authority(r: Residence, x: d.WorkloadAuthorityTrusted, _e: Envelope, region: str, _now: int) -> Residence:
     approval = _unused(r, x.approval, "AuthorityRefused")
     words = statements.authority_statement(r.tenant, region, approval, x.certificate)
-    _two_people(r, words, x.signatures, "AuthorityRefused")
+    _signed(r, words, x.signatures, "AuthorityRefused")
     if x.authority in r.authorities:
         raise Refused("AuthorityRefused", f"authority {x.authority} exists")
     try:
@@ -153,7 +154,7 @@ def _restored(r: Residence, x: d.AccessRestored, _e: Envelope, region: str, _now
             "RestoreRefused", f"signed under approvers {x.approvers_version}, in force is {r.approvers_version}"
         )
     words = statements.restore_statement(r.tenant, region, x.approval, x.lifts, x.approvers_version)
-    _two_people(r, words, x.signatures, "RestoreRefused")  # (2)
+    _signed(r, words, x.signatures, "RestoreRefused")  # (2)
     return replace(r, lifted=r.lifted | {lift.event for lift in x.lifts})  # (3)
 
 
@@ -183,7 +184,7 @@ def _emergency(r: Residence, x: d.EmergencyRotationOrdered, _e: Envelope, _regio
 
 def _destroyed(r: Residence, x: d.ContextDestroyed, _e: Envelope, region: str, _now: int) -> Residence:
     words = statements.destroy_statement(r.tenant, region, x.approval, x.approvers_version)
-    _two_people(r, words, x.signatures, "DestroyRefused")
+    _signed(r, words, x.signatures, "DestroyRefused")
     return replace(r, destroyed=True)
 
 

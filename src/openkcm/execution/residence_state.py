@@ -11,6 +11,7 @@ import msgspec
 
 from openkcm.contract.decrees import DEFAULT_LEASE_S, HandOut, RootReference, stricter
 from openkcm.contract.reports import Verdict
+from openkcm.contract.statements import REQUIRED_SIGNATURES
 
 __all__ = [
     "CLOSED",
@@ -77,6 +78,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         lifted: Ids of revocations that two of the tenant's people lifted.
         unreadable: Well-sealed critical decrees this version cannot read: each locks the residence by its id.
         frozen_at: Stream sequence from which routine decrees must be read again (one unreadable, or a gap), or None.
+        quorum: How many of the approvers sign what takes people of the tenant, by the set in force.
         authorities: CAs of the tenant's own, by id: DER. Each vouches for workloads of this residence and no other.
         thawed: It was read again from `frozen_at`, and the missing decree has not come: it may lie further back.
         root_refusal: The customer's root said no (the local lock), or None.
@@ -97,6 +99,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     max_objects: int = 1_000_000
     approvers: dict[str, bytes] = {}
     approvers_version: int = 0
+    quorum: int = REQUIRED_SIGNATURES
     approvers_hash: str | None = None
     first_approvers_hash: str | None = None
     root: RootReference | None = None

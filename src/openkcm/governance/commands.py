@@ -177,7 +177,7 @@ async def appoint_first(cmk: Cmk, asked: Asked, tenant: str) -> list[Recorded]:
         return []
     approvers = tuple(d.Approver(person=person, public_key=key) for person, key in sorted(facts.keys.items()))
     order = asked.order(cmk, tenant, "AppointApprovers")
-    return await _everywhere(cmk, tenant, facts.regions, order, lambda r: r.appoint(approvers))
+    return await _everywhere(cmk, tenant, facts.regions, order, lambda r: r.appoint(approvers, facts.quorum))
 
 
 async def _everywhere(

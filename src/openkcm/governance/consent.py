@@ -18,6 +18,7 @@ from openkcm.governance.commands import Asked
 from openkcm.governance.errors import IllegalNow, Invalid, NotFound, NotOpen, OtherWords
 from openkcm.governance.registry import Recorded
 from openkcm.governance.residence import Residence
+from openkcm.governance.residence_facts import ResidenceFacts
 from openkcm.governance.service import Cmk
 from openkcm.governance.tenant import Tenant, TenantFacts
 from openkcm.governance.words import COMMANDS, Arguments, consent_of
@@ -39,6 +40,12 @@ class _Matter(NamedTuple):
     def approvers(self) -> dict[str, bytes]:
         """Whose signatures count: a region's approvers there, the tenant's people elsewhere."""
         return self.aggregate.facts.approvers if isinstance(self.aggregate, Residence) else self.people.keys
+
+    @property
+    def quorum(self) -> int:
+        """How many sign: as the tenant's people agreed, and in a region as its nodes will ask."""
+        facts = self.aggregate.facts
+        return max(self.people.quorum, facts.quorum) if isinstance(facts, ResidenceFacts) else self.people.quorum
 
     @property
     def fence(self) -> int:
@@ -162,7 +169,7 @@ async def grant(cmk: Cmk, asked: Asked, tenant: str, approval: str, signature: b
         where, Approval, order, lambda a: a.grant(approver, matter.approvers, now_ms=now_ms)
     )
     granted = (await cmk.registry.load(where, Approval)).facts
-    if len(granted.signatures) < matter.people.quorum:
+    if len(granted.signatures) < matter.quorum:
         return done
     execution = cmk.own_order(tenant, f"Execute{request.command}", approval)
     execution = msgspec.structs.replace(execution, actor=asked.caller.actor, causation=done[0].event if done else None)

@@ -57,27 +57,28 @@ class Residence(LedgerAggregate):
 
     # --- onboarding -------------------------------------------------------------------------------------------------
 
-    def appoint(self, approvers: tuple[d.Approver, ...]) -> None:
+    def appoint(self, approvers: tuple[d.Approver, ...], quorum: int = statements.REQUIRED_SIGNATURES) -> None:
         """Give a new residence its first approvers. Once more changes nothing.
 
         Raises:
-            Invalid: Fewer than two different keys.
+            Invalid: Fewer different keys than people who are to sign.
         """
         if self.facts.approvers_version == 0:
-            if statements.different_people(a.public_key for a in approvers) < statements.REQUIRED_SIGNATURES:
-                raise Invalid("approvers need two different keys")
-            self.decree(d.ApproversSet(version=1, approvers=tuple(sorted(approvers, key=lambda a: a.person))))
+            if statements.different_people(a.public_key for a in approvers) < quorum:
+                raise Invalid(f"approvers need {quorum} different keys")
+            ordered = tuple(sorted(approvers, key=lambda a: a.person))
+            self.decree(d.ApproversSet(version=1, approvers=ordered, quorum=quorum))
 
-    def set_approvers(self, approvers: tuple[d.Approver, ...], approved: Approved) -> None:
-        """Put other approvers in force, signed by two of those in force now.
+    def set_approvers(self, approvers: tuple[d.Approver, ...], quorum: int, approved: Approved) -> None:
+        """Put other approvers, or another number of them who sign, in force; as many as now in force sign for it.
 
         Raises:
-            BadSignature: Not two approvers' over this very set.
+            BadSignature: Too few approvers' over this very set.
         """
         self._take(
             d.ApproversSet(
-                version=self.facts.approvers_version + 1, approvers=approvers, previous=self.facts.approvers_hash,
-                signatures=approved.signatures,
+                version=self.facts.approvers_version + 1, approvers=approvers, quorum=quorum,
+                previous=self.facts.approvers_hash, signatures=approved.signatures,
             )
         )  # fmt: skip
 
@@ -308,7 +309,7 @@ class Residence(LedgerAggregate):
     def _take(self, decree: d.Decree) -> None:
         """Make a decree that must change something: where its signatures do not carry it, refuse the command."""
         if self.RULES[type(decree)](self.facts, decree, None) is self.facts:  # type: ignore[arg-type]  # asks no place
-            raise BadSignature("two different approvers' signatures over these very words are needed")
+            raise BadSignature(f"{self.facts.quorum} different approvers' signatures over these very words are needed")
         self.decree(decree)
 
 

@@ -35,6 +35,7 @@ class ResidenceFacts(msgspec.Struct, frozen=True):
     configuration: d.TenantConfigurationUpdated | None = None
     approvers: dict[str, bytes] = {}
     approvers_version: int = 0
+    quorum: int = statements.REQUIRED_SIGNATURES
     approvers_hash: str | None = None
     root: d.RootReference | None = None
     systems: dict[str, str] = {}
@@ -90,15 +91,15 @@ class ResidenceFacts(msgspec.Struct, frozen=True):
         return {a: certificate for a, certificate in self.authorities.items() if a not in self.removed}
 
 
-def _two_people(r: ResidenceFacts, words: statements.Statement, given: Iterable[statements.Signature]) -> bool:
-    return len(statements.signers(words, given, r.approvers)) >= statements.REQUIRED_SIGNATURES
+def _signed(r: ResidenceFacts, words: statements.Statement, given: Iterable[statements.Signature]) -> bool:
+    return len(statements.signers(words, given, r.approvers)) >= r.quorum
 
 
 def _configured(r: ResidenceFacts, x: d.TenantConfigurationUpdated, _: Decreed) -> ResidenceFacts:
     used = r.approvals_used
     if r.configuration is not None and x.lease_s > r.configuration.lease_s:
         words = statements.configuration_statement(r.tenant, r.region, x.approval or "", x.lease_s)
-        if x.approval is None or x.approval in used or not _two_people(r, words, x.signatures):
+        if x.approval is None or x.approval in used or not _signed(r, words, x.signatures):
             return r
         used |= {x.approval}
     return replace(r, configuration=x, approvals_used=used)
@@ -106,14 +107,14 @@ def _configured(r: ResidenceFacts, x: d.TenantConfigurationUpdated, _: Decreed) 
 
 def _approvers(r: ResidenceFacts, x: d.ApproversSet, _: Decreed) -> ResidenceFacts:
     pairs = {a.person: a.public_key for a in x.approvers}
-    own = statements.approvers_hash(r.tenant, r.region, x.version, pairs.items(), x.previous)
+    own = statements.approvers_hash(r.tenant, r.region, x.version, pairs.items(), x.previous, x.quorum)
     if x.version != r.approvers_version + 1 or x.previous != r.approvers_hash:
         return r
-    if r.approvers_version and not _two_people(
-        r, statements.approvers_statement(r.tenant, r.region, own), x.signatures
-    ):
+    if statements.different_people(pairs.values()) < x.quorum:
         return r
-    return replace(r, approvers=pairs, approvers_version=x.version, approvers_hash=own)
+    if r.approvers_version and not _signed(r, statements.approvers_statement(r.tenant, r.region, own), x.signatures):
+        return r
+    return replace(r, approvers=pairs, approvers_version=x.version, quorum=x.quorum, approvers_hash=own)
 
 
 def _linked(r: ResidenceFacts, x: d.RootKeyLinked, _: Decreed) -> ResidenceFacts:
@@ -122,7 +123,7 @@ def _linked(r: ResidenceFacts, x: d.RootKeyLinked, _: Decreed) -> ResidenceFacts
         words = statements.link_statement(
             r.tenant, r.region, x.approval or "", x.root.provider, x.root.ref, x.root.credential
         )
-        if x.approval is None or x.approval in used or not _two_people(r, words, x.signatures):
+        if x.approval is None or x.approval in used or not _signed(r, words, x.signatures):
             return r
         used |= {x.approval}
     return replace(r, root=x.root, approvals_used=used)
@@ -138,7 +139,7 @@ def _same(r: ResidenceFacts, _x: d.Decree, _: Decreed) -> ResidenceFacts:
 
 def _authority(r: ResidenceFacts, x: d.WorkloadAuthorityTrusted, _: Decreed) -> ResidenceFacts:
     words = statements.authority_statement(r.tenant, r.region, x.approval, x.certificate)
-    if x.approval in r.approvals_used or not _two_people(r, words, x.signatures):
+    if x.approval in r.approvals_used or not _signed(r, words, x.signatures):
         return r
     try:
         check_root_ca(x.certificate)
@@ -166,7 +167,7 @@ def _resumed(r: ResidenceFacts, _x: d.AccessResumed, _: Decreed) -> ResidenceFac
 
 def _restored(r: ResidenceFacts, x: d.AccessRestored, _: Decreed) -> ResidenceFacts:
     words = statements.restore_statement(r.tenant, r.region, x.approval, x.lifts, x.approvers_version)
-    if x.approvers_version != r.approvers_version or not _two_people(r, words, x.signatures):
+    if x.approvers_version != r.approvers_version or not _signed(r, words, x.signatures):
         return r
     return replace(r, lifted=r.lifted | {lift.event for lift in x.lifts})
 
@@ -191,7 +192,7 @@ def _system_removed(r: ResidenceFacts, x: d.SystemDecommissioned, _: Decreed) ->
 
 def _destroyed(r: ResidenceFacts, x: d.ContextDestroyed, _: Decreed) -> ResidenceFacts:
     words = statements.destroy_statement(r.tenant, r.region, x.approval, x.approvers_version)
-    if x.approvers_version != r.approvers_version or not _two_people(r, words, x.signatures):
+    if x.approvers_version != r.approvers_version or not _signed(r, words, x.signatures):
         return r
     return replace(r, destroyed=True)
 

@@ -68,7 +68,7 @@ Agreed = d.RoleGranted | d.RoleWithdrawn | d.ApprovalPolicyChanged | d.TenantReg
 
 
 def _agreed(t: TenantFacts, x: Agreed) -> TenantFacts | None:
-    """Return the facts with the approval used up; None when two people have not signed these very words."""
+    """Return the facts with the approval used up; None when too few people have signed these very words."""
     approval = x.approval
     if approval is None or approval in t.approvals_used:
         return None
@@ -81,7 +81,7 @@ def _agreed(t: TenantFacts, x: Agreed) -> TenantFacts | None:
         words = statements.role_statement(
             t.tenant, command, approval, x.person, x.roles, getattr(x, "approval_key", None)
         )
-    if len(statements.signers(words, x.signatures, t.keys)) < statements.REQUIRED_SIGNATURES:
+    if len(statements.signers(words, x.signatures, t.keys)) < t.quorum:
         return None
     return replace(t, approvals_used=t.approvals_used | {approval})
 

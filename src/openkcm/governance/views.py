@@ -57,6 +57,14 @@ class Views(lists.Lists, NodeViews, LedgerViews):
         rows = self.reader.rows("SELECT quorum FROM approval_policy WHERE tenant = ?", (tenant,))
         return int(rows[0][0]) if rows else REQUIRED_SIGNATURES
 
+    def quorums(self, tenant: str) -> dict[str, int]:
+        """Return by region how many approvers its nodes ask for."""
+        query = (
+            "SELECT region, json_extract(approvers, '$.quorum'), max(version) FROM approvers_set WHERE tenant = ? "
+            "GROUP BY region"
+        )
+        return {region: quorum for region, quorum, _ in self.reader.rows(query, (tenant,))}
+
     def regions_of(self, tenant: str) -> list[str]:
         """Return the regions a tenant lives in."""
         query = "SELECT region FROM tenant_region WHERE tenant = ? ORDER BY region"
@@ -94,7 +102,11 @@ class Views(lists.Lists, NodeViews, LedgerViews):
             "systems": self.rows(lists.SYSTEMS, *both),
             "workloads": self.rows(lists.WORKLOADS, *both),
             "approvers": next(
-                ({**a, "approvers": [p["person"] for p in msgspec.json.decode(a["approvers"])]} for a in approvers),
+                (
+                    {**a, "quorum": known["quorum"], "approvers": [p["person"] for p in known["approvers"]]}
+                    for a in approvers
+                    if (known := msgspec.json.decode(a["approvers"]))
+                ),
                 None,
             ),
             "revocations": self.revocations(tenant, region),

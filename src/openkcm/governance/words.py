@@ -100,12 +100,12 @@ def _set_of(people: TenantFacts) -> tuple[d.Approver, ...]:
 
 def _set_words(_: Cmk, r: Residence, people: TenantFacts, _approval: str, _given: Arguments) -> statements.Statement:
     f, approvers = r.facts, _set_of(people)
-    if statements.different_people(a.public_key for a in approvers) < statements.REQUIRED_SIGNATURES:
-        raise IllegalNow("fewer than two people with an approval key may approve: grant the role approver first")
-    if f.approvers == {a.person: a.public_key for a in approvers}:
-        raise IllegalNow("these very people are the approvers already")
+    if statements.different_people(a.public_key for a in approvers) < people.quorum:
+        raise IllegalNow(f"fewer than {people.quorum} people with an approval key may approve: grant the role approver")
+    if (f.approvers, f.quorum) == ({a.person: a.public_key for a in approvers}, people.quorum):
+        raise IllegalNow("these very people are the approvers already, and as many sign")
     pairs = [(a.person, a.public_key) for a in approvers]
-    own = statements.approvers_hash(f.tenant, f.region, f.approvers_version + 1, pairs, f.approvers_hash)
+    own = statements.approvers_hash(f.tenant, f.region, f.approvers_version + 1, pairs, f.approvers_hash, people.quorum)
     return statements.approvers_statement(f.tenant, f.region, own)
 
 
@@ -194,7 +194,7 @@ COMMANDS: Final[dict[str, Consent]] = {
         ),
         lambda _c, r, _p, _g, a: r.destroy(a),
     ),
-    "SetApprovers": Consent("region", _set_words, lambda _c, r, p, _g, a: r.set_approvers(_set_of(p), a)),
+    "SetApprovers": Consent("region", _set_words, lambda _c, r, p, _g, a: r.set_approvers(_set_of(p), p.quorum, a)),
     "GrantRole": Consent("tenant", _grant_words, _grant_role),
     "WithdrawRole": Consent(
         "tenant", _withdraw_words, lambda _c, t, _p, g, a: t.withdraw(*_person(g), a)

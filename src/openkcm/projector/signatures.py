@@ -1,4 +1,4 @@
-"""The SQL function `signed`: whether two of the residence's approvers signed what a decree orders. Opens nothing.
+"""The SQL function `signed`: whether enough of the residence's approvers signed what a decree orders. Opens nothing.
 
 Whoever holds governance's key can append a decree that lifts a revocation; the nodes refuse it without two people's
 signatures, and so must the read model and an auditor's replay: the check is part of the SQL, so all three agree.
@@ -47,7 +47,8 @@ def _approvers(tenant: str, region: str, x: d.ApproversSet) -> s.Statement:
 
 
 def _hash_of_set(tenant: str, region: str, x: d.ApproversSet) -> str:
-    return s.approvers_hash(tenant, region, x.version, ((a.person, a.public_key) for a in x.approvers), x.previous)
+    pairs = ((a.person, a.public_key) for a in x.approvers)
+    return s.approvers_hash(tenant, region, x.version, pairs, x.previous, x.quorum)
 
 
 def _granted(tenant: str, _region: str, x: d.RoleGranted) -> s.Statement:
@@ -72,32 +73,42 @@ STATEMENTS: Final[dict[str, Callable[[str, str, Any], s.Statement]]] = {
     "RootKeyLinked.1": _linked,
     "WorkloadAuthorityTrusted.1": _authority,
     "ContextDestroyed.1": _destroyed,
-    "ApproversSet.1": _approvers,
+    "ApproversSet.2": _approvers,
     "TenantRegionsAssigned.2": _regions,
     "RoleGranted.1": _granted,
     "RoleWithdrawn.1": _withdrawn,
     "ApprovalPolicyChanged.1": _policy,
 }
-_APPROVERS: Final = msgspec.json.Decoder(list[d.Approver])
+
+
+class _Signers(msgspec.Struct, frozen=True):
+    """Who can sign, and how many do."""
+
+    quorum: int
+    approvers: tuple[d.Approver, ...]
+
+
+_SIGNERS: Final = msgspec.json.Decoder(_Signers)
 
 
 def signed(tag: str, tenant: str, region: str, data: str, approvers: str | None) -> int:
-    """Return 1 when two of `approvers` (JSON list of person and public key) signed the decree in `data`, else 0."""
+    """Return 1 when as many of `approvers` as its `quorum` says (JSON) signed the decree in `data`, else 0."""
     if approvers is None:
         return 0
     try:
         decree = d.read(tag, data.encode())
-        known = {a.person: a.public_key for a in _APPROVERS.decode(approvers)}
+        signers = _SIGNERS.decode(approvers)
     except (ContractError, msgspec.MsgspecError):
         return 0
+    known = {a.person: a.public_key for a in signers.approvers}
     good = s.signers(STATEMENTS[tag](tenant, region, decree), getattr(decree, "signatures", ()), known)
-    return int(len(good) >= s.REQUIRED_SIGNATURES)
+    return int(len(good) >= signers.quorum)
 
 
 def people(approvers: str) -> int:
-    """Return how many different people `approvers` (JSON list of person and public key) are."""
+    """Return how many different people `approvers` (JSON) are."""
     try:
-        return s.different_people(a.public_key for a in _APPROVERS.decode(approvers))
+        return s.different_people(a.public_key for a in _SIGNERS.decode(approvers).approvers)
     except msgspec.MsgspecError:
         return 0
 
@@ -105,7 +116,7 @@ def people(approvers: str) -> int:
 def set_hash(tenant: str, region: str, data: str) -> str | None:
     """Return the hash (hex) of an ApproversSet's data, None when it is none."""
     try:
-        decree = d.read("ApproversSet.1", data.encode())
+        decree = d.read("ApproversSet.2", data.encode())
     except ContractError:
         return None
     assert isinstance(decree, d.ApproversSet)

@@ -62,6 +62,7 @@ class Approvers(Shape, frozen=True, kw_only=True):
 
     version: int
     fingerprint: str
+    quorum: int
     approvers: list[str]
 
 

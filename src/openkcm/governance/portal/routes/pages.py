@@ -266,6 +266,7 @@ def _approvals(reader: Reader) -> Values:
     closed = [a for a in views.rows(lists.APPROVALS, tenant, top=EVENTS_SHOWN) if a["state"] not in OPEN]
     return {
         "approvals": [*waiting, *closed], "me": reader.caller.subject, "quorum": views.quorum(tenant),
+        "quorums": views.quorums(tenant),
         "revoked": views.rows(lists.REGIONS, tenant, wanted=[("state", "Revoked")]),
         "regions": reader.views.regions_of(reader.tenant),
     }  # fmt: skip
