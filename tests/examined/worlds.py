@@ -313,7 +313,7 @@ class RoutineGap(World):
 
 
 class Keys(World):
-    """Governance's keys change; the old one is retired; the three rotations come in any order."""
+    """Governance's keys change; the old one is retired; lane0 says it too, and changes nothing by it."""
 
     def __init__(self) -> None:
         super().__init__()
