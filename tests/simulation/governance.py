@@ -47,11 +47,15 @@ class Spool:
     def __len__(self) -> int:
         return len(self.kept)
 
+    def get(self, id_: str) -> Spooled | None:
+        return self.kept.get(id_)
+
     def entries(self) -> list[Spooled]:
         return list(self.kept.values())
 
-    def put(self, message: Spooled) -> None:
-        self.kept.setdefault(message.id, message)
+    def put(self, *messages: Spooled) -> None:
+        for message in messages:
+            self.kept.setdefault(message.id, message)
 
     def remove(self, id_: str) -> None:
         self.kept.pop(id_, None)

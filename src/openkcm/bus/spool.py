@@ -71,6 +71,10 @@ class Spool:
     def __len__(self) -> int:
         return len(self._messages)
 
+    def get(self, id_: str) -> Spooled | None:
+        """Return the message of this id that waits, if there is one."""
+        return self._messages.get(id_)
+
     def entries(self) -> list[Spooled]:
         """Return what waits, oldest first."""
         return list(self._messages.values())

@@ -13,7 +13,7 @@ from openkcm.contract import envelope as env
 from openkcm.contract import reports, subjects, trace
 from openkcm.contract.errors import ContractError
 
-__all__ = ["Heard", "UnknownNode", "hear", "note", "rows_of"]
+__all__ = ["Heard", "UnknownNode", "hear", "may_confirm", "note", "rows_of"]
 
 log = logging.getLogger(__name__)
 #: Reports that are only counted, and what each count is about.
@@ -69,10 +69,15 @@ def hear(message: Stored, keys: Mapping[str, tuple[str, str, bytes]]) -> Heard:
     return Heard(node, region, tenant, report, e, message.body)
 
 
+def may_confirm(heard: Heard) -> bool:
+    """Whether this may be the last word that a revocation waits for."""
+    return isinstance(heard.report, reports.SyncAck) and heard.report.lane == "critical"
+
+
 def note(heard: Heard, traced: str) -> None:
     """Log a node's word that a critical decree is obeyed, under the trace it came with."""
     said = heard.report
-    if traced and isinstance(said, reports.SyncAck) and said.lane == "critical":
+    if traced and isinstance(said, reports.SyncAck) and may_confirm(heard):
         with trace.under(trace.parse(traced)):
             log.info("%s has obeyed %s of %s up to %d", heard.node, said.head, said.tenant, said.floor)
 

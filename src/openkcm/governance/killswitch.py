@@ -118,7 +118,7 @@ class KillSwitch:
             await asyncio.sleep(RESEND_S)
 
     def _check_unused(self, tenant: str, intent: _Intent) -> None:
-        spooled = next((s for s in self._spool.entries() if s.id == self._id(tenant, intent)), None)
+        spooled = self._spool.get(self._id(tenant, intent))
         if spooled is not None:
             waiting = msgspec.json.decode(spooled.body, type=_Intent)
             if waiting.order.correlation != intent.order.correlation:
@@ -130,10 +130,8 @@ class KillSwitch:
     def _spooled(self, tenant: str, intent: _Intent) -> Spooled:
         where = residence_aggregate(intent.region, tenant, "critical")
         id_ = self._id(tenant, intent)
-        for kept in self._spool.entries():  # the same order once more keeps its first time
-            if kept.id == id_:
-                return kept
-        return Spooled(
+        kept = self._spool.get(id_)  # the same order once more keeps its first time
+        return kept or Spooled(
             id=id_,
             subject=str(where),
             tag="AccessRevoked.1",

@@ -299,7 +299,7 @@ class Registry:
             raise Conflict("it is there") from taken
         except Unavailable as away:  # (5)
             raise LedgerUnavailable("the ledger does not answer: repeat with the same idempotency key") from away
-        self._take(where.on(lane), cached, Stored(appended.sequence, e.subject, body, e.id))
+        self._take(where.on(lane), cached, Stored(appended.sequence, e.subject, body, e.id), checked=True)
         if lane == "critical":
             log.info(
                 "%s %s of %s in %s is in the ledger at %d", e.tag, e.id, where.tenant, where.region, appended.sequence

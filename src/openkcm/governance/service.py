@@ -268,7 +268,8 @@ class Cmk:
             await asyncio.to_thread(self.writer.apply, rows, synced=False)  # with the cursor: the stream has them
             for heard in told:
                 self.news.tell(Item(kind="sync", tenant=heard.tenant, region=heard.region, node=heard.node))
-            await self._confirm()
+            if any(inbox.may_confirm(heard) for heard in told):
+                await self._confirm()
 
     async def _hear(self, message: Stored) -> inbox.Heard | None:
         try:
