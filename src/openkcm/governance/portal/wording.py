@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-__all__ = ["FILTERS", "LEASES", "PROVIDERS", "ROOT_STATES", "policy"]
+from openkcm.contract.api.base import State
+
+__all__ = ["FILTERS", "LEASES", "PROVIDERS", "ROOT_STATES", "STATES", "policy"]
+
+STATES: Final = get_args(State)
 
 #: How a node finds the customer's root key: in words, and what to do about it.
 ROOT_STATES: Final[dict[str, tuple[str, str]]] = {
@@ -128,6 +132,8 @@ def iso(at_ms: int) -> str:
 
 def standing(lane: dict[str, Any]) -> str:
     """Return in words who has it."""
+    if not lane["of"]:
+        return "No node here yet"
     whole = f"{lane['acked']} of {lane['of']} nodes"
     words = {
         "InSync": "In sync", "Pending": f"Pending, {whole}", "Failed": f"Failed at {len(lane['failures'])}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import jinja2
 from litestar import Request, Response, get
@@ -31,6 +31,9 @@ TEMPLATES: Final = jinja2.Environment(
 TEMPLATES.filters.update(wording.FILTERS)
 EVENTS_SHOWN: Final = 50
 CARDS_SHOWN: Final = 24
+#: Systems on a page, and workloads of each: by name the others are found.
+MANY: Final = 20
+KEYS_DRAWN: Final = 8
 OPEN: Final = ("Requested", "Granted")
 Values = dict[str, Any]
 Page = Callable[["Reader"], Awaitable[Values] | Values]
@@ -135,23 +138,32 @@ def _frame(reader: Reader | None) -> Values:
 # --- overview -------------------------------------------------------------------------------------------------------
 
 
-def _rows(reader: Reader) -> list[Values]:
-    caller, like = reader.caller, reader.request.query_params.get("q", "")[:63]
+def _overview(reader: Reader) -> Values:
+    caller, asked = reader.caller, reader.request.query_params
+    like, state = asked.get("q", "")[:63], asked.get("state", "")
     listing = lists.ALL_REGIONS if caller.operator else lists.REGIONS_OF
-    rows = reader.views.rows(listing, q=like, many=caller.roles, top=CARDS_SHOWN)
-    return [{**row, "sync": reader.sync(row["tenant"], row["region"])} for row in rows]
+    found = reader.views.page(
+        listing, q=like, many=caller.roles, wanted=[("state", state)] if state in wording.STATES else [],
+        top=CARDS_SHOWN, after=asked.get("after"),
+    )  # fmt: skip
+    rows = [{**row, "sync": reader.sync(row["tenant"], row["region"])} for row in found.rows]
+    onward = None if found.after is None else urlencode({"q": like, "state": state, "after": found.after})
+    return {
+        "rows": rows, "q": like, "state_asked": state, "count": found.count, "onward": onward,
+        "live_query": urlencode(asked), "states": wording.STATES, "most": CARDS_SHOWN, "begun": "after" not in asked,
+    }  # fmt: skip
 
 
 @page("/", "overview.html", None)
 def overview(reader: Reader) -> Values:
     """Every tenant region at a glance."""
-    return {"rows": _rows(reader), "q": reader.request.query_params.get("q", "")[:63], "most": CARDS_SHOWN}
+    return _overview(reader)
 
 
 @page("/overview/live", "parts/overview.html", None)
 def overview_live(reader: Reader) -> Values:
     """Its live part."""
-    return {"rows": _rows(reader)}
+    return _overview(reader)
 
 
 # --- a tenant region ------------------------------------------------------------------------------------------------
@@ -160,7 +172,7 @@ def overview_live(reader: Reader) -> Values:
 def _region(reader: Reader) -> Values:
     found = reader.views.residence(reader.tenant, reader.region) or {}
     return {
-        "it": found, "sync": reader.sync(reader.tenant, reader.region), "region": reader.region,
+        "it": found, "sync": reader.sync(reader.tenant, reader.region), "region": reader.region, "drawn": KEYS_DRAWN,
         "root_states": wording.ROOT_STATES, "providers": wording.PROVIDERS,
         "history": reader.views.history(reader.tenant, region=reader.region, limit=EVENTS_SHOWN),
     }  # fmt: skip
@@ -227,6 +239,7 @@ def _switch(reader: Reader) -> Values:
     return {
         "radius": [reader.views.blast_radius(reader.tenant, name) for name in regions], "cut": cut,
         "termination": ending.shown(reader.cmk, reader.tenant),
+        "quorum": max([reader.views.quorum(reader.tenant), *reader.views.quorums(reader.tenant).values()]),
     }  # fmt: skip
 
 
@@ -305,8 +318,15 @@ def people_live(reader: Reader) -> Values:
 def _workloads(reader: Reader) -> Values:
     found = reader.views.residence(reader.tenant, reader.region) or {}
     addresses = reader.cmk.configuration.kmip.get(reader.region, ())
+    q, systems = reader.request.query_params.get("q", "").strip().lower()[:63], []
+    for system in found.get("systems", ()):
+        mine = [w for w in found["workloads"] if w["system"] == system["system"]]
+        named = mine if q in system["system"] else [w for w in mine if q in w["workload"]]
+        if named or q in system["system"]:
+            systems.append({**system, "workloads": named[:MANY], "more": len(named[MANY:])})
     return {
-        "it": found, "region": reader.region, "sync": reader.sync(reader.tenant, reader.region),
+        "it": found, "q": q, "systems": systems[:MANY], "more": len(systems[MANY:]),
+        "region": reader.region, "sync": reader.sync(reader.tenant, reader.region),
         "authorities": authorities.shown(reader.views.rows(lists.AUTHORITIES, reader.tenant, reader.region)),
         "address": addresses[0] if addresses else "NODE:5696",
     }  # fmt: skip

@@ -1,0 +1,90 @@
+"""Pages of whoever has many: a part is shown, the rest is found by state, by name, and page by page."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from openkcm.governance.portal.routes import pages
+from orbital_fixture import EU, Orbital
+
+
+@pytest.fixture(scope="module")
+def idp() -> Iterator[Idp]:
+    with issuer() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
+        yield running
+
+
+async def look(stack: Stack, who: str, path: str) -> str:
+    answer = await stack.client.get(path, headers={"Authorization": f"Bearer {stack.idp.token(who)}"})
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def cards(page: str) -> list[str]:
+    return re.findall(r'<article data-tenant="([^"]+)"', page)
+
+
+def onward(page: str) -> str | None:
+    found = re.search(r'rel="next" href="([^"]+)"', page)
+    return None if found is None else html.unescape(found[1])
+
+
+async def test_an_overview_goes_on_page_by_page_and_is_narrowed_by_state(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "CARDS_SHOWN", 2)
+    tenants = [await stack.tenant() for _ in range(3)]
+    first = await look(stack, OPERATOR, "/")
+    assert "2 of 3 tenant regions" in first
+    following = onward(first)
+    assert following is not None
+    second = await look(stack, OPERATOR, following)
+    assert "First ones" in second
+    assert onward(second) is None
+    assert cards(first) + cards(second) == sorted(tenants)
+    live = re.search(r'hx-get="(/overview/live[^"]+)"', second)
+    assert live is not None
+    assert cards(await look(stack, OPERATOR, html.unescape(live[1]))) == cards(
+        second
+    )  # news bring this very part again
+    await stack.must(f"{tenants[1]}-admin", "POST", f"/tenants/{tenants[1]}/revocations", {})
+    await stack.has_read()
+    assert cards(await look(stack, OPERATOR, "/?state=Revoked")) == [tenants[1]]
+    assert cards(await look(stack, f"{tenants[0]}-admin", "/?state=Revoked")) == []
+    assert cards(await look(stack, f"{tenants[0]}-admin", "/")) == [tenants[0]]
+    wrong = await stack.client.get("/?after=x", headers={"Authorization": f"Bearer {stack.idp.token(OPERATOR)}"})
+    assert wrong.status_code == 422
+
+
+async def test_a_workload_among_many_is_found_by_its_name_or_its_systems(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MANY", 2)
+    tenant = await stack.tenant()
+    admin, path = f"{tenant}-admin", f"/tenants/{tenant}/regions/{EU}"
+    for system in ("billing", "crm"):
+        await stack.must(admin, "POST", f"{path}/systems", {"system": system})
+    for n, name in enumerate(("app-one", "app-two", "batch")):
+        body = {"workload": name, "system": "payments", "fingerprint": f"{n:064x}"}
+        await stack.must(admin, "POST", f"{path}/workloads", body)
+    shown = await look(stack, admin, f"{path}/workloads")
+    live = shown[: shown.index('id="add"')]
+    assert ("app-two" in live, "batch" in live, "<h2>crm" in live) == (True, False, False)
+    assert live.count("and 1 more") == 2
+    found = await look(stack, admin, f"{path}/workloads/live?q=batch")
+    assert ("batch" in found, "app-one" in found, "billing" in found) == (True, False, False)
+    assert "<h2>crm" in await look(stack, admin, f"{path}/workloads/live?q=CRM")
+    assert "app-one" in await look(stack, admin, f"{path}/workloads/live?q=payments")
