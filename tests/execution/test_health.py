@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import msgspec
 
+from openkcm.bus.errors import Unavailable
 from openkcm.contract import reports
-from openkcm.execution.reporter import MARKS, Reporter
+from openkcm.contract.seal import Signer
+from openkcm.execution.reporter import AT_ONCE, MARKS, Reporter
 from openkcm.execution.residence_state import Residence, State
+from openkcm.execution.voice import Voice
 from openkcm.governance.watch import Watch
 
 TENANTS = 5000
@@ -70,3 +74,33 @@ def test_governance_adds_the_pages_up_and_knows_news_from_a_lease_that_runs():
     fenced = msgspec.structs.replace(less, fence=1)
     assert watch.heard(msgspec.structs.replace(check, residences=(fenced,)), 0)
     assert isinstance(watch.health["eu-frankfurt-1"].marks[fenced.tenant][0], reports.Mark)
+
+
+async def test_thousands_of_acknowledgements_are_on_their_way_a_few_at_once_and_no_critical_one_waits_for_routine_ones():
+    on_their_way = most = 0
+    said: list[str] = []
+    open_to = {"critical"}
+
+    async def send(e):
+        nonlocal on_their_way, most
+        ack = msgspec.json.decode(e.data, type=reports.SyncAck)
+        on_their_way += 1
+        most = max(most, on_their_way)
+        await asyncio.sleep(0.001)
+        on_their_way -= 1
+        if ack.lane not in open_to:
+            raise Unavailable("no answer within 2 s")
+        said.append(f"{ack.lane} {ack.tenant}")
+
+    reporter = Reporter(Voice("eu-frankfurt-1", "eu-frankfurt", Signer(bytes(32))), SimpleNamespace(closed_boottime_ns={}),
+                        send, send)  # fmt: skip
+    state = node()[1].state
+    routine = [asyncio.ensure_future(reporter.acknowledge(tenant, "routine", state)) for tenant in state.residences]
+    await asyncio.sleep(0.01)
+    await asyncio.gather(*(reporter.acknowledge(t, "critical", state) for t in list(state.residences)[: 4 * AT_ONCE]))
+    assert len(said) == 4 * AT_ONCE
+    assert most <= 2 * AT_ONCE
+    open_to.add("routine")
+    await asyncio.gather(*routine)
+    assert len(said) == 4 * AT_ONCE + TENANTS
+    assert most <= 2 * AT_ONCE

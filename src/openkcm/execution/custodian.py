@@ -33,6 +33,7 @@ __all__ = ["Custodian", "Gatekeeper", "Keys", "Rows", "Taken"]
 
 _log: Final = logging.getLogger("openkcm.custodian")
 RETRY_S: Final = 0.5
+FENCES: Final = 32  # fence records that are written at once: all residences may be revoked together
 #: Behind a backlog the disks are what everybody waits for, a revocation too. So one sync serves many routine decrees,
 #: for at most so long; the pauses between a residence's routine acks, each of which is synced twice on its way, grow
 #: from the first to the second figure while there is always another one to say. The first of them waits for nothing.
@@ -101,6 +102,7 @@ class Custodian:
         self._saying: set[tuple[str, Lane]] = set()
         self._obeying: set[str] = set()
         self._obeyable: set[str] = set()
+        self._fencing = asyncio.Semaphore(FENCES)
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms: dict[str, int] = {}
         self.on_trust: Callable[[], None] = lambda: None
@@ -227,7 +229,8 @@ class Custodian:
         residence = state.residences[tenant]
         while residence.revocations or residence.destroyed:
             try:
-                await self._keys.write_fence(tenant)  # (4), second half: all that `state` holds, and maybe more
+                async with self._fencing:
+                    await self._keys.write_fence(tenant)  # (4), second half: all that `state` holds, and maybe more
             except Exception:  # the vault away, whatever the reason: no ack before the record is in
                 _log.exception("the fence record of %s is not in the vault; its revocation is not acknowledged", tenant)
                 await asyncio.sleep(RETRY_S)

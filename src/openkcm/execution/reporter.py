@@ -31,6 +31,8 @@ HEALTH_INTERVAL_S: Final = 2.0
 MARKS: Final = 128  # residences a HealthCheck tells of: about 12 KiB, however many the node has
 UNHEARD_INTERVAL_S: Final = 0.25  # while no beat answers: a node that starts serves nobody until one does
 RETRY_S: Final = 0.5
+#: Acks of one lane that are on their way at once. Thousands would time out at the server, come again, and go on so.
+AT_ONCE: Final = 32
 PAGE: Final = 200  # residences' digests in a message: about 25 KiB
 #: What this node can read: decrees, and what governance says beside them.
 KNOWN_TAGS: Final = (*decrees.KNOWN_TAGS, reports.BEAT_TAG, reports.RECHECK_TAG)
@@ -53,6 +55,7 @@ class Reporter:
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: dict[str, Residence] = {}  # each residence as it was when a HealthCheck last told of it
         self._turn = 0
+        self._ways: dict[Lane, asyncio.Semaphore] = {x: asyncio.Semaphore(AT_ONCE) for x in ("critical", "routine")}
         self.passages = Passages()
         self.workers: Callable[[], int] = lambda: 0
         self.before_ack: Callable[[str], Awaitable[None]] | None = None  # hand-outs so far: an ack says that it is over
@@ -71,8 +74,9 @@ class Reporter:
                 try:
                     if lane == "critical" and self.before_ack is not None:
                         await self.before_ack(tenant)
-                    ack = self.sync_ack(tenant, lane, state, waiting[0])
-                    await self._send(self._voice.report(tenant, ack, epoch=state.epoch))
+                    async with self._ways[lane]:
+                        ack = self.sync_ack(tenant, lane, state, waiting[0])
+                        await self._send(self._voice.report(tenant, ack, epoch=state.epoch))
                 except BusError as away:
                     _log.warning("SyncAck of %s waits: %s", tenant, away)
                     await asyncio.sleep(RETRY_S)
