@@ -24,6 +24,7 @@ from openkcm.execution.node import SPARE_CELLS
 from openkcm.execution.residence_state import State
 from openkcm.execution.roots.base import Canary, Wrapped
 from openkcm.execution.safe import Safe
+from openkcm.execution.vaultcheck import lost_keys
 from openkcm.execution.voice import Voice
 from openkcm.execution.warmth import Warmth
 from press import Press, seed
@@ -376,3 +377,34 @@ async def test_after_a_start_all_that_fit_come_back_however_many_wait_for_their_
         assert set(await coming) == {(None, ())}
         assert [t for t in tenants if not node.keychain.is_open(t)] == [], start
         assert not node.keychain.warmth.cold
+
+
+async def test_a_revision_that_a_crash_left_goes_at_the_first_look_at_the_vault():
+    class Littered(Vault):
+        def __init__(self):
+            super().__init__()
+            self.left: dict[str, list[int]] = {}
+            self.looked = 0
+
+        async def revisions(self, subject):
+            self.looked += 1
+            return [*self.left.get(subject, ()), *await super().revisions(subject)]
+
+        async def erase(self, subject, sequence):
+            if sequence in self.left.get(subject, ()):
+                self.left[subject].remove(sequence)
+            else:
+                await super().erase(subject, sequence)
+
+    press, vault = Press(), Littered()
+    node = Node("eu-frankfurt-1", vault, Root(), press)
+    node.take(*press.opening(("eu-frankfurt-1", REGION)), *press.onboarded("acme"))
+    assert await node.keychain.provision("acme") == (None, ())
+    vault.left = {subject: [0] for subject in vault.records}
+    there, tidied = set(vault.records), set()
+    assert await lost_keys(node.safe, node.state, tidied) == []
+    assert not any(vault.left.values())
+    assert set(vault.records) == there
+    looked = vault.looked
+    await lost_keys(node.safe, node.state, tidied)
+    assert vault.looked == looked

@@ -350,10 +350,11 @@ class Node:
     async def _look_after_vault(safe: Safe, custodian: Custodian) -> None:
         """Raise an alarm for each key record that is named and not there, twice in a row: rotations move them."""
         before: set[str] = set()
+        tidied: set[str] = set()
         while True:
             await asyncio.sleep(VAULT_CHECK_S)
             try:
-                lost = set(await lost_keys(safe, custodian.state))
+                lost = set(await lost_keys(safe, custodian.state, tidied))
             except BusError as away:
                 _log.info("the vault is not checked: %s", away)
                 continue

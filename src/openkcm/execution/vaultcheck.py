@@ -132,8 +132,12 @@ def named(ring: RingRecord) -> list[tuple[str, str]]:
     return [*(("l2", i) for i in ring.l2.values()), *(("l3", i) for v in ring.l3.values() for i in v.values())]
 
 
-async def lost_keys(safe: Safe, state: State) -> list[str]:
+async def lost_keys(safe: Safe, state: State, tidied: set[str]) -> list[str]:
     """Return the key records that are named and not there, residence by residence.
+
+    Args:
+        tidied: Residences whose superseded revisions were looked for: a node may have died between a record's new
+            revision and the erasing of the old one. The others are added to it.
 
     Raises:
         BusError: The vault does not answer.
@@ -150,6 +154,10 @@ async def lost_keys(safe: Safe, state: State) -> list[str]:
             for kind, id_ in named(found[1]):
                 if await safe.get(safe.subject(tenant, kind, id_), CLASSES[kind], state) is None:
                     out.append(f"{tenant}: {kind}/{id_}")
+            if tenant not in tidied:
+                for kind, id_ in (("ring", tenant), *named(found[1])):
+                    await safe.tidy(safe.subject(tenant, kind, id_))
+                tidied.add(tenant)
         except Planted as bad:
             out.append(f"{tenant}: {bad}")
     return out
