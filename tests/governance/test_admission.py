@@ -8,14 +8,14 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from joserfc.jwk import ECKey
 
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import OPERATOR, Idp, Stack, running_cmk
 from openkcm.governance.portal import admission, auth, edge
 from openkcm.governance.portal.admission import AT_ONCE, Admission, Slots, kind_of
 from openkcm.governance.portal.auth import Identity
@@ -33,12 +33,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

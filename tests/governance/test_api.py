@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import httpx
 import msgspec
-import pytest
-import pytest_asyncio
 from joserfc.jwk import ECKey, OctKey
 
 from governance_ledger import ANNA, BERT, ROGUE
-from governance_stack import CERTIFICATE, OPERATOR, Idp, Stack, b64, issuer, running_cmk, sign
+from governance_stack import CERTIFICATE, OPERATOR, Stack, b64, sign
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
 from openkcm.execution.voice import Voice
-from orbital_fixture import EU, EU_NODE, US, US_NODE, Orbital
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
+from orbital_fixture import EU, EU_NODE, US, US_NODE
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> None:

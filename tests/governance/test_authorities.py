@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-
-import pytest
-import pytest_asyncio
 
 from governance_ledger import ANNA, BERT, ROGUE
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk, sign
-from orbital_fixture import EU, US, Orbital
+from governance_stack import OPERATOR, Stack, sign
+from orbital_fixture import EU, US
 from own_ca import OwnCa, weak
 
 COMMAND = "TrustWorkloadAuthority"
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
 
 
 async def proposed(stack: Stack, tenant: str, ca: OwnCa, region: str = EU) -> tuple[str, dict]:

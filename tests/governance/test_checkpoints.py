@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from governance_ledger import CMK, TRUST
-from governance_stack import NODE_KEYS, OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import NODE_KEYS, OPERATOR, Idp, Stack, running_cmk
 from openkcm.audit.notary import Notary
 from openkcm.bus.checkpoints import Checkpoints
 from openkcm.contract import checkpoint as cp
@@ -24,18 +22,6 @@ from orbital_fixture import EU, EU_NODE, Orbital
 
 WITNESS = Signer(b"w" * 32)
 KEY = cp.verifier_key("auditor.example/w1", WITNESS.public_key, witness=True)
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
 
 
 async def noted(stack: Stack) -> None:

@@ -8,7 +8,6 @@ import hashlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import msgspec
 import pytest
 
 from governance_ledger import CMK, ROGUE
-from governance_stack import OPERATOR, Idp, Stack, ceremony, configuration, issuer, running_cmk
+from governance_stack import OPERATOR, Idp, Stack, ceremony, configuration, running_cmk
 from openkcm.bus.beat import subscribe_beats
 from openkcm.bus.connection import Stored
 from openkcm.bus.lanes import subscribe_lane0
@@ -32,12 +31,6 @@ from openkcm.governance.service import open_cmk
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
 
 
 async def fence(stack: Stack, tenant: str) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import OPERATOR, Idp, Stack, running_cmk
 from openkcm.cli import pki
 from openkcm.governance.configuration import Tls
 from openkcm.governance.portal import edge, listener
@@ -26,12 +26,6 @@ from orbital_fixture import Orbital
 NEVER = 0.0001
 TRUSTING = ssl.create_default_context()
 TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

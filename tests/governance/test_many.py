@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import OPERATOR, Stack
 from openkcm.governance.portal.routes import pages
-from orbital_fixture import EU, Orbital
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
+from orbital_fixture import EU
 
 
 async def look(stack: Stack, who: str, path: str) -> str:

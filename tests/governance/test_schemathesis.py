@@ -9,14 +9,14 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from governance_ledger import ANNA, BERT
-from governance_stack import OPERATOR, Idp, Stack, b64, issuer, running_cmk
+from governance_stack import OPERATOR, Idp, Stack, b64, running_cmk
 from openkcm.governance.portal import limits
 from orbital_fixture import EU, Orbital
 
@@ -32,12 +32,6 @@ CONFIG = f"""
 # Right by its shape and wrong by its meaning: no such system, another root key linked, nothing to approve.
 expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "503"]
 """
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

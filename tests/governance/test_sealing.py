@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from governance_ledger import CMK, TRUST
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import OPERATOR, Idp, Stack, running_cmk
 from openkcm.bus.errors import Unavailable
 from openkcm.bus.ledger import Ledger
 from openkcm.cli.ceremony import announce_key, retire_other_keys
@@ -22,12 +22,6 @@ from openkcm.governance.sealing import next_of, signer_of
 from orbital_fixture import EU, EU_NODE, running_orbital
 
 NEXT = Signer(b"n" * 32)
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

@@ -6,14 +6,12 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgspec
 import pytest
-import pytest_asyncio
 
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import OPERATOR, Stack
 from openkcm.client import client
 from openkcm.contract import api
 from openkcm.governance.commands import MAY
@@ -21,7 +19,7 @@ from openkcm.governance.portal import limits
 from openkcm.governance.portal.auth import SERVICE_TOKEN
 from openkcm.governance.portal.openapi import API, document
 from openkcm.governance.portal.surface import SURFACE
-from orbital_fixture import EU, Orbital
+from orbital_fixture import EU
 
 PUBLIC = {"healthz", "readyz", "openapi"}
 #: Every command, and who of a test tenant's people may give it: written by hand, not read from the code's table.
@@ -34,18 +32,6 @@ MAY_GIVE = {
     "ProposeApproval": {"admin", "approver"}, "AnswerApproval": {"admin", "approver"}, "TerminateTenant": {"admin"},
     "DecommissionSystem": {"admin"}, "OrderEmergencyRotation": {"admin"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
 
 
 def operations() -> Iterator[tuple[str, str, dict]]:

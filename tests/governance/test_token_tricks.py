@@ -9,35 +9,20 @@ import base64
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from governance_stack import OPERATOR, Idp, Stack, issuer, running_cmk
+from governance_stack import OPERATOR, Idp, Stack, issuer
 from openkcm.governance.configuration import Oidc
 from openkcm.governance.portal import auth
-from orbital_fixture import Orbital
 
 TWICE = b'{"alg":"ES256","kid":"k1","alg":"none"}'
 REGISTRY = jws.JWSRegistry(algorithms=["ES256", "RS256", "HS256"])
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,31 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import pytest_asyncio
 
 from authenticator import Authenticator
 from governance_ledger import ANNA, BERT
-from governance_stack import OPERATOR, Idp, Stack, b64, issuer, running_cmk
+from governance_stack import OPERATOR, Stack, b64
 from openkcm.contract import reports
-from orbital_fixture import EU, Orbital
-
-
-@pytest.fixture(scope="module")
-def idp() -> Iterator[Idp]:
-    with issuer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def stack(orbital: Orbital, idp: Idp, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(orbital, idp, tmp_path / "cmk") as running:
-        yield running
+from orbital_fixture import EU
 
 
 class Company:

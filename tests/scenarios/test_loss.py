@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
+from faults.approve import lift
 from openkcm.client import Portal
-from openkcm.contract.seal import Signer
 from running_stack import Stack, until
 
 EU, US = "eu-frankfurt", "us-virginia"
@@ -47,25 +46,6 @@ def refused(stack: Stack, workload: str, region: str, number: int = 1) -> str:
     with stack.kmip(workload, region, number) as client, pytest.raises(KmipOperationFailure) as no:
         client.create(enums.CryptographicAlgorithm.AES, 256)
     return str(no.value)
-
-
-def lift(stack: Stack, tenant: str, region: str) -> None:
-    """Two of the tenant's people lift its revocations there, each with an own key."""
-    people = stack.endpoints.people
-
-    def signature(person: str, message: bytes) -> str:
-        seed = Path(people[person].approval_key or "").read_bytes()
-        return base64.b64encode(Signer(seed).sign(message)).decode()
-
-    one, two = f"{tenant}/admin", f"{tenant}/approver"
-    with stack.portal(one) as asks, stack.portal(two) as signs:
-        words = asks.post(f"/tenants/{tenant}/approvals/prepare", {"command": "RestoreAccess", "region": region})
-        message, approval = base64.b64decode(words["signed_bytes"]), words["approval"]
-        asks.post(f"/tenants/{tenant}/approvals", {
-            "approval": approval, "command": "RestoreAccess", "region": region,
-            "arguments": words["statement"]["arguments"], "signature": signature(one, message),
-        })  # fmt: skip
-        signs.post(f"/tenants/{tenant}/approvals/{approval}/grants", {"signature": signature(two, message)})
 
 
 def test_an_old_backup_and_the_mirrors_tails_make_a_ledger_that_forgets_no_revocation(
