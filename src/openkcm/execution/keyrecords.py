@@ -22,6 +22,7 @@ from openkcm.execution.residence_state import Residence, State
 from openkcm.execution.roots.base import RootError
 from openkcm.execution.safe import Safe
 from openkcm.execution.unseal import Unsealer
+from openkcm.execution.vaultcheck import tidy
 
 __all__ = ["KeyRecords", "Loaded", "Overtaken"]
 
@@ -249,8 +250,7 @@ class KeyRecords:
         registration, _, number = rest.rpartition("/")
         version = int(number)
         ids = ring.l2 if level == "L2" else ring.l3[registration]
-        for kind, id_ in self._named(ring):  # what a crash left of superseded revisions goes with it
-            await self._safe.tidy(self._safe.subject(ring.tenant, kind, id_))
+        await tidy(self._safe, ring)
         await self._safe.shred(self._safe.subject(ring.tenant, level.lower(), ids[version]))  # (2)
         left = {v: i for v, i in ids.items() if v != version}
         released = {n: who for n, who in ring.released.items() if n != name}
@@ -262,12 +262,6 @@ class KeyRecords:
             loaded.l3[registration].pop(version, None)
         await self._update_ring(loaded, ring)  # (3)
         return True
-
-    @staticmethod
-    def _named(ring: RingRecord) -> Iterator[tuple[str, str]]:
-        yield "ring", ring.tenant
-        yield from (("l2", i) for i in ring.l2.values())
-        yield from (("l3", i) for versions in ring.l3.values() for i in versions.values())
 
     async def _renew(self, tenant: str, kind: str, sequence: int, record: _R) -> tuple[int, _R]:
         where = self._safe.subject(tenant, kind, record.id)

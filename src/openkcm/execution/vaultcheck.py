@@ -21,7 +21,7 @@ from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
 from openkcm.execution.safe import Found, Planted, Safe
 
-__all__ = ["CLASSES", "Checked", "check", "digest", "lost_keys", "named", "newest"]
+__all__ = ["CLASSES", "Checked", "check", "digest", "lost_keys", "named", "newest", "tidy"]
 
 CLASSES: Final[dict[str, type[msgspec.Struct]]] = {
     "ring": RingRecord, "l2": L2Record, "l3": L3Record, "fence": FenceRecord, "object": ObjectRecord,
@@ -132,6 +132,16 @@ def named(ring: RingRecord) -> list[tuple[str, str]]:
     return [*(("l2", i) for i in ring.l2.values()), *(("l3", i) for v in ring.l3.values() for i in v.values())]
 
 
+async def tidy(safe: Safe, ring: RingRecord) -> None:
+    """Erase what a crash left of superseded revisions of a residence's key records.
+
+    Raises:
+        BusError: The vault does not answer.
+    """
+    for kind, id_ in (("ring", ring.tenant), *named(ring)):
+        await safe.tidy(safe.subject(ring.tenant, kind, id_))
+
+
 async def lost_keys(safe: Safe, state: State, tidied: set[str]) -> list[str]:
     """Return the key records that are named and not there, residence by residence.
 
@@ -155,8 +165,7 @@ async def lost_keys(safe: Safe, state: State, tidied: set[str]) -> list[str]:
                 if await safe.get(safe.subject(tenant, kind, id_), CLASSES[kind], state) is None:
                     out.append(f"{tenant}: {kind}/{id_}")
             if tenant not in tidied:
-                for kind, id_ in (("ring", tenant), *named(found[1])):
-                    await safe.tidy(safe.subject(tenant, kind, id_))
+                await tidy(safe, found[1])
                 tidied.add(tenant)
         except Planted as bad:
             out.append(f"{tenant}: {bad}")
