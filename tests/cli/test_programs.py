@@ -1,11 +1,8 @@
 """The stack's servers as `up` starts them, the rogue's hand in the ledger, the auditor's mirror: on real servers."""
 
 import asyncio
-import contextlib
 import os
-import random
 import signal
-import socket
 import threading
 import time
 
@@ -18,19 +15,7 @@ from openkcm.cli.layout import Layout
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope
-
-
-def free_base():
-    """A run of free ports, as the layout maps them."""
-    while True:
-        base = random.randrange(20000, 50000, 128)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(base, base + 64):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
+from running_stack import free_base
 
 
 class Running:

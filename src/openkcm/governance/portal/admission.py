@@ -2,9 +2,9 @@
 
 (1) a path tells the kind; only revocations are revocations, whoever asks; (2) whoever was recognised lately is let in
 while the budget of that identity lasts; (3) a stranger is let in while the budgets of the address and of all strangers
-last, and those at the revocations' door are budgets of their own; (4) inside, only a few work at a time, in turn: the
+last, or the own one of an address that somebody we know came from; at the revocations' door they are others again; (4) inside, only a few work at a time, in turn: the
 rest waits, or is told to come back. A revocation waits for none of them: while one is under way, nothing else begins.
-Before all of that: a TLS handshake is counted by address, and an address that somebody we know came from has its own.
+Before all of that, connections are counted in the same way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RARE: Final = 3
 WAIT_S: Final = 2.0
 #: How long a revocation keeps others from beginning: what takes longer waits for the hub, not for this process.
 HOLD_S: Final = 0.25
-REASONS: Final = ("identity", "stranger", "busy", "connections", "handshakes", "slow")
+REASONS: Final = ("identity", "stranger", "busy", "connections", "slow")
 #: Addresses that somebody we know came from lately.
 KNOWN_ADDRESSES: Final = 10_000
 PREFIX: Final = "/cmk/v1/tenants/"
@@ -197,12 +197,8 @@ class Admission:
         return address in self.proxies or _home(address) in self._known
 
     def may_connect(self, address: str) -> bool:
-        """Whether a connection from there may cost a handshake."""
-        if address in self.proxies:
-            return True
-        if _home(address) in self._known and self._limits.take("known", _home(address), "handshake"):
-            return True
-        return self._stranger("handshake", address)
+        """Whether a connection from there is taken in, which may cost a handshake."""
+        return address in self.proxies or self._stranger("connection", address)
 
     def judge(self, method: str, path: str, credential: str, address: str) -> tuple[Kind, Refusal | None]:
         """Return the kind of a request, and why it is not let in."""
@@ -229,6 +225,8 @@ class Admission:
     def _stranger(self, kind: Kind, address: str) -> bool:
         """Whether budgets allow one more; who asked little of late still finds room when a crowd used the rest up."""
         address = _home(address)
+        if address in self._known and self._limits.take("known", address, kind):
+            return True
         rare = self._limits.left("address", address, kind) > BUDGETS.get(("address", kind), Budget(0, 0)).burst - RARE
         if not self._limits.take("address", address, kind):
             return False

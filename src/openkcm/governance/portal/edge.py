@@ -42,13 +42,15 @@ class Edge:
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self._strange: dict[Door, None] = {}
+        self._of_address: dict[str, dict[Door, None]] = {}
         self._proven = 0
 
     def joined(self, door: Door) -> None:
         """Take a connection in; at a limit, the oldest that showed nothing makes way."""
-        mine = [] if self.admission.knows(door.address) else [d for d in self._strange if d.address == door.address]
-        if len(mine) >= STRANGE_OF_ADDRESS or len(self._strange) >= STRANGE_CONNECTIONS:
-            oldest = mine[0] if len(mine) >= STRANGE_OF_ADDRESS else next(iter(self._strange))
+        mine = {} if self.admission.knows(door.address) else self._of_address.get(door.address, {})
+        crowd = mine if len(mine) >= STRANGE_OF_ADDRESS else self._strange
+        if crowd is mine or len(crowd) >= STRANGE_CONNECTIONS:
+            oldest = next(iter(crowd))
             self.left(oldest)
             self.admission.refused["connections"] += 1
             oldest.transport.abort()
@@ -56,7 +58,7 @@ class Edge:
             self.admission.refused["connections"] += 1
             door.transport.abort()
             return
-        self._strange[door] = None
+        self._strange[door] = self._of_address.setdefault(door.address, {})[door] = None
 
     def left(self, door: Door) -> None:
         """Forget a connection."""

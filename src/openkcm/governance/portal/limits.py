@@ -14,7 +14,7 @@ from openkcm.governance.errors import TooMany
 
 __all__ = ["BUDGETS", "RETRY_AFTER_S", "Budget", "Kind", "Limits", "fields"]
 
-Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke", "handshake"]
+Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke", "connection"]
 MAX_BUCKETS: Final = 50_000
 RETRY_AFTER_S: Final = 1
 
@@ -40,11 +40,13 @@ BUDGETS: Final[dict[tuple[str, Kind], Budget]] = {
     ("address", "strange-revoke"): Budget(200, 20),
     ("all", "stranger"): Budget(600, 60),
     ("all", "strange-revoke"): Budget(300, 40),
-    ("address", "handshake"): Budget(60, 10),
-    ("known", "handshake"): Budget(200, 50),  # an address that somebody we know came from
-    ("all", "handshake"): Budget(200, 60),
-    ("rare", "handshake"): Budget(200, 20),
-    ("rare", "stranger"): Budget(300, 40),  # kept for addresses that asked little of late
+    ("address", "connection"): Budget(60, 10),
+    ("all", "connection"): Budget(200, 60),
+    ("known", "connection"): Budget(600, 100),  # each address that somebody we know came from
+    ("known", "stranger"): Budget(100, 10),
+    ("known", "strange-revoke"): Budget(100, 10),
+    ("rare", "connection"): Budget(200, 20),  # all addresses that asked little of late
+    ("rare", "stranger"): Budget(300, 40),
     ("rare", "strange-revoke"): Budget(600, 60),
 }
 

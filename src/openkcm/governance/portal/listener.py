@@ -23,9 +23,10 @@ from openkcm.governance.portal.admission import Admission
 __all__ = ["Listener", "bound", "renewed"]
 
 _log: Final = logging.getLogger(__name__)
-#: Connections the kernel holds for us: as many as are taken at one go, before anything else gets its turn.
-BACKLOG: Final = 128
+#: Connections the kernel holds for us: where it has no room it drops them, and the client comes again after a second.
+BACKLOG: Final = 512
 AT_A_GO: Final = 32
+REFUSED_AT_A_GO: Final = 128
 HANDSHAKE_S: Final = 5.0
 HANDSHAKES: Final = 256
 HANDSHAKES_OF_ADDRESS: Final = 16
@@ -86,7 +87,7 @@ class Listener:
 
     Args:
         protocol: Makes the protocol of a connection whose handshake is over.
-        tls: None: no handshake, and nothing to limit (loopback).
+        tls: None: no handshake (loopback, or behind a proxy).
     """
 
     def __init__(
