@@ -83,6 +83,18 @@ def test_who_asks_seldom_gets_in_beside_a_crowd_from_many_addresses() -> None:
     assert let_in(at, "POST", SWITCH, "a Bearer anna's, seen for the first time", "10.9.9.9", 1) == 1
 
 
+def test_a_new_token_from_where_somebody_we_know_came_finds_room_beside_a_crowd_that_is_slow_enough_to_be_no_crowd() -> (
+    None
+):
+    at = door()
+    at.vouch("10.9.9.9")
+    for n in range(2000):  # each of these asks seldom, and all of them together use up what is kept for such
+        let_in(at, "POST", SWITCH, f"a Bearer forged-{n}", f"10.1.{n // 250}.{n % 250}", 1)
+    assert let_in(at, "POST", SWITCH, "a Bearer new", "10.8.8.8", 1) == 0
+    mine = BUDGETS["known", "strange-revoke"].burst
+    assert let_in(at, "POST", SWITCH, "a Bearer new", "10.9.9.9", 1000) == mine
+
+
 def test_an_identity_over_its_budget_is_refused_with_ready_bytes_that_say_when_to_come_back() -> None:
     clock = Clock()
     limits = Limits(clock)

@@ -10,6 +10,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -63,6 +64,12 @@ class Crowd:
             return False
         return True
 
+    async def stays(self, address: str) -> bool:
+        try:
+            return await open_still((await self.connect(address, tls=False))[0])
+        except ConnectionResetError:
+            return False
+
 
 async def test_a_new_certificate_is_shown_from_the_next_handshake_on_and_one_without_its_key_to_nobody(
     stack: Stack, crowd: Crowd, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -96,13 +103,13 @@ async def open_still(reader: asyncio.StreamReader) -> bool:
     return True
 
 
-async def test_handshakes_are_counted_by_address_and_all_together_and_the_switch_has_its_own(
+async def test_connections_are_counted_by_address_and_all_together_and_the_switch_has_its_own(
     stack: Stack, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenant = await stack.tenant()  # from 127.0.0.1, which is known by it
-    monkeypatch.setitem(BUDGETS, ("address", "handshake"), Budget(4, NEVER))
-    monkeypatch.setitem(BUDGETS, ("all", "handshake"), Budget(6, NEVER))
-    monkeypatch.setitem(BUDGETS, ("rare", "handshake"), Budget(1, NEVER))
+    monkeypatch.setitem(BUDGETS, ("address", "connection"), Budget(4, NEVER))
+    monkeypatch.setitem(BUDGETS, ("all", "connection"), Budget(6, NEVER))
+    monkeypatch.setitem(BUDGETS, ("rare", "connection"), Budget(1, NEVER))
     assert [await crowd.shakes("127.0.1.1") for _ in range(6)] == [True] * 4 + [False] * 2  # its own
     assert [await crowd.shakes(f"127.0.1.{n}") for n in range(2, 7)] == [True] * 3 + [
         False
@@ -113,7 +120,7 @@ async def test_handshakes_are_counted_by_address_and_all_together_and_the_switch
             pulled = await fresh.post(f"/cmk/v1/tenants/{tenant}/revocations", json={}, headers=token)
         assert pulled.status_code == 202, pulled.text
     figures = await stack.ask(OPERATOR, "GET", "/metrics")
-    assert 'openkcm_cmk_refused_total{why="handshakes"} 4' in figures.text
+    assert 'openkcm_cmk_refused_total{why="connections"} 4' in figures.text
 
 
 async def test_a_handshake_that_does_not_come_is_over_and_new_ones_put_the_oldest_strange_ones_out(
@@ -176,8 +183,21 @@ async def test_an_address_nobody_we_know_came_from_has_few_connections_that_show
     assert [await open_still(r) for r in known] == [True] * 5
 
 
+async def test_without_tls_they_are_counted_as_well(
+    orbital: Orbital, idp: Idp, tmp_path: Path, monkeypatch: Any
+) -> None:
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
+        await stack.must(OPERATOR, "GET", "/tenants")
+        monkeypatch.setitem(BUDGETS, ("address", "connection"), Budget(4, NEVER))
+        crowd = Crowd(stack)
+        assert [await crowd.stays("127.0.1.1") for _ in range(6)] == [True] * 4 + [False] * 2
+        assert [await crowd.stays("127.0.0.1") for _ in range(6)] == [True] * 6
+        for writer in crowd.opened:
+            writer.close()
+
+
 def test_a_household_is_one_address_and_a_proxy_of_ours_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BUDGETS, ("address", "handshake"), Budget(2, NEVER))
+    monkeypatch.setitem(BUDGETS, ("address", "connection"), Budget(2, NEVER))
     at = Admission(Limits(lambda: 1000.0), {}.get, ("10.0.0.1",))
     assert [at.may_connect(f"2001:db8:0:1::{n}") for n in (1, 2, 3)] == [True, True, False]
     assert at.may_connect("2001:db8:0:2::1")

@@ -56,7 +56,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
     "openkcm_cmk_drift_found_total":   Metric("cmk", "counter", (), "Tenants that a node was found to hold otherwise than the ledger says."),
     "openkcm_cmk_drift_healed_total":  Metric("cmk", "counter", (), "Of those, how many agree again."),
     "openkcm_cmk_reports_dropped_total": Metric("cmk", "counter", (), "Reports and signs of life that no enrolled node sealed."),
-    "openkcm_cmk_refused_total":       Metric("cmk", "counter", ("why",), "Requests and connections that the portal's door turned away: over an identity's budget, strangers, busy, too many connections or TLS handshakes, too slow or too long."),
+    "openkcm_cmk_refused_total":       Metric("cmk", "counter", ("why",), "Requests and connections that the portal's door turned away: over an identity's budget, strangers, busy, too many connections, too slow or too long."),
     "openkcm_cmk_beats_sent_total":    Metric("cmk", "counter", (), "Beats sent to regions."),
 }
 # fmt: on

@@ -2,9 +2,9 @@
 
 (1) a path tells the kind; only revocations are revocations, whoever asks; (2) whoever was recognised lately is let in
 while the budget of that identity lasts; (3) a stranger is let in while the budgets of the address and of all strangers
-last, or the own one of an address that somebody we know came from; at the revocations' door they are others again; (4) inside, only a few work at a time, in turn: the
-rest waits, or is told to come back. A revocation waits for none of them: while one is under way, nothing else begins.
-Before all of that, connections are counted in the same way.
+last, or what an address has of its own since somebody we know came from it; at the revocations' door they are others
+again; (4) inside, only a few work at a time, in turn: the rest waits, or is told to come back. A revocation waits for
+none of them: while one is under way, nothing else begins. Before all of that, connections are counted as in (3).
 """
 
 from __future__ import annotations

@@ -62,18 +62,27 @@ class Edge:
 
     def left(self, door: Door) -> None:
         """Forget a connection."""
-        self._strange.pop(door, None)
+        self._no_stranger(door)
         if door.proven:
             door.proven = False
             self._proven -= 1
 
-    def prove(self, door: Door) -> None:
-        """Somebody we know came over it: it is not put out for others, and its address is known."""
-        self.admission.vouch(door.address)
-        if door in self._strange:
-            del self._strange[door]
+    def prove(self, door: Door, address: str) -> None:
+        """Somebody we know came over it, from an address: it is not put out for others, and the address is known."""
+        self.admission.vouch(address)
+        if self._no_stranger(door):
             door.proven = True
             self._proven += 1
+
+    def _no_stranger(self, door: Door) -> bool:
+        """Return whether it was one."""
+        if self._strange.pop(door, door) is door:
+            return False
+        others = self._of_address[door.address]
+        del others[door]
+        if not others:
+            del self._of_address[door.address]
+        return True
 
     def address_of(self, peer: str, forwarded: str) -> str:
         """Return where a request comes from: what the nearest proxy of ours saw."""
@@ -186,7 +195,7 @@ class Door(HttpToolsProtocol):
         kind, refusal = self._edge.admission.judge(method, path, credential, address)
         if refusal is None:
             state: dict[str, Any] = self.scope["state"]
-            state["kind"], state["prove"] = kind, partial(self._prove, state)
+            state["kind"], state["prove"] = kind, partial(self._prove, state, address)
             super().on_headers_complete()
             return
         self._refused = True
@@ -239,8 +248,8 @@ class Door(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _prove(self, state: dict[str, Any]) -> None:
-        self._edge.prove(self)
+    def _prove(self, state: dict[str, Any], address: str) -> None:
+        self._edge.prove(self, address)
         state["kind"] = self._edge.admission.slots.prove(state["kind"])
 
 

@@ -117,8 +117,8 @@ class Listener:
         await asyncio.gather(*self._shaking, return_exceptions=True)
 
     def _arrived(self, listening: socket.socket) -> None:
-        refused = False
-        for _ in range(AT_A_GO):
+        taken = refused = 0
+        while taken < AT_A_GO and refused < REFUSED_AT_A_GO:
             try:
                 connection, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -127,13 +127,14 @@ class Listener:
                 self._rest(listening, FAILED_S)
                 return
             connection.setblocking(False)
-            if self._tls is None or self._room_for(address[0]):
+            if self._room_for(address[0]):
+                taken += 1
                 task = self._loop.create_task(self._take_in(connection))
                 self._shaking[task] = address[0]
                 task.add_done_callback(self._shaking.pop)
             else:
-                refused = True
-                self._admission.refused["handshakes"] += 1
+                refused += 1
+                self._admission.refused["connections"] += 1
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 connection.close()
         if refused:  # (4)
