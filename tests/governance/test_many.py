@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+import json
 import re
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from governance_stack import OPERATOR, Stack
+from openkcm.cli import profiles
+from openkcm.cli.main import main
+from openkcm.client import transport
 from openkcm.governance.portal.routes import pages
 from orbital_fixture import EU
 
@@ -52,6 +59,24 @@ async def test_an_overview_goes_on_page_by_page_and_is_narrowed_by_state(
     assert cards(await look(stack, f"{tenants[0]}-admin", "/")) == [tenants[0]]
     wrong = await stack.client.get("/?after=x", headers={"Authorization": f"Bearer {stack.idp.token(OPERATOR)}"})
     assert wrong.status_code == 422
+
+
+async def test_the_command_line_reads_a_list_to_its_end_and_an_answer_has_no_more_rows_than_it_may(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tenants = [await stack.tenant() for _ in range(3)]
+    assert (await stack.ask(OPERATOR, "GET", "/tenants?$top=251")).status_code == 422
+    monkeypatch.setenv("OPENKCM_CONFIG", str(tmp_path))
+    monkeypatch.setattr(transport, "PAGE", 2)
+    profiles.save(
+        "default", profiles.Profile(url=str(stack.client.base_url), issuer="x", token=stack.idp.token(OPERATOR))
+    )
+    said = await asyncio.to_thread(CliRunner().invoke, main, ["tenant", "list", "-o", "json"])
+    assert {row["id"] for row in json.loads(said.output)["value"]} >= set(tenants)
+    one = await asyncio.to_thread(
+        CliRunner().invoke, main, ["tenant", "list", "-o", "json", "--filter", f"id eq '{tenants[1]}'"]
+    )
+    assert [row["id"] for row in json.loads(one.output)["value"]] == [tenants[1]]
 
 
 async def test_a_workload_among_many_is_found_by_its_name_or_its_systems(

@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from openkcm.cli import profiles
-from openkcm.cli.verbs import Field, Verb
+from openkcm.cli.verbs import PAGED, Field, Verb
 
 __all__ = ["EXITS", "Session", "command_of", "common", "path_of", "show", "signed_in", "wait_for", "whose"]
 
@@ -62,7 +62,8 @@ def command_of(verb: Verb) -> click.Command:
             query = {f.query: given[f.name] for f in verb.fields if f.query is not None and given[f.name] is not None}
             sends = verb.method in {"POST", "PUT"} and verb.name != "reject"
             body = verb.body(given) if sends else None
-            answer = client.ask(verb.method, path, body, query)
+            listed = verb.fields is PAGED
+            answer = client.listed(path, query) if listed else client.ask(verb.method, path, body, query)
             if given.get("wait"):
                 wait_for(client, answer)
             show(answer, output, verb.columns)

@@ -15,7 +15,8 @@ from openkcm.contract.seal import Signer
 __all__ = ["Client"]
 
 _T = TypeVar("_T")
-PAGE: Final = 1000
+#: Events in one answer.
+LEDGER_PAGE: Final = 1000
 ACCEPTED: Final = 202
 
 
@@ -74,11 +75,12 @@ class Client(Portal):
 
     def ledger(self, tenant: str | None = None, after: int = 0) -> Iterator[api.LedgerEvent]:
         """Every event behind a sequence, in order."""
+        whose = {} if tenant is None else {"tenant": tenant}
         while True:
-            query: dict[str, str | int] = {"after": after, **({"tenant": tenant} if tenant is not None else {})}
-            found = msgspec.convert(self.get("/ledger", **query)["value"], list[api.LedgerEvent])
+            answer = self.get("/ledger", after=after, limit=LEDGER_PAGE, **whose)
+            found = msgspec.convert(answer["value"], list[api.LedgerEvent])
             yield from found
-            if len(found) < PAGE:
+            if len(found) < LEDGER_PAGE:
                 return
             after = found[-1].sequence
 
@@ -157,13 +159,7 @@ class Client(Portal):
         return msgspec.convert(dict(self.get(path)), shape)
 
     def _all(self, path: str, shape: type[_T]) -> list[_T]:
-        found: list[_T] = []
-        onward: str | None = f"{path}?$top={PAGE}"
-        while onward is not None:
-            page = self.get(onward)
-            found += msgspec.convert(page["value"], list[shape])  # type: ignore[valid-type]
-            onward = page.onward
-        return found
+        return msgspec.convert(self.listed(path)["value"], list[shape])  # type: ignore[valid-type]
 
 
 def _region(tenant: str, region: str) -> str:

@@ -14,6 +14,8 @@ __all__ = ["Answer", "Portal", "Problem", "SyncTimeout"]
 
 API: Final = "/cmk/v1"
 LOOK_S: Final = 0.01
+#: Rows of a list in one answer.
+PAGE: Final = 250
 SYNC_S: Final = 20.0
 
 
@@ -115,6 +117,19 @@ class Portal:
             Problem: The API says no.
         """
         return self._ask(method, path, body=body, params=query)
+
+    def listed(self, path: str, query: dict[str, str | int] | None = None) -> Answer:
+        """Read a list to its end, page by page.
+
+        Raises:
+            Problem: The API says no.
+        """
+        answer = self._ask("GET", path, params={"$top": PAGE, **(query or {})})
+        while answer.onward is not None:
+            page = self._ask("GET", answer.onward)
+            answer["value"] += page["value"]
+            answer.onward = page.onward
+        return answer
 
     def lines(self, path: str, **query: str | int) -> Iterator[bytes]:
         """Yield the lines of an answer that is none of JSON's: an export, a stream of events.

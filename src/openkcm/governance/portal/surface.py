@@ -31,7 +31,8 @@ __all__ = [
 ]  # fmt: skip
 
 API: Final = "/cmk/v1"
-MAX_PAGE: Final = 1000
+#: Rows of a list in one answer: nothing else happens in the process while they are put together.
+SOME, MOST = 100, 250
 MAX_DEPTH: Final = 32
 #: A place is held while a body comes in.
 BODY_S: Final = 10.0
@@ -68,7 +69,7 @@ class Param(msgspec.Struct, frozen=True):
 
 
 PAGE: Final = (
-    Param("$top", "integer", "How many.", MAX_PAGE, MAX_PAGE, 1),
+    Param("$top", "integer", "How many.", SOME, MOST, 1),
     Param("$skip", "integer", "How many are left out first.", 0),
     Param("$after", "string", "Where the page before ended: its `Link` says so.", None, 1000),
     Param("$filter", "string", "`field eq 'value'`, more of them joined by `and`.", None, 1000),
