@@ -15,6 +15,7 @@ from governance_stack import OPERATOR, Stack
 from openkcm.cli import profiles
 from openkcm.cli.main import main
 from openkcm.client import transport
+from openkcm.governance import views
 from openkcm.governance.portal.routes import pages
 from orbital_fixture import EU
 
@@ -90,6 +91,8 @@ async def test_a_workload_among_many_is_found_by_its_name_or_its_systems(
     for n, name in enumerate(("app-one", "app-two", "batch")):
         body = {"workload": name, "system": "payments", "fingerprint": f"{n:064x}"}
         await stack.must(admin, "POST", f"{path}/workloads", body)
+    monkeypatch.setattr(views, "WORKLOADS_SHOWN", 2)
+    assert len((await stack.must(admin, "GET", path))["workloads"]) == 2
     shown = await look(stack, admin, f"{path}/workloads")
     live = shown[: shown.index('id="add"')]
     assert ("app-two" in live, "batch" in live, "<h2>crm" in live) == (True, False, False)

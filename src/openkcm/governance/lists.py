@@ -116,8 +116,8 @@ SYSTEMS: Final = Listing(
     ("system", "registration", "hand_out"), ("generation", "registration"), shown=_system,
 )  # fmt: skip
 WORKLOADS: Final = Listing(
-    f"SELECT {', '.join(_WORKLOAD)}, generation FROM workload WHERE {_HERE}", _WORKLOAD, ("generation", "enrolment"),
-    shown=_workload,
+    f"SELECT {', '.join(_WORKLOAD)}, generation FROM workload WHERE {_HERE} AND instr(workload, :q)",
+    _WORKLOAD, ("generation", "enrolment"), shown=_workload,
 )  # fmt: skip
 AUTHORITIES: Final = Listing(
     f"SELECT authority, certificate, generation FROM trusted_authority WHERE {_HERE}",
@@ -180,7 +180,7 @@ class Lists:
 
         Args:
             after: Where the page before said that this one begins.
-            narrowed: `wanted`, (field, value) of what rows must have; `many`, tenants; `q`, a part of a tenant's name.
+            narrowed: `wanted`, (field, value) of what rows must have; `many`, tenants; `q`, a part of a name.
 
         Raises:
             Invalid: A field that the list cannot be filtered by, or `after` is none of ours.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,9 @@ from openkcm.governance.node_views import NodeViews
 from openkcm.projector import Reader
 
 __all__ = ["Views"]
+
+#: With a tenant region; the list has all of them.
+WORKLOADS_SHOWN: Final = 100
 
 
 class Views(lists.Lists, NodeViews, LedgerViews):
@@ -100,7 +103,7 @@ class Views(lists.Lists, NodeViews, LedgerViews):
             else {"provider": row["provider"], "ref": row["ref"], "credential": row["credential"]},
             "suspended_for": row["suspended_for"],
             "systems": self.rows(lists.SYSTEMS, *both),
-            "workloads": self.rows(lists.WORKLOADS, *both),
+            "workloads": self.rows(lists.WORKLOADS, *both, top=WORKLOADS_SHOWN),
             "approvers": next(
                 (
                     {**a, "quorum": known["quorum"], "approvers": [p["person"] for p in known["approvers"]]}
@@ -120,6 +123,11 @@ class Views(lists.Lists, NodeViews, LedgerViews):
                 both,
             ),
         }
+
+    def systems_with(self, tenant: str, region: str, q: str) -> set[str]:
+        """Return the systems that have a workload of such a name."""
+        query = "SELECT DISTINCT system FROM workload WHERE tenant = ? AND region = ? AND instr(workload, ?)"
+        return {system for (system,) in self.reader.rows(query, (tenant, region, q))}
 
     def state(self, tenant: str, region: str) -> dict[str, Any] | None:
         """Return state and counters of one tenant region."""

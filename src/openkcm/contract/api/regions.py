@@ -138,7 +138,7 @@ class ImportParameters(Shape, frozen=True, kw_only=True):
 
 
 class Region_(Shape, frozen=True, kw_only=True):  # noqa: N801 -- `Region` is the name's type
-    """Everything about one tenant region."""
+    """Everything about one tenant region; of its workloads the first hundred, which `/workloads` lists all of."""
 
     tenant: str
     region: str

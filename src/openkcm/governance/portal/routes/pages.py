@@ -318,14 +318,18 @@ def people_live(reader: Reader) -> Values:
 def _workloads(reader: Reader) -> Values:
     found = reader.views.residence(reader.tenant, reader.region) or {}
     addresses = reader.cmk.configuration.kmip.get(reader.region, ())
-    q, systems = reader.request.query_params.get("q", "").strip().lower()[:63], []
-    for system in found.get("systems", ()):
-        mine = [w for w in found["workloads"] if w["system"] == system["system"]]
-        named = mine if q in system["system"] else [w for w in mine if q in w["workload"]]
-        if named or q in system["system"]:
-            systems.append({**system, "workloads": named[:MANY], "more": len(named[MANY:])})
+    q = reader.request.query_params.get("q", "").strip().lower()[:63]
+    having = reader.views.systems_with(reader.tenant, reader.region, q)
+    named = [s for s in found.get("systems", ()) if q in s["system"] or s["system"] in having]
+    systems = []
+    for system in named[:MANY]:
+        workloads = reader.views.page(
+            lists.WORKLOADS, reader.tenant, reader.region, wanted=[("system", system["system"])],
+            q="" if q in system["system"] else q, top=MANY,
+        )  # fmt: skip
+        systems.append({**system, "workloads": workloads.rows, "more": workloads.count - len(workloads.rows)})
     return {
-        "it": found, "q": q, "systems": systems[:MANY], "more": len(systems[MANY:]),
+        "it": found, "q": q, "systems": systems, "more": len(named[MANY:]),
         "region": reader.region, "sync": reader.sync(reader.tenant, reader.region),
         "authorities": authorities.shown(reader.views.rows(lists.AUTHORITIES, reader.tenant, reader.region)),
         "address": addresses[0] if addresses else "NODE:5696",
