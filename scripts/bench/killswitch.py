@@ -36,11 +36,13 @@ import msgspec
 from fleet import PERSON_RATE, SETTLE_S, Fleet
 
 from openkcm.bus.connection import connect
+from openkcm.bus.ledger import Ledger
 from openkcm.bus.reports import Reports
 from openkcm.cli import endpoints, orbital, rogue
 from openkcm.cli.layout import Layout
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
+from openkcm.contract.subjects import residence_aggregate
 
 ROOT = Path(__file__).parents[2]
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -130,19 +132,21 @@ async def measure(fleet: Fleet, args: argparse.Namespace, backlog: int) -> dict[
     pulled = await pull(fleet, args.revocations, args.rate, "critical",
                         lambda: bool(backlog) and all(free_at(n) < boottime_ms() for n in fleet.nodes))  # fmt: skip
     ordinary = [] if backlog else await pull(fleet, args.revocations // 4, args.rate / 4, "routine")
-    until = time.monotonic() + SETTLE_S
+    until, ledger = time.monotonic() + SETTLE_S, Ledger(connection)
+    spooled = [(o["tenant"], r) for o in pulled for r in o["body"]["revocations"] if r["recorded"] == "spool"]
     while True:
         found, missing = collect(fleet, acks, pulled, ordinary, free_at)
         if not missing or time.monotonic() > until:
             break
         await asyncio.sleep(0.5)
+        await name_fences(ledger, spooled)
     following.cancel()
     await connection.close()
     if missing:
-        spooled = sum(r["recorded"] == "spool" for order in pulled for r in order["body"]["revocations"])
-        raise SystemExit(f"{missing} acknowledgements did not come within {SETTLE_S} s; {spooled} were in the spool "
-                         "when they were answered")  # fmt: skip
-    told: dict[str, Any] = {"backlog": backlog, "custodians": len(fleet.nodes), "pulled": len(pulled)}
+        raise SystemExit(f"{missing} acknowledgements did not come within {SETTLE_S} s; {len(spooled)} were in the "
+                         "spool when they were answered")  # fmt: skip
+    told: dict[str, Any] = {"backlog": backlog, "custodians": len(fleet.nodes), "pulled": len(pulled),
+                            "answered from the spool": len(spooled)}  # fmt: skip
     if backlog:
         worked = [(free_at(n) - begun) / 1e3 for n in fleet.nodes]
         told["backlog worked off after (s)"] = None if max(worked) == float("inf") else round(max(worked), 1)
@@ -154,6 +158,17 @@ async def measure(fleet: Fleet, args: argparse.Namespace, backlog: int) -> dict[
     told |= {name: spread(v) for (name, node), v in sorted(found.items()) if not node}
     told["histogram"] = {name: killswitch_plot.histogram(v) for (name, node), v in sorted(found.items()) if not node}
     return told
+
+
+async def name_fences(ledger: Ledger, spooled: list[tuple[str, dict[str, Any]]]) -> None:
+    """Note the fences of revocations that were answered from the spool and are in the ledger by now."""
+    lanes = {(tenant, r["region"]) for tenant, r in spooled if not r["fence"]}
+    fences: dict[str, int] = {}
+    for tenant, region in lanes:
+        for stored in await ledger.read(str(residence_aggregate(region, tenant, "critical"))):
+            fences[stored.id] = env.decode(stored.body).counter
+    for _, r in spooled:
+        r["fence"] = r["fence"] or fences.get(r["event"])
 
 
 def collect(

@@ -2,14 +2,15 @@
 
 Pages come by direct get; a core subscription on the stream's subjects only says "look now". So nothing depends on what
 the subscription missed: after an outage the next page goes on behind the cursor, without gap or duplicate. Each page is
-read from one replica, whose copy is a prefix of the stream; a filter list is therefore applied here and not as several
-requests, which two replicas could answer from different prefixes.
+read from one replica, whose copy is a prefix of the stream; a filter list is therefore read under one pattern that
+covers it, and applied here: several requests two replicas could answer from different prefixes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
@@ -18,7 +19,7 @@ import msgspec
 from openkcm.bus.connection import Connection, Message, Stored, stored_of
 from openkcm.bus.errors import Unavailable
 
-__all__ = ["Source", "follow", "matches", "page", "pages"]
+__all__ = ["Source", "covering", "follow", "matches", "page", "pages"]
 
 PAGE: Final = 1000
 FIRST_LOOK_S: Final = 0.0005  # the subscription hears a message a moment before the stream has stored it
@@ -41,6 +42,16 @@ def matches(pattern: str, subject: str) -> bool:
         if index >= len(tokens) or token not in ("*", tokens[index]):
             return False
     return len(tokens) == len(wanted)
+
+
+def covering(patterns: Sequence[str]) -> str:
+    """Return one pattern that whatever falls under one of these falls under too."""
+    covered: list[str] = []
+    for tokens in itertools.zip_longest(*(pattern.split(".") for pattern in patterns)):
+        if None in tokens or ">" in tokens:
+            return ".".join([*(covered[:-1] if None in tokens else covered), ">"])
+        covered.append(tokens[0] if len(set(tokens)) == 1 else "*")
+    return ".".join(covered)
 
 
 async def page(
@@ -97,7 +108,7 @@ async def follow(
     async def wake(_: Message) -> None:
         woken.set()
 
-    only = filters[0] if filters is not None and len(filters) == 1 else None
+    within = None if filters is None else covering(filters)
     ends = [await _listening(connection, subject, wake) for subject in (filters or [source.live])]
     forget = connection.on_reconnect(woken.set)
     cursor, look_s = after, FIRST_LOOK_S
@@ -105,13 +116,13 @@ async def follow(
         while True:
             woken.clear()
             try:
-                found = await page(connection, source.get, after=cursor, subject=only)
+                found = await page(connection, source.get, after=cursor, subject=within)
             except Unavailable:
                 if connection.is_closed:
                     raise
                 found, look_s = [], max(look_s, 0.1)
             for stored in found:
-                if filters is None or only is not None or any(matches(f, stored.subject) for f in filters):
+                if filters is None or any(matches(f, stored.subject) for f in filters):
                     yield stored
                 cursor = stored.sequence
             if found:

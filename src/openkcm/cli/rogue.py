@@ -135,9 +135,9 @@ async def _append_batches(
 ) -> int:
     """Append routine decrees of one residence, `BATCH` at a time; return the last one's counter (0: there was none)."""
     signer, subject, ledger = layout.governance_signer, residence_aggregate(region, tenant), Ledger(connection)
-    counter, begin = 0, 0
+    begin = 0
+    epoch, counter, sequence = await _mark(ledger, subject) if decrees else (1, 0, 0)
     while begin < len(decrees):
-        epoch, counter, sequence = await _mark(ledger, subject)
         share = decrees[begin : begin + BATCH]
         batch = uuid.uuid4().hex
         for number, decree in enumerate(share, 1):
@@ -153,10 +153,11 @@ async def _append_batches(
         if (
             ERRORS.get(told.get("error", {}).get("err_code")) is Conflict
         ):  # governance itself wrote meanwhile: once more
+            epoch, counter, sequence = await _mark(ledger, subject)
             continue
         if "error" in told:
             raise BusError(f"{subject}: the ledger did not take a batch: {told['error'].get('description')}")
-        counter, begin = counter + len(share), begin + len(share)
+        counter, begin, sequence = counter + len(share), begin + len(share), told["seq"]
     return counter
 
 

@@ -1,7 +1,7 @@
 """The kill switch's side of governance: a revocation, once answered, is never forgotten. Decides nothing about lifting.
 
-1. it is fsynced to the spool before anything is answered;
-2. one plain publish per region, each for itself, expecting only its own critical subject;
+1. one plain publish per region, each for itself, expecting only its own critical subject;
+2. before anything is answered it is on a disk: the ledger's, or, where that takes more than a moment, the spool's;
 3. in the ledger: taken out of the spool. No answer: "recorded, not yet in the ledger", and resent until it is in;
 4. before a resend its id is looked for in the whole critical subject: the server forgets ids after an hour.
 """
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
@@ -29,6 +30,7 @@ __all__ = ["KillSwitch", "Pulled"]
 
 log = logging.getLogger(__name__)
 RESEND_S: Final = 0.25
+SPOOL_AFTER_S: Final = 0.1  # the ledger's word usually comes sooner, and saves the spool's three syncs
 ANSWER_S: Final = 2.0  # a hub that hangs must not hold the answer back: what is in the spool is promised
 
 
@@ -68,6 +70,9 @@ class KillSwitch:
         self._connected = connected
         self._on_recorded = on_recorded
         self._busy: set[str] = set()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def waiting(self) -> int:
@@ -87,19 +92,31 @@ class KillSwitch:
         ]
         for intent in intents:
             self._check_unused(tenant, intent)
-        ids = {self._id(tenant, intent) for intent in intents}
-        self._busy |= ids  # ours to send: `resend` leaves them alone
+        sending = {
+            self._id(tenant, intent): asyncio.ensure_future(self._send(tenant, intent))
+            for intent in intents  # (1)
+        }
+        self._under_way += 1
+        self._idle.clear()
         try:
-            await asyncio.to_thread(self._spool.put, *(self._spooled(tenant, intent) for intent in intents))  # (1)
-        except BaseException:
-            self._busy -= ids
-            raise
-        sending = [asyncio.ensure_future(self._send(tenant, intent)) for intent in intents]  # (2)
-        await asyncio.wait(sending, timeout=ANSWER_S)
+            await asyncio.wait(sending.values(), timeout=SPOOL_AFTER_S)
+            late = [intent for intent in intents if not _settled(sending[self._id(tenant, intent)])]
+            if late:
+                await asyncio.to_thread(self._spool.put, *(self._spooled(tenant, intent) for intent in late))  # (2)
+                await asyncio.wait(sending.values(), timeout=ANSWER_S)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
         return [
-            task.result() if task.done() else Pulled(intent.region, self._id(tenant, intent), None, "spool")
-            for intent, task in zip(intents, sending, strict=True)
+            task.result() if task.done() else Pulled(intent.region, id_, None, "spool")
+            for intent, (id_, task) in zip(intents, sending.items(), strict=True)
         ]
+
+    async def give_way(self, at_most_s: float) -> None:
+        """Return when no revocation is under way, or after so long: routine work waits here."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), at_most_s)
 
     async def resend(self) -> None:
         """Bring what the spool holds into the ledger, for ever."""
@@ -162,3 +179,8 @@ class KillSwitch:
             return Pulled(intent.region, id_, None, "spool")
         finally:
             self._busy.discard(id_)
+
+
+def _settled(sent: asyncio.Future[Pulled]) -> bool:
+    """Whether the ledger has it, or it is refused: no spool is needed."""
+    return sent.done() and (sent.exception() is not None or sent.result().recorded == "ledger")

@@ -2,6 +2,7 @@
 
 An aggregate is read by two exact subjects, one a lane, and only what is new behind the cached cursor. `execute`:
 
+0. on the critical lane what was read last stands at first: (3) fails if there is more, and critical facts only grow;
 1. the same order again (same id) is answered from the ledger; the same key for something else is refused;
 2. commands run on a copy; a refused one leaves nothing behind;
 3. each decree is sealed with its counter and appended expecting the last sequence of its own lane;
@@ -154,8 +155,10 @@ class Registry:
         """
         cached = self._cached(where)
         async with cached.lock:
-            for _ in range(MAX_ATTEMPTS):
-                await self._refresh(where, cached)
+            for attempt in range(MAX_ATTEMPTS):
+                cached.aggregate.epoch = self._projection.epoch
+                if attempt or where.lane != "critical" or not cached.cursors["critical"]:  # (0)
+                    await self._refresh(where, cached)
                 earlier = self._earlier(where, cached, order)  # (1)
                 if earlier:
                     return earlier
@@ -186,7 +189,6 @@ class Registry:
         return self._cache[where]
 
     async def _refresh(self, where: DecreeSubject, cached: _Cached) -> None:
-        cached.aggregate.epoch = self._projection.epoch
         try:
             for lane in cached.lanes:
                 await self._follow(where.on(lane), cached)

@@ -51,6 +51,9 @@ __all__ = ["ITSELF", "Cmk", "open_cmk"]
 
 log = logging.getLogger(__name__)
 BATCH: Final = 500
+TURN: Final = 100  # events taken in at one go while orders come in beside: some 15 ms
+BEHIND_S: Final = 1.0  # after a full turn more is likely to come
+GIVE_WAY_S: Final = 0.25  # what a revocation under way keeps such a turn waiting at most
 REPEAT_S: Final = 1.0
 TEND_S: Final = 0.5
 PROJECTED_TIMEOUT_S: Final = 2.0
@@ -94,7 +97,7 @@ class Cmk:
         self.dropped_reports = 0
         self._node_keys: dict[str, tuple[str, str, bytes]] | None = None
         self._grown = asyncio.Event()
-        self._far_behind = False
+        self._behind_until = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._end_health: Any = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -220,12 +223,13 @@ class Cmk:
         return self._node_keys
 
     async def _follow_ledger(self) -> None:
-        async for batch in _batches(self.ledger.follow(after=self.projection.cursor)):
+        async for batch in _batches(self.ledger.follow(after=self.projection.cursor), TURN):
             began = time.monotonic()
             await self._project(batch)
-            self._far_behind = len(batch) == BATCH
-            if self._far_behind:  # leave the processor to orders for half as long as that took
-                await asyncio.sleep((time.monotonic() - began) / 2)
+            if len(batch) == TURN:  # leave the processor to orders for as long as that took
+                self._behind_until = time.monotonic() + BEHIND_S
+                await asyncio.sleep(time.monotonic() - began)
+                await self.switch.give_way(GIVE_WAY_S)
 
     async def _project(self, batch: list[Stored]) -> None:
         if not batch:
@@ -254,7 +258,7 @@ class Cmk:
         )  # fmt: skip
 
     async def _follow_reports(self) -> None:
-        async for batch in _batches(Reports(self.connection).follow(after=self.views.report_cursor())):
+        async for batch in _batches(Reports(self.connection).follow(after=self.views.report_cursor()), BATCH):
             rows: list[Any] = []
             told: list[inbox.Heard] = []
             for message in batch:
@@ -329,7 +333,7 @@ class Cmk:
             await ending.conclude(self)
 
     async def _confirm(self) -> None:
-        if self._far_behind:  # it would be read, and shown, after all that is still to be read
+        if time.monotonic() < self._behind_until:  # it would be read, and shown, after all that is still to be read
             return
         for tenant, region, decree in self.watch.confirmations_due():
             where = subjects.residence_aggregate(region, tenant)
@@ -388,9 +392,9 @@ async def open_cmk(configuration: Configuration) -> Cmk:
     return await open_cmk(configuration)
 
 
-async def _batches(source: AsyncIterator[Stored]) -> AsyncIterator[list[Stored]]:
-    """Yield what has come since the last batch was taken, at most `BATCH` at once: one transaction for many."""
-    queue: asyncio.Queue[Stored] = asyncio.Queue(2 * BATCH)
+async def _batches(source: AsyncIterator[Stored], most: int) -> AsyncIterator[list[Stored]]:
+    """Yield what has come since the last batch was taken, at most so many at once: one transaction for many."""
+    queue: asyncio.Queue[Stored] = asyncio.Queue(2 * most)
 
     async def fill() -> None:
         async for stored in source:
@@ -406,7 +410,7 @@ async def _batches(source: AsyncIterator[Stored]) -> AsyncIterator[list[Stored]]
                 filling.result()  # it ended: say why
                 return
             batch = [first.result()]
-            while len(batch) < BATCH and not queue.empty():
+            while len(batch) < most and not queue.empty():
                 batch.append(queue.get_nowait())
             yield batch
     finally:
