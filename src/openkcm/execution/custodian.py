@@ -27,6 +27,7 @@ from openkcm.contract.ids import Lane
 from openkcm.contract.reports import Verdict
 from openkcm.execution.desired import step
 from openkcm.execution.inputs import Arrived, BroughtAbout, Input
+from openkcm.execution.lines import Lines
 from openkcm.execution.residence_state import CLOSED, Effect, Row, Rows, State, Value, verdict
 
 __all__ = ["Custodian", "Gatekeeper", "Keys", "Rows", "Taken"]
@@ -105,6 +106,7 @@ class Custodian:
         self._fencing = asyncio.Semaphore(FENCES)
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms: dict[str, int] = {}
+        self._alarming = Lines(_log, logging.WARNING)
         self.on_trust: Callable[[], None] = lambda: None
 
     def take(self, given: Input) -> Taken:
@@ -303,7 +305,7 @@ class Custodian:
     def raise_alarm(self, key: str) -> None:
         """Count an alarm: `<tenant>:<what>`, or `<what>` where it is the node's."""
         self.alarms[key] = self.alarms.get(key, 0) + 1
-        _log.warning("alarm %s", key)
+        self._alarming.say(f"alarm {key}", f"{self.alarms[key]} in all")
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

@@ -51,6 +51,7 @@ from openkcm.execution.handouts import HandOuts
 from openkcm.execution.hold import MAKE_WAY, Hold
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.known import Known
+from openkcm.execution.lines import Lines
 from openkcm.execution.mirrored import Kept
 from openkcm.execution.outbox import Outbox
 from openkcm.execution.reporter import Reporter
@@ -351,6 +352,7 @@ class Node:
         """Raise an alarm for each key record that is named and not there, twice in a row: rotations move them."""
         before: set[str] = set()
         tidied: set[str] = set()
+        losses = Lines(_log, logging.ERROR)
         while True:
             await asyncio.sleep(VAULT_CHECK_S)
             try:
@@ -360,7 +362,7 @@ class Node:
                 continue
             for one in sorted(lost & before):
                 custodian.raise_alarm(f"{one.partition(':')[0]}:vault-record-lost")
-                _log.error("the vault has lost a record: %s; restore it while this node still has the key", one)
+                losses.say("the vault has lost a record; restore it while this node still has the key", one)
             before = lost
 
     def _own_voice(self) -> Voice:
