@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from execution.test_keychain import Vault
 from openkcm.bus.connection import Stored
-from openkcm.contract import resources
+from openkcm.contract import envelope, resources
+from openkcm.execution import catalogue, lines
 from openkcm.execution.arena import RegionArena, WorkerArena
 from openkcm.execution.catalogue import Catalogue
 from openkcm.execution.known import Known
 from openkcm.execution.objects import Objects
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
-from openkcm.execution.safe import Safe
+from openkcm.execution.safe import Planted, Safe
 from openkcm.execution.terms import name_term
 from openkcm.execution.voice import Voice
 from openkcm.projector import open_writer
 from openkcm.projector.database import StorageFailed
 from press import seed
 
+OTHER = "eu-frankfurt-2"
 REGION, NODE, TENANT, REG = "eu-frankfurt", "eu-frankfurt-1", "acme", "pay"
 
 
@@ -46,8 +49,8 @@ class Here:
             boot_id="b",
             trust_root=bytes(32),
             epoch=1,
-            keys={signer.key_id: (signer.public_key, NODE)},
-            nodes={NODE: REGION},
+            keys={seed(node).key_id: (seed(node).public_key, node) for node in (NODE, OTHER)},
+            nodes={NODE: REGION, OTHER: REGION},
         )
         self.bumped: list[str] = []
         self.commits: list[tuple[int, bool]] = []
@@ -66,6 +69,25 @@ class Here:
     async def put(self, *args, own: int = 0) -> int:
         expect = None if own else (str(self.catalogue._safe.subject(TENANT, "l3", "k")), 0)
         return await self.catalogue.put(TENANT, record(*args), expect=expect, own=own)
+
+    def stored(self, uid: str) -> Stored:
+        return self.vault.records[str(self.catalogue._safe.subject(TENANT, "object", uid))]
+
+    def others(self, uid: str, sequence: int) -> Stored:
+        """The region's other node writes an object."""
+        where = self.catalogue._safe.subject(TENANT, "object", uid)
+        sealed = Voice(OTHER, REGION, seed(OTHER)).record(
+            where, "ObjectRecord.1", msgspec.json.encode(record(uid)), epoch=1, above=0
+        )
+        return Stored(sequence, str(where), envelope.encode(sealed), sealed.id)
+
+    async def feed(self) -> None:
+        """Bring what the vault has, as it comes, for ever."""
+        while True:
+            await asyncio.sleep(0.001)
+            new = [r for r in self.vault.records.values() if r.sequence > self.catalogue.cursor]
+            if new:
+                await self.catalogue.take(sorted(new, key=lambda r: r.sequence))
 
     def found(self, *names: str) -> list[tuple[str, str]]:
         """Which objects the index finds by these names."""
@@ -97,27 +119,75 @@ async def test_what_the_disk_refuses_for_one_fails_that_one_alone(here):
     assert len(here.database.rows("SELECT uid FROM objects")) == 19
 
 
+async def test_a_new_object_is_answered_when_the_feed_has_brought_it_and_is_committed_once(here):
+    feed = asyncio.ensure_future(here.feed())
+    done = await asyncio.gather(*(here.put(f"o-{n}") for n in range(50)))
+    feed.cancel()
+    assert {s for (s,) in here.database.rows("SELECT sequence FROM objects")} == set(done)
+    assert sorted(here.bumped) == sorted(f"o-{n}" for n in range(50))  # each once
+    assert not any(synced for _, synced in here.commits)
+
+
+async def test_who_waits_for_a_late_feed_commits_alone_and_nobody_waits_again_until_it_is_back(here, monkeypatch):
+    monkeypatch.setattr(catalogue, "FEED_S", 0.001)
+    first = await here.put("first")
+    monkeypatch.setattr(catalogue, "FEED_S", 3600)
+    await asyncio.wait_for(here.put("second"), 5)
+    assert here.database.rows("SELECT count(*) FROM objects") == [(2,)]
+    await here.catalogue.take([here.stored("first")])
+    assert here.catalogue.cursor == first
+    waits = asyncio.ensure_future(here.put("third"))
+    await asyncio.wait([waits], timeout=0.05)
+    assert not waits.done()
+    await here.catalogue.take([here.stored("second"), here.stored("third")])
+    await asyncio.wait_for(waits, 5)
+    assert here.database.rows("SELECT count(*) FROM objects") == [(3,)]
+
+
 async def test_a_change_is_on_the_disk_when_it_is_answered_and_a_new_object_in_the_vault(here):
     first = await here.put("o")
     assert [synced for _, synced in here.commits] == [False]
     assert here.database.rows("SELECT sequence FROM objects") == [(first,)]
-    assert str(here.catalogue._safe.subject(TENANT, "object", "o")) in here.vault.records
+    assert here.stored("o").sequence == first
     await here.put("o", own=first)
     assert [synced for _, synced in here.commits] == [False, True]
 
 
-async def test_what_the_feed_brings_is_on_the_disk_before_it_goes_on_unless_it_is_a_new_object_of_ours(here):
-    mine = await here.put("mine")
-    where = str(here.catalogue._safe.subject(TENANT, "object", "mine"))
-    stored = here.vault.records[where]
+async def test_what_another_node_wrote_is_on_the_disk_before_the_feed_goes_on_and_what_we_did_need_not_be(here):
+    await here.put("mine")
     here.commits.clear()
+    await here.catalogue.take([here.stored("mine")])
+    await here.catalogue.take([here.others("theirs", 2)])
+    await here.catalogue.take([here.stored("mine"), here.others("too", 3)])
+    assert [synced for _, synced in here.commits] == [False, True, True]
+
+
+async def test_a_body_that_was_sealed_here_is_known_again_to_the_last_byte(here):
+    safe = here.catalogue._safe
+    await here.put("o")
+    stored = here.stored("o")
+    sealed = envelope.decode(stored.body)
+    forged = msgspec.structs.replace(sealed, seal=bytes(64))
     for _ in range(2):
-        await here.catalogue.take([Stored(mine, where, stored.body, stored.id)])
-    assert [synced for _, synced in here.commits] == [False, True]
-    again = await here.put("mine", own=mine)
-    stored = here.vault.records[where]
-    await here.catalogue.take([Stored(again, where, stored.body, stored.id)])
-    assert [synced for _, synced in here.commits] == [False, True, True, True]
+        with pytest.raises(Planted, match="not sealed by key"):
+            safe.open(Stored(1, stored.subject, envelope.encode(forged), ""), here.state)
+    assert safe.open(stored, here.state).own  # known
+    assert safe.open(stored, here.state).own  # verified
+    gone = msgspec.structs.replace(here.state, keys={})
+    await here.put("p")
+    with pytest.raises(Planted, match="unknown key"):
+        safe.open(here.stored("p"), gone)
+
+
+async def test_records_that_nobody_of_the_region_sealed_are_all_counted_and_few_of_them_logged(here, caplog):
+    await here.put("o")
+    stored = here.stored("o")
+    planted = [Stored(n, stored.subject, b"{}", "") for n in range(2, 502)]
+    for at in range(0, 500, 50):
+        await here.catalogue.take(planted[at : at + 50])
+    assert here.catalogue.planted == 500
+    assert len([m for m in caplog.messages if "vault record refused" in m]) == lines.FIRST
+    assert here.database.rows("SELECT count(*) FROM objects") == [(1,)]
 
 
 async def test_an_older_record_that_arrives_late_changes_neither_object_nor_names(here):

@@ -2,7 +2,8 @@
 
 The vault is the truth (compare-and-set); SQLite is this node's copy, which workers read. Whatever changes a record
 raises its epoch word, so that no worker goes on with an older one. A change is on this node's disk when it is answered.
-A new object need not be: the vault has it, and whatever the power took comes again from the vault's feed.
+A new object need not be: the vault has it, and whatever the power took comes again from the vault's feed. So it is the
+feed that brings it into SQLite, once, in one transaction with whatever else came; who made it waits for that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from openkcm.contract.errors import ContractError
 from openkcm.execution import terms
 from openkcm.execution.keyring import RingRecord
 from openkcm.execution.known import KEPT_AT_THE_END, Batch, Known
+from openkcm.execution.lines import Lines
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import Row, Rows, State
 from openkcm.execution.safe import Found, Planted, Safe
@@ -31,7 +33,7 @@ __all__ = ["Catalogue", "PutRefused"]
 
 _log: Final = logging.getLogger("openkcm.catalogue")
 GROUP: Final = 256  # commits that share one transaction and one sync of the disk
-OWN: Final = 4096  # new objects of ours that the feed has not brought back yet
+FEED_S: Final = 0.25  # that a new object waits for the feed; then it is committed without, as all are until it is back
 #: Records of these kinds are the keychain's: a change by another node may need a look.
 KEY_KINDS: Final = frozenset({"ring", "l2", "l3", "fence"})
 
@@ -66,10 +68,12 @@ class Catalogue:
         self._safe, self._state, self._commit, self._bump, self._disk = safe, state, commit, bump, disk
         self._waiting: list[_Commit] = []
         self._committing: asyncio.Task[None] | None = None
-        self._own: dict[str, int] = {}  # subject -> sequence
+        self._due: dict[int, asyncio.Future[None]] = {}  # sequences in the vault that somebody waits to see here
+        self._late = 0  # the feed was too slow to bring this one
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
         self.on_refused: Callable[[str], None] = lambda _subject: None
         self.planted = 0
+        self._refused = Lines(_log, logging.ERROR)
         self.known = known
         self.cursor = known.cursor  # of the vault's feed: everything up to there is in SQLite
 
@@ -77,10 +81,12 @@ class Catalogue:
         """Bring what the vault's consumer delivered into SQLite, in one transaction with the cursor."""
         rows: Rows = []
         changed: list[tuple[str, str]] = []
+        synced = False
         known = self.known.batch()
         for stored in batch:
             try:
                 found = self._safe.open(stored, self._state(), known)
+                synced |= not found.own
                 self._remember(known, found)
                 if found.subject.kind == "object" and not self._destroyed(found.subject.tenant):
                     record = self._safe.read(found, ObjectRecord)
@@ -90,12 +96,14 @@ class Catalogue:
                     self.on_key_record(found.subject.tenant, found.subject.kind)
             except (Planted, ContractError) as bad:
                 self.planted += 1
-                _log.error("vault record refused: %s", bad)
+                self._refused.say("vault record refused", bad)
                 self.on_refused(stored.subject)
-        others = [stored for stored in batch if self._own.pop(stored.subject, None) != stored.sequence]
-        await self._store([*rows, *known.finish(batch[-1].sequence)], changed, synced=bool(others))
+        await self._store([*rows, *known.finish(batch[-1].sequence)], changed, synced=synced)
         known.done()
-        self.cursor = max(self.cursor, batch[-1].sequence)
+        self.cursor = batch[-1].sequence
+        for stored in batch:
+            if (waiting := self._due.pop(stored.sequence, None)) is not None and not waiting.done():
+                waiting.set_result(None)
 
     def _remember(self, known: Batch, found: Found) -> None:
         where = found.subject
@@ -145,12 +153,25 @@ class Catalogue:
         except Conflict as lost:
             await self._look_again(tenant, record.uid)
             raise PutRefused("conflict", str(lost)) from lost
-        if not own:
-            if len(self._own) >= OWN:
-                self._own.clear()  # they are synced when the feed brings them
-            self._own[str(where)] = sequence
-        await self._keep(tenant, sequence, record, synced=own > 0)
+        if own or not await self._fed(sequence):
+            await self._keep(tenant, sequence, record, synced=own > 0)
         return sequence
+
+    async def _fed(self, sequence: int) -> bool:
+        """Wait until the feed has brought a record; False when it is late, and from then on until it has."""
+        if self.cursor < self._late:
+            return False
+        if sequence <= self.cursor:
+            return True
+        waiting = self._due[sequence] = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(waiting, FEED_S)
+        except TimeoutError:
+            self._late = max(self._late, sequence)
+            return False
+        finally:
+            self._due.pop(sequence, None)
+        return True
 
     async def _look_again(self, tenant: str, uid: str) -> None:
         """Read through to the vault what another node was first to write, so that who asks again sees it."""
