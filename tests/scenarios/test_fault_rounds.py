@@ -28,7 +28,7 @@ from openkcm.cli.layout import Layout
 from running_stack import Stack, until
 
 EU, TENANT = "eu-frankfurt", "acme"
-ROUNDS = int(os.environ.get("OPENKCM_FAULT_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("OPENKCM_FAULT_ROUNDS", "20"))
 SEED = int(os.environ.get("OPENKCM_FAULT_SEED", "1"))
 ONLY = os.environ.get("OPENKCM_FAULTS", "")  # part of a fault's name: no other is played
 LEASE_S = 30
