@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import ssl
 
@@ -57,11 +58,12 @@ class Here:
 @pytest.fixture
 async def here(tmp_path):
     press = Press()
-    with running_orbital(tmp_path / "stack") as orbital:
+    with running_orbital(tmp_path / "stack") as orbital, contextlib.ExitStack() as ended:
         node = RunningNode(orbital, press, tmp_path / "node")
         new_key_file(node.key_file)
         here = Here(None, node)
         async with Governor(orbital, press) as governor:
+            ended.callback(node.stop)
             here.governor = governor
             for e in opening(press):
                 await governor.append(e)
@@ -71,7 +73,6 @@ async def here(tmp_path):
                 await governor.append(e)
             await governor.until(lambda: governor.acked("acme", "routine", 5, "active"))
             yield here
-            node.stop()
 
 
 @pytest.mark.timeout(240)
