@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import json
 import sys
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,40 @@ class Residence:
     acks: dict[str, list[Line]] = field(default_factory=lambda: defaultdict(list))
     portal: list[tuple[float, str, tuple[str, ...]]] = field(default_factory=list)
     lost: dict[str, float] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
-    def lifted(self, revocation: Line, at: float) -> tuple[bool, bool]:
-        """(by two people's restore, by any restore) that names this revocation or a later one of its epoch."""
-        epoch, counter = revocation["epoch"], revocation["counter"]
-        same = {r["event"] for r in self.revocations if r["epoch"] == epoch and r["counter"] >= counter}
-        naming = [r for r in self.restores if r["t"] <= at and same & set(r["lifts"])]
-        return any(len(set(r["people"])) >= 2 for r in naming), bool(naming)
+    def lifted(self, revocation: Line) -> tuple[float, float]:
+        """Since when a restore by two people, and any restore, names this revocation or a later one of its epoch."""
+        key = "lifted", *_place(revocation)
+        if (found := self.known.get(key)) is None:
+            epoch, counter = revocation["epoch"], revocation["counter"]
+            same = {r["event"] for r in self.revocations if r["epoch"] == epoch and r["counter"] >= counter}
+            naming = [r for r in self.restores if same & set(r["lifts"])]
+            good = [r["t"] for r in naming if len(set(r["people"])) >= 2]
+            found = min(good, default=inf), min((r["t"] for r in naming), default=inf)
+            self.known[key] = found
+        return found
+
+    def acked(self, node: str, lane: str, decree: Line) -> float:
+        """When a node first acknowledged a decree."""
+        key = node, lane, *_place(decree)
+        if (found := self.known.get(key)) is None:
+            acks = (a for a in self.acks[node] if a["lane"] == lane and covers(a, decree))
+            found = self.known[key] = next((a["t"] for a in acks), inf)
+        return found
+
+    def said(self, revocation: Line) -> tuple[float, str]:
+        """Since when the portal says that a revocation is obeyed, and how."""
+        key = "said", *_place(revocation)
+        if (found := self.known.get(key)) is None:
+            told = ((since, status) for since, status, events in self.portal if revocation["event"] in events)
+            found = self.known[key] = min(told, default=(inf, ""))
+        return found
+
+
+def _place(decree: Line) -> tuple[Any, ...]:
+    """One decree; a restored ledger has it a second time, at another place."""
+    return decree["event"], decree["epoch"], decree["counter"]
 
 
 def covers(ack: Line, decree: Line) -> bool:
@@ -101,35 +130,31 @@ def check(lines: Iterable[Line]) -> list[str]:
 
 
 def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[float, float]]) -> list[str]:
-    at = op.get("sent", op["start"])
-    what = f"{op['node']} served {op['tenant']} at {at}"
+    at, node = op.get("sent", op["start"]), op["node"]
+    what = f"{node} served {op['tenant']} at {at}"
     out: list[str] = []
-    acks = home.acks[op["node"]]
-    critical = [a for a in acks if a["lane"] == "critical" and a["t"] < at]
-    routine = [a for a in acks if a["lane"] == "routine" and a["t"] < at]
     if op.get("wrong_key"):
         out.append(f"Key: {what} with a key that was wiped")
     for revocation in home.revocations:
-        good, any_ = home.lifted(revocation, at)
-        if good:
+        good, any_ = home.lifted(revocation)
+        if good <= at:
             continue
-        rule = "S12" if any_ else None
-        ack = next((a for a in critical if covers(a, revocation)), None)
-        if ack is not None:
-            out.append(f"{rule or 'S1'}: {what}, after its ack at {ack['t']} of {revocation['event']}")
-        for since, status, events in home.portal:
-            if revocation["event"] in events and since < at < home.lost.get(revocation["event"], at + 1):
-                out.append(f"{rule or 'S9'}: {what}, though the portal says {status} at {since}")
-                break
+        rule = "S12" if any_ <= at else None
+        acked = home.acked(node, "critical", revocation)
+        if acked < at:
+            out.append(f"{rule or 'S1'}: {what}, after its ack at {acked} of {revocation['event']}")
+        since, status = home.said(revocation)
+        if since < at < home.lost.get(revocation["event"], at + 1):
+            out.append(f"{rule or 'S9'}: {what}, though the portal says {status} at {since}")
     for removal in removals:
         mine = removal["tenant"] == op["tenant"] and removal["region"] == op["region"]
-        if mine and op.get("enrolment") in removal["ids"] and any(covers(a, removal) for a in critical):
+        if mine and op.get("enrolment") in removal["ids"] and home.acked(node, "critical", removal) < at:
             out.append(f"S1: {what} for the removed {op['enrolment']}")
     sent = _newest(echoed, at)
     if sent is None:
         out.append(f"S6: {what} without any beat")
     else:
-        lease = _longest_lease(home, routine, sent, at)
+        lease = _longest_lease(home, node, sent, at)
         if at > sent + lease * (1 + DRIFT_RATIO) + DRIFT_S:
             out.append(f"S6: {what}, {at - sent:.3f} s after the nonce, on a lease of {lease} s")
     return out
@@ -138,15 +163,15 @@ def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[f
 def _newest(echoed: list[tuple[float, float]], at: float) -> float | None:
     """The latest sending among the nonces echoed by then. A list in the order of time."""
     newest = None
-    for beat_at, sent in reversed(echoed):
-        if beat_at <= at and (newest is None or sent > newest):
+    for beat_at, sent in reversed(echoed[: bisect_right(echoed, (at, inf))]):
+        if newest is None or sent > newest:
             newest = sent
-        if newest is not None and beat_at < newest:
+        if beat_at < newest:
             break
     return newest
 
 
-def _longest_lease(home: Residence, acks: list[Line], sent: float, at: float) -> float:
+def _longest_lease(home: Residence, node: str, sent: float, at: float) -> float:
     """The longest lease this node may have had: those ordered, from the newest it had acknowledged at `sent` on."""
     allowed: list[Line] = []
     for c in home.configurations:
@@ -154,8 +179,7 @@ def _longest_lease(home: Residence, acks: list[Line], sent: float, at: float) ->
             break
         if not allowed or c["lease_s"] <= allowed[-1]["lease_s"] or len(set(c["people"])) >= 2:
             allowed.append(c)
-    had = [a for a in acks if a["t"] <= sent]
-    newest = max((i for i, c in enumerate(allowed) if any(covers(a, c) for a in had)), default=0)
+    newest = max((i for i, c in enumerate(allowed) if home.acked(node, "routine", c) <= sent), default=0)
     return max((c["lease_s"] for c in allowed[newest:]), default=0.0)
 
 
