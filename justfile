@@ -100,6 +100,10 @@ soak-faults rounds="200" seed="1": prepare
 soak-expired: prepare
     cd tests && ../{{bin}}/python -m faults.expired
 
+# The hub's disk is full when the switch is pulled: closed by lease by the time that was told, revoked once there is room (1 min, root)
+soak-full-hub: prepare
+    cd tests && ../{{bin}}/python -m faults.full_hub
+
 # An earlier release's installed package, two nodes a region, becomes this one under load: no operation may fail (3 min)
 upgrade from="HEAD~60": prepare
     cd tests && ../{{bin}}/python -m upgrades.rolling {{from}}

@@ -20,6 +20,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from governance_ledger import ANNA, BERT, CMK, TRUST
+from openkcm.bus.beat import say
 from openkcm.bus.connection import Connection
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.reports import send
@@ -109,6 +110,15 @@ class Node:
         body = msgspec.json.encode(e)
         await send(self.connection, e.subject, body, id=e.id, tag=e.tag)
         return body
+
+    async def live(self, nonce: str, *, voice: Voice | None = None) -> None:
+        """Say a HealthCheck, which a beat answers."""
+        check = reports.HealthCheck(
+            node=self.name, region=self.region, nonce=nonce, boot_id="b", sent_boottime_ns=1, ledger_epoch=1,
+            cursor=(0, 0), known_tags=(), workers=1, memory="mlock", sealed_mappings=False, dropped=0,
+        )  # fmt: skip
+        e = (voice or self.voice).report(None, check, epoch=1)
+        await say(self.connection, e.subject, msgspec.json.encode(e), id=e.id, tag=e.tag)
 
     async def ack(self, tenant: str, lane: str, floor: int, **more: Any) -> bytes:
         said = {"state": "active", "boot_id": "b", "lease_s": 86400, "ledger_epoch": 1, **more}

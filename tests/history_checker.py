@@ -2,7 +2,8 @@
 `docs/history.md`, imports nothing of OpenKCM, knows the rules of the design and none of its code.
 
 - S1: after a node acknowledged a revocation (or a workload's removal), it serves nothing of it until it is lifted.
-- S6: nothing is served later than the lease after the sending of a nonce that governance echoed.
+- S6: nothing is served later than the lease after the sending of a nonce that governance echoed in a beat that did not
+  leave the tenant out.
 - S9: once the portal says Revoked, or `certain_by` is past, no node of the region serves, unless the ledger itself lost
   the revocation and an operator accepted that loss. What a node acknowledged holds even then (S1).
 - S12: what lifts is a restore that two different people of the tenant signed; anything else lifts nothing.
@@ -16,7 +17,7 @@ import json
 import sys
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 DRIFT_RATIO, DRIFT_S = 0.001, 0.1  # preempted between the comparison and the kernel
 SETTLED = ("Revoked", "RevokedByLease")
 Line = dict[str, Any]
+Echo = tuple[float, float, Collection[str]]  # when the beat came, when its nonce was sent, whom it left out
 
 
 @dataclass
@@ -83,7 +85,7 @@ def check(lines: Iterable[Line]) -> list[str]:
     residences: dict[tuple[str, str], Residence] = defaultdict(Residence)
     removals: list[Line] = []
     nonces: dict[str, tuple[str, float]] = {}
-    echoed: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    echoed: dict[str, list[Echo]] = defaultdict(list)
     served: list[Line] = []
     lost: dict[str, float] = {}
     for line in lines:
@@ -106,7 +108,7 @@ def check(lines: Iterable[Line]) -> list[str]:
             for nonce in line["nonces"]:
                 if nonce in nonces:
                     node, sent = nonces[nonce]
-                    echoed[node].append((line["t"], sent))
+                    echoed[node].append((line["t"], sent, line.get("withheld", ())))
         elif kind == "portal":
             said = tuple(line["events"])
             if line["status"] in SETTLED:
@@ -129,7 +131,7 @@ def check(lines: Iterable[Line]) -> list[str]:
     return broken
 
 
-def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[float, float]]) -> list[str]:
+def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[Echo]) -> list[str]:
     at, node = op.get("sent", op["start"]), op["node"]
     what = f"{node} served {op['tenant']} at {at}"
     out: list[str] = []
@@ -150,7 +152,7 @@ def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[f
         mine = removal["tenant"] == op["tenant"] and removal["region"] == op["region"]
         if mine and op.get("enrolment") in removal["ids"] and home.acked(node, "critical", removal) < at:
             out.append(f"S1: {what} for the removed {op['enrolment']}")
-    sent = _newest(echoed, at)
+    sent = _newest(echoed, at, op["tenant"])
     if sent is None:
         out.append(f"S6: {what} without any beat")
     else:
@@ -160,10 +162,12 @@ def _judge(op: Line, home: Residence, removals: list[Line], echoed: list[tuple[f
     return out
 
 
-def _newest(echoed: list[tuple[float, float]], at: float) -> float | None:
-    """The latest sending among the nonces echoed by then. A list in the order of time."""
+def _newest(echoed: list[Echo], at: float, tenant: str) -> float | None:
+    """The latest sending among the nonces echoed by then to this tenant's lease. A list in the order of time."""
     newest = None
-    for beat_at, sent in reversed(echoed[: bisect_right(echoed, (at, inf))]):
+    for beat_at, sent, withheld in reversed(echoed[: bisect_right(echoed, (at, inf))]):
+        if tenant in withheld:
+            continue
         if newest is None or sent > newest:
             newest = sent
         if beat_at < newest:

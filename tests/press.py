@@ -142,15 +142,18 @@ class Press:
         )
         return self.residence(tenant, decree, **how)
 
-    def beat(self, sequence: int, chain: bytes, *nonces: str, signer=None, epoch=None, region=None, subject=None):
+    def beat(self, sequence: int, chain: bytes, *nonces: str, signer=None, epoch=None, region=None, subject=None,
+             withheld=()):  # fmt: skip
         data = reports.Beat(
             region=region or self.region,
             ledger_epoch=epoch or self.epoch,
             nonces=nonces,
             head=reports.Head(sequence=sequence, hash=chain.hex()),
         )
-        where = subject or subjects.beat(self.region)
-        return self.seal(None, where, raw=msgspec.json.encode(data), tag=reports.BEAT_TAG, signer=signer)
+        if withheld:
+            data = reports.Withholding(**msgspec.structs.asdict(data), withheld=withheld)
+        where, tag = subject or subjects.beat(self.region), reports.WITHHOLDING_TAG if withheld else reports.BEAT_TAG
+        return self.seal(None, where, raw=msgspec.json.encode(data), tag=tag, signer=signer)
 
 
 def sign(words: statements.Statement, people) -> tuple[statements.Signature, ...]:

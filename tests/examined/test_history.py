@@ -50,6 +50,14 @@ BROKEN = {
     "S1: served after the ack": ("S1", [served(2.2)]),
     "S1: served for a removed workload after the ack": ("S1", [served(6.2, enrolment="e1")]),
     "S6: served past the lease": ("S6", [served(40.0)]),
+    "S6: served by a beat that left the tenant out": (
+        "S6",
+        [
+            {"t": 28.0, "kind": "nonce", "node": "n1", "nonce": "b"},
+            {"t": 28.1, "kind": "beat", "region": "eu", "nonces": ["b"], "withheld": ["acme"]},
+            served(40.0),
+        ],
+    ),
     "S6: served without a beat": ("S6", [served(1.0, node="n2")]),
     "S9: another node served after the portal said Revoked": ("S9", [served(2.6, node="n2")]),
     "S12: one person's restore does not lift": (
@@ -73,6 +81,15 @@ def test_a_clean_history_is_clean():
 def test_a_broken_history_is_not(what):
     rule, lines = BROKEN[what]
     assert any(sentence.startswith(rule) for sentence in check([*CLEAN, *lines]))
+
+
+def test_a_beat_that_leaves_another_tenant_out_counts():
+    renewed = [
+        {"t": 28.0, "kind": "nonce", "node": "n1", "nonce": "b"},
+        {"t": 28.1, "kind": "beat", "region": "eu", "nonces": ["b"], "withheld": ["bolt"]},
+        served(40.0),
+    ]
+    assert check([*CLEAN, *renewed]) == []
 
 
 def test_a_portals_certain_by_is_a_promise():

@@ -345,7 +345,8 @@ class Lease(World):
     TICK, END = 30, 4
 
     leases: tuple[str, ...] = ("shorter lease", "longer lease")
-    reboots = False
+    reboots = restarts = False
+    recorded = True
 
     def __init__(self, *, fresh: bool = True, sends: tuple[int, ...] = (0, 1)) -> None:
         super().__init__()
@@ -362,6 +363,9 @@ class Lease(World):
         after = reports.grown_head(chain, head, sequence, env.encode(self.revoked))
         self.heads = {False: (head, chain), True: (sequence, after)}
         self.start = Ticking(self.first)
+
+    def beat(self, nonce: str, known: bool) -> env.Envelope:
+        return self.press.beat(*self.heads[known], nonce)
 
     def search(self) -> Found:
         """Everything that can happen here."""
@@ -381,11 +385,10 @@ class Lease(World):
             known = w.revoked_at is not None if self.fresh else False
             yield f"governance echoes the nonce of {tick * self.TICK}", replace(w, beats=w.beats | {(tick, known)})
         for tick, known in sorted(w.beats):
-            sequence, chain = self.heads[known]
-            e = self.press.beat(sequence, chain, f"{tick:032x}")
+            e = self.beat(f"{tick:032x}", known)
             beat = BeatArrived(e.subject, env.encode(e))
             yield f"the beat for {tick * self.TICK} comes", replace(w, node=give(n, beat))
-        names = list(self.leases) + (["revocation"] if w.revoked_at is not None else [])
+        names = list(self.leases) + (["revocation"] if w.revoked_at is not None and self.recorded else [])
         for name in names:
             lane = "critical" if name == "revocation" else "routine"
             if self.messages[name][0] > (n.mem.cursor_critical if lane == "critical" else n.mem.cursor_routine):
@@ -393,6 +396,8 @@ class Lease(World):
                 yield f"the mirror brings the {name}", replace(w, node=give(n, self.arrive(name, lane, local)))
         for name, after in happen(n):
             yield name, replace(w, node=after)
+        if self.restarts:
+            yield "kill -9, restart", replace(w, node=restart(n))
         if self.reboots and not w.boot_at and w.tick:
             yield "reboot", replace(w, node=restart(n, "boot-2"), boot_at=w.tick)
 
@@ -432,4 +437,17 @@ class Reboot(Lease):
     reboots = True
 
 
-ALL = (Lattice, Approvers, CriticalGap, RoutineGap, Keys, Lease, Reboot)
+class Withheld(Lease):
+    """The revocation is in the CMK's spool and never in the ledger: beats from then on leave its tenant out."""
+
+    leases = ()
+    restarts, recorded = True, False
+
+    def __init__(self) -> None:
+        super().__init__(sends=(0, 2, 3, 4))
+
+    def beat(self, nonce: str, known: bool) -> env.Envelope:
+        return self.press.beat(*self.heads[False], nonce, withheld=("acme",) if known else ())
+
+
+ALL = (Lattice, Approvers, CriticalGap, RoutineGap, Keys, Lease, Reboot, Withheld)

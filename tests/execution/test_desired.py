@@ -488,6 +488,40 @@ def test_nothing_is_leased_without_a_beat_or_by_one_of_another_boot(world):
     assert restarted.lease_until(acme) == 0
 
 
+def leases(w: World) -> dict[str, int]:
+    """Seconds until which each tenant may be served."""
+    return {t: w.state.lease_until(r) // 10**9 for t, r in w.state.residences.items()}
+
+
+def reloaded(w: World) -> State:
+    """What a restart in the same boot finds."""
+    return rows.load(
+        State(node=NODE[0], region=NODE[1], boot_id="boot-1", trust_root=w.press.root.public_key),
+        (w.state.cursor_routine, w.state.cursor_critical, rows.node_row(w.state)[1]["body"]),
+        [rows.residence_row(r)[1]["body"] for r in w.state.residences.values()],
+    )
+
+
+def test_a_tenant_left_out_keeps_the_lease_it_has_and_the_others_get_theirs(world):
+    for e in world.press.onboarded("bolt"):
+        world.arrive(e)
+    beat(world)
+    for nonce, sent in (("b" * 32, 15), ("c" * 32, 25)):
+        assert "lease" in world.kinds(beat(world, nonce, sent=sent * 10**9, withheld=("acme",)))
+    assert leases(world) == {"acme": 65, "bolt": 85}
+    beat(world, "a" * 32)  # the bus kept the first beat, and the nonce's sending counts as it did
+    assert leases(world) == {"acme": 65, "bolt": 85}
+    world.state = reloaded(world)
+    assert leases(world) == {"acme": 65, "bolt": 85}
+    beat(world, "d" * 32, sent=35 * 10**9)
+    assert leases(world) == {"acme": 95, "bolt": 95}
+
+
+def test_a_tenant_left_out_of_the_first_beat_of_a_boot_is_not_served(world):
+    beat(world, withheld=("acme",))
+    assert leases(world) == {"acme": 0}
+
+
 def test_a_beat_whose_head_is_not_applied_yet_waits_for_it(world):
     e = revoke(world)
     head = world.press.sequence + 1

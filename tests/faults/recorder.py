@@ -143,7 +143,9 @@ class Recorder:
 
     async def _beats(self, stored: Stored) -> None:
         e = env.decode(stored.body)
-        self.add("beat", t=e.at_ms / 1000 + self._offset - 0.002, nonces=list(reports.read_beat(e.data).nonces))
+        beat = reports.read_beat(e.tag, e.data)
+        withheld = list(getattr(beat, "withheld", ()))
+        self.add("beat", t=e.at_ms / 1000 + self._offset - 0.002, nonces=list(beat.nonces), withheld=withheld)
 
     # --- afterwards -------------------------------------------------------------------------------------------------
 

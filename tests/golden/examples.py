@@ -173,6 +173,9 @@ REPORTS: Final[tuple[r.Report, ...]] = (
     ),
 )  # fmt: skip
 BEAT: Final = r.Beat(region=REGION, ledger_epoch=1, head=r.Head(sequence=7, hash=SHA), nonces=(NONCE,))
+WITHHOLDING: Final = r.Withholding(
+    region=REGION, ledger_epoch=1, head=r.Head(sequence=7, hash=SHA), nonces=(NONCE,), withheld=("acme", "bolt")
+)
 RECHECK: Final = r.Recheck(region=REGION, ledger_epoch=1, node=NODE, tenants=(TENANT,))
 
 
@@ -220,6 +223,6 @@ def every() -> dict[str, bytes]:
         tenant = getattr(report, "tenant", "_")
         subject = subjects.ReportSubject(REGION, NODE, tenant, subjects.report_token(tag.partition(".")[0]))
         files[f"reports/{tag}.json"] = sealed(tag, str(subject), report)
-    for tag, told in ((r.BEAT_TAG, BEAT), (r.RECHECK_TAG, RECHECK)):
+    for tag, told in ((r.BEAT_TAG, BEAT), (r.WITHHOLDING_TAG, WITHHOLDING), (r.RECHECK_TAG, RECHECK)):
         files[f"reports/{tag}.json"] = sealed(tag, subjects.beat(REGION), told)
     return files

@@ -12,13 +12,14 @@ from openkcm.contract.retired import RETIRED, RETIRED_REPORTS
 HERE = Path(__file__).resolve().parent
 FILES = sorted(p.relative_to(HERE).as_posix() for kind in ("decrees", "reports") for p in (HERE / kind).glob("*.json"))
 OLD = {**RETIRED, **RETIRED_REPORTS}
+BEATS = (reports.BEAT_TAG, reports.WITHHOLDING_TAG)
 KEYS = {examples.SIGNER.key_id: examples.SIGNER.public_key}
 
 
 def test_every_tag_has_a_golden_file_and_every_file_a_tag():
     wanted = {f"decrees/{tag}.json" for tag in decrees.KNOWN_TAGS}
     wanted |= {f"reports/{tag}.json" for tag in reports.KNOWN_TAGS}
-    assert set(FILES) == wanted | {f"reports/{tag}.json" for tag in (reports.BEAT_TAG, reports.RECHECK_TAG)}
+    assert set(FILES) == wanted | {f"reports/{tag}.json" for tag in (*BEATS, reports.RECHECK_TAG)}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -30,8 +31,9 @@ def test_a_golden_file_is_read_and_written_again_byte_for_byte(name):
     if name.startswith("decrees/"):
         value = decrees.read(sealed.tag, sealed.data)
     else:
-        own = {reports.BEAT_TAG: reports.read_beat, reports.RECHECK_TAG: reports.read_recheck}.get(sealed.tag)
-        value = reports.read(sealed.tag, sealed.data) if own is None else own(sealed.data)
+        read = reports.read_beat if sealed.tag in BEATS else reports.read
+        recheck = sealed.tag == reports.RECHECK_TAG
+        value = reports.read_recheck(sealed.data) if recheck else read(sealed.tag, sealed.data)
     if sealed.tag not in OLD:
         assert msgspec.json.encode(value) == bytes(sealed.data)
     assert envelope.encode(sealed) == raw

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +16,11 @@ import pytest
 from governance_ledger import TRUST
 from governance_stack import Idp, Stack, issuer, running_cmk
 from openkcm.audit.examine import examine
+from openkcm.bus.beat import subscribe_beats
+from openkcm.bus.connection import Stored
 from openkcm.cli import orbital as servers
+from openkcm.contract import envelope as env
+from openkcm.contract import reports
 from orbital_fixture import EU, Orbital, run_apart, shipped_regions
 
 STORE_BYTES = 24 << 20
@@ -78,6 +84,22 @@ def problem(answer, status: int, code: str) -> None:
     assert answer.json()["code"] == code
 
 
+async def left_out(stack: Stack) -> tuple[str, ...]:
+    """Whom the next beat leaves out."""
+    beats: asyncio.Queue[reports.Beat] = asyncio.Queue()
+
+    async def hear(stored: Stored) -> None:
+        e = env.decode(stored.body)
+        beats.put_nowait(reports.read_beat(e.tag, e.data))
+
+    async with stack.node() as node:
+        end = await subscribe_beats(node.connection, EU, hear)
+        await node.live(secrets.token_hex(16))
+        beat = await asyncio.wait_for(beats.get(), 20)
+        await end()
+    return beat.withheld if isinstance(beat, reports.Withholding) else ()
+
+
 async def test_a_full_disk_is_503_for_writers_and_a_wait_for_a_revocation(
     small: Orbital, idp: Idp, tmp_path: Path
 ) -> None:
@@ -107,8 +129,13 @@ async def test_a_full_disk_is_503_for_writers_and_a_wait_for_a_revocation(
         assert shown == 1
         again = await stack.must(admin, "POST", f"{path}/revocations", {"reason": "stolen"}, key="pull")
         assert again["revocations"][0]["event"] == one["event"]
+        shown = (await stack.must(admin, "GET", f"{path}/regions/{EU}/sync"))["critical"]
+        assert (shown["status"], shown["counter"]) == ("Revoking", 0)
+        assert await left_out(stack) == (tenant,)
         read_to = stack.cmk.projection.cursor
         assert read_to >= before
+    async with cmk(small, idp, home) as stack:  # it starts with the spool that it left
+        assert await left_out(stack) == (tenant,)
     # The hub dies of it, and the CMK is restarted with an empty hand: what was promised is on its own disk.
     small.kill(servers.HUB)
     ballast.unlink()
@@ -120,6 +147,7 @@ async def test_a_full_disk_is_503_for_writers_and_a_wait_for_a_revocation(
 
         await stack.until(arrived, 20)
         assert (await stack.must("operator-1", "GET", "/fleet"))["spooled_revocations"] == 0
+        assert await left_out(stack) == ()
         stored = [s async for s in stack.cmk.ledger.read_all()]
         assert [s.id for s in stored].count(one["event"]) == 1
         # Nothing half-done: what is there is whole, once, and without a gap.

@@ -209,26 +209,14 @@ async def test_a_beat_echoes_the_nonces_of_enrolled_nodes_and_names_the_leaders_
 
         end = await subscribe_beats(node.connection, EU, hear)
 
-        def check(nonce: str) -> reports.HealthCheck:
-            return reports.HealthCheck(
-                node=EU_NODE, region=EU, nonce=nonce, boot_id="b", sent_boottime_ns=1, ledger_epoch=1, cursor=(0, 0),
-                known_tags=(), workers=1, memory="mlock", sealed_mappings=False, dropped=0,
-            )  # fmt: skip
-
-        async def say(nonce: str, voice: Voice) -> None:
-            e = voice.report(None, check(nonce), epoch=1)
-            from openkcm.bus.beat import say
-
-            await say(node.connection, e.subject, env.encode(e), id=e.id, tag=e.tag)
-
         for round_ in range(2):
-            await say(f"{round_:032x}", node.voice)
+            await node.live(f"{round_:032x}")
 
             async def answered(wanted: int = round_ + 1) -> bool:
                 return len(beats) >= wanted
 
             await stack.until(answered)
-            beat = reports.read_beat(beats[-1].data)
+            beat = reports.read_beat(beats[-1].tag, beats[-1].data)
             assert f"{round_:032x}" in beat.nonces
             head = await stack.cmk.ledger.leader_last(filters_of(EU), since_s=asyncio.get_running_loop().time())
             assert head is not None
@@ -240,7 +228,7 @@ async def test_a_beat_echoes_the_nonces_of_enrolled_nodes_and_names_the_leaders_
             assert (beat.head.sequence, beat.head.hash, beat.ledger_epoch) == (head.sequence, chain.hex(), 1)
             await stack.must(f"{tenant}-admin", "POST", f"/tenants/{tenant}/revocations", {})
         dropped, sent = stack.cmk.beats.dropped, stack.cmk.beats.sent
-        await say("f" * 32, Voice(EU_NODE, EU, ROGUE))
+        await node.live("f" * 32, voice=Voice(EU_NODE, EU, ROGUE))
 
         async def refused() -> bool:
             return stack.cmk.beats.dropped == dropped + 1

@@ -244,6 +244,7 @@ class Cmk:
         self.tasks: list[asyncio.Task[Any]] = []
         self.shown: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.refused_to_start = ""
+        self.alone = True
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time() * self.drift
@@ -263,10 +264,13 @@ class Cmk:
             self.spool,
             connected=lambda: self.hub.up and self.link.up,
             on_recorded=self._recorded,  # type: ignore[arg-type]
+            monotonic=self.monotonic,
         )
+        self.watch.spooled_for_s = self.switch.spooled_for_s
         self.beats = Beats(
             self.ledger, self.signer, node_keys=self.fold.node_keys,  # type: ignore[arg-type]
             epoch=lambda: self.fold.epoch, heard=self._heard, send=self._send_beat,
+            withheld=self.switch.withheld,
         )  # fmt: skip
         self.comparison = Drift(
             self.fold, epoch=lambda: self.fold.epoch, read_to=lambda: self.fold.cursor, behind=self.fold.behind,
@@ -355,10 +359,11 @@ class Cmk:
         if not (self.hub.up and self.link.up):
             raise Unavailable("no hub")
         self.regions[region].beat(Stored(0, subjects.beat(region), body, id_))
-        if tag != reports.BEAT_TAG:
+        if tag == reports.RECHECK_TAG:
             return
-        beat = reports.read_beat(env.decode(body).data)
-        self.history.add("beat", cmk=self.name, region=region, nonces=list(beat.nonces), head=beat.head.sequence)
+        beat = reports.read_beat(tag, env.decode(body).data)
+        self.history.add("beat", cmk=self.name, region=region, nonces=list(beat.nonces), head=beat.head.sequence,
+                         withheld=list(getattr(beat, "withheld", ())))  # fmt: skip
 
     def _recorded(self, recorded: Recorded) -> None:
         self.watch.recorded(recorded.event)
@@ -385,12 +390,18 @@ class Cmk:
                         lambda r, x=decree: r.confirm(x),  # type: ignore[misc]
                     )  # fmt: skip
 
+    def _spooled(self, tenant: str, region: str) -> list[str]:
+        """Revocations that wait here and are promised a T: another CMK's beats know nothing of them (ADR 0054)."""
+        where = str(subjects.residence_aggregate(region, tenant, "critical"))
+        return sorted(s.id for s in self.spool.entries() if s.subject == where and self.alone)
+
     def look(self) -> None:
         """What the portal shows now, written down when it changes."""
-        for tenant, region in sorted(k for k, f in self.fold.facts.items() if f.revocations):
+        spooled = {k: events for k in self.fold.facts if (events := self._spooled(*k))}
+        for tenant, region in sorted({k for k, f in self.fold.facts.items() if f.revocations} | spooled.keys()):
             status = self.watch.critical(tenant, region)
             mine = [r for r in self.fold.open_revocations() if (r["tenant"], r["region"]) == (tenant, region)]
-            events = sorted(r["event"] for r in mine)
+            events = sorted(r["event"] for r in mine) or spooled.get((tenant, region), [])
             certain = None if status.certain_in_s is None else asyncio.get_running_loop().time() + status.certain_in_s
             said = (status.status, tuple(events), tuple(status.waiting_for))
             if self.shown.get((tenant, region)) != said:

@@ -62,6 +62,7 @@ class Hub:
         self.grown = asyncio.Event()
         self.on_append: list[Callable[[Stored], None]] = []
         self.lying = False
+        self.full = False
 
     @property
     def last(self) -> int:
@@ -122,6 +123,8 @@ class Ledger:
         timeout_s: float = 2.0,
     ) -> Appended:
         await self._there()
+        if self.hub.full:
+            raise Unavailable("the store has no room")
         stored, duplicate = self.hub.append(subject, body, id, expected_last)
         await asyncio.sleep(self.link.delay())
         if not self.link.up or self.hub.rng.random() < self.link.drop:

@@ -39,7 +39,7 @@ from simulation.node import Node, Roots, own_clocks
 EU, US = "eu-frankfurt", "us-virginia"
 FEATURES = (
     "kills", "reboots", "pauses", "partitions", "weather", "disk", "vault", "cmk", "hub", "loss", "lying", "forgery",
-    "membership", "keys", "leases", "mirrors", "roots", "approvers", "disks", "corruption",
+    "membership", "keys", "leases", "mirrors", "roots", "approvers", "disks", "corruption", "full",
 )  # fmt: skip
 PLAY_S, HEAL_S = (40.0, 90.0), 75.0
 LEASES_S = (30, 40, 60)
@@ -77,6 +77,8 @@ class World:
             Cmk(f"cmk-{i}", self.hub, self.regions, s, self.root.public_key, rng, self.history)
             for i, s in enumerate(signers)
         ]
+        for cmk in self.cmks:
+            cmk.alone = len(self.cmks) == 1
         for node in self.nodes.values():
             node.hear_health = [c.on_health for c in self.cmks]
         self.tenants = ("acme", "bolt")[: 1 + (rng.random() < 0.6)]
@@ -443,7 +445,7 @@ class World:
             "partitions": [self._partition, self._half], "weather": [self._weather], "vault": [self._leaf, self._node_link],
             "cmk": [self._cmk_dies], "hub": [self._hub_dies], "loss": [self._loss], "lying": [self._reappend, self._withhold],
             "mirrors": [self._tail], "roots": [self._root], "disks": [self._disk_lost],
-            "corruption": [self._corrupt],
+            "corruption": [self._corrupt], "full": [self._hub_full],
         }  # fmt: skip
         acts = [a for f in sorted(self.features) for a in menu.get(f, [])]
         while acts:
@@ -596,6 +598,13 @@ class World:
         if not cmk.up:
             cmk.start()
 
+    async def _hub_full(self) -> None:
+        """Nothing more can be written at the hub; it reads and hears on."""
+        if not self.hub.full:
+            self.hub.full = True
+            await asyncio.sleep(self.rng.uniform(20, 80))
+            self.hub.full = False
+
     async def _hub_dies(self) -> None:
         self.hub.up = False
         await asyncio.sleep(self.rng.choice((1.0, 6.0, 45.0)))
@@ -703,7 +712,7 @@ class World:
             task.cancel()
         await asyncio.gather(*self.under_way, return_exceptions=True)
         self.healed = True
-        self.hub.up, self.hub.lying = True, False
+        self.hub.up, self.hub.lying, self.hub.full = True, False, False
         self._calm()
         self._reveal()
         self.roots.refuse.clear()

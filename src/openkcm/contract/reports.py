@@ -20,8 +20,10 @@ from openkcm.contract.retired import RETIRED_REPORTS
 __all__ = [
     "BEAT_TAG",
     "HEALTH_TAG",
+    "MOST_WITHHELD",
     "RECHECK_TAG",
     "REPORTS",
+    "WITHHOLDING_TAG",
     "Beat",
     "CheckpointCosigned",
     "Counted",
@@ -37,7 +39,9 @@ __all__ = [
     "RotationProgressed",
     "SyncAck",
     "Told",
+    "Withholding",
     "read",
+    "read_beat",
     "read_recheck",
     "tag_of",
 ]
@@ -314,6 +318,15 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     nonces: tuple[Nonce, ...]
 
 
+MOST_WITHHELD: Final = 256  # with names of the longest: 17 KiB of the 64 that a message may have
+
+
+class Withholding(Beat, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A beat that leaves tenants out: each has a revocation that its CMK promised and could not append yet."""
+
+    withheld: Annotated[tuple[TenantId, ...], Meta(min_length=1, max_length=MOST_WITHHELD)]
+
+
 class Recheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Governance asks a node about its residences, beside the beat. Sealed by the CMK; never stored.
 
@@ -328,6 +341,7 @@ class Recheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 BEAT_TAG: Final = "Beat.1"
+WITHHOLDING_TAG: Final = "Beat.2"
 RECHECK_TAG: Final = "Recheck.1"
 HEALTH_TAG: Final = "HealthCheck.2"
 REPORTS: Final[dict[str, type[Report]]] = {
@@ -349,7 +363,10 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 }
 #: Every tag that can be read: the living ones and the retired.
 KNOWN_TAGS: Final = tuple(sorted(_DECODERS))
-_BEAT: Final = msgspec.json.Decoder(Beat)
+_BEATS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    BEAT_TAG: msgspec.json.Decoder(Beat),
+    WITHHOLDING_TAG: msgspec.json.Decoder(Withholding),
+}
 _RECHECK: Final = msgspec.json.Decoder(Recheck)
 
 
@@ -376,13 +393,18 @@ def read(tag: str, data: bytes | msgspec.Raw) -> Report:
         raise PayloadError(f"{tag}: {bad}") from bad
 
 
-def read_beat(data: bytes | msgspec.Raw) -> Beat:
+def read_beat(tag: str, data: bytes | msgspec.Raw) -> Beat:
     """Return the beat in an envelope's `data`.
 
     Raises:
+        UnknownTag: It is no beat.
         PayloadError: The data does not fit.
     """
-    return _decoded(_BEAT, BEAT_TAG, data)
+    decoder = _BEATS.get(tag)
+    if decoder is None:
+        raise UnknownTag(f"no beat: {tag}")
+    beat: Beat = _decoded(decoder, tag, data)
+    return beat
 
 
 def read_recheck(data: bytes | msgspec.Raw) -> Recheck:

@@ -5,7 +5,8 @@ Invariants (the scenario and guard tests carry the same numbers):
 - S2 A mark never shrinks; only what is in it is a duplicate.
 - S3 Only a restore that names the revocation, signed by two of the tenant's people, lifts it.
 - S5 The lanes are independent: nothing routine delays or undoes anything critical.
-- S6 The lease runs from the sending of a nonce that governance echoed, and only once the head named is applied.
+- S6 The lease runs from the sending of a nonce that governance echoed, and only once the head named is applied; for a
+  tenant that the beat leaves out it runs on from the last beat that did not.
 - S8 A node that sees less than its mark, or a fork of the ledger, enables nothing: routine decrees wait, critical ones
   are obeyed.
 - S10 A decree of one tenant changes nothing of another.
@@ -107,10 +108,10 @@ def _beat(state: State, b: BeatArrived) -> Outcome:
         env.verify(e, b.subject, book)
         if e.tag == reports.RECHECK_TAG:
             return _recheck(state, b, reports.read_recheck(e.data))
-        beat = reports.read_beat(e.data) if e.tag == reports.BEAT_TAG else None
+        beat = reports.read_beat(e.tag, e.data)
     except ContractError:
         return dropped(state, "bad-beat")
-    if beat is None or beat.region != state.region or b.subject != subjects.beat(state.region):
+    if beat.region != state.region or b.subject != subjects.beat(state.region):
         return dropped(state, "bad-beat")
     sent = max((state.nonces[n] for n in beat.nonces if n in state.nonces), default=None)
     if sent is None:  # somebody else's, or of another boot: worth nothing to us
@@ -118,7 +119,8 @@ def _beat(state: State, b: BeatArrived) -> Outcome:
     if beat.ledger_epoch != state.epoch:
         return dropped(state, "beat-of-another-epoch")
     if state.waiting_beat is None or state.waiting_beat[2] <= sent:
-        state = replace(state, waiting_beat=(beat.head.sequence, beat.head.hash, sent))
+        withheld = beat.withheld if isinstance(beat, reports.Withholding) else ()
+        state = replace(state, waiting_beat=(beat.head.sequence, beat.head.hash, sent, withheld))
     known = state.recent_heads.get(beat.head.sequence)
     if known is not None and known.hex() != beat.head.hash:
         return replace(state, waiting_beat=None, forked=True), [Effect("alarm", detail="forked-head")]
@@ -141,14 +143,15 @@ def _grant(state: State) -> State | None:
     """Honour the waiting beat once its head is applied; None while there is nothing to decide."""
     if state.waiting_beat is None or state.waiting_beat[0] > state.cursor_critical:
         return None
-    sequence, head, sent = state.waiting_beat
+    sequence, head, sent, left_out = state.waiting_beat
     state = replace(state, waiting_beat=None)
     if state.recent_heads.get(sequence, b"").hex() != head:
         return replace(state, forked=state.forked or sequence in state.recent_heads)  # not our history: renews nothing
     if state.beat is not None and state.beat[0] == state.boot_id and state.beat[1] >= sent:
         return state
     nonces = {n: at for n, at in state.nonces.items() if at > sent}
-    return replace(state, beat=(state.boot_id, sent), nonces=nonces, forked=False)
+    withheld = {t: state.withheld.get(t, state.beat) for t in left_out}  # their lease goes on from where it was
+    return replace(state, beat=(state.boot_id, sent), withheld=withheld, nonces=nonces, forked=False)
 
 
 def _root(state: State, o: RootObserved) -> Outcome:

@@ -35,7 +35,7 @@ RETRY_S: Final = 0.5
 AT_ONCE: Final = 32
 PAGE: Final = 200  # residences' digests in a message: about 25 KiB
 #: What this node can read: decrees, and what governance says beside them.
-KNOWN_TAGS: Final = (*decrees.KNOWN_TAGS, reports.BEAT_TAG, reports.RECHECK_TAG)
+KNOWN_TAGS: Final = (*decrees.KNOWN_TAGS, reports.BEAT_TAG, reports.WITHHOLDING_TAG, reports.RECHECK_TAG)
 Send = Callable[[Envelope], Awaitable[None]]
 
 

@@ -169,7 +169,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         recent_heads: Chain by sequence, for a beat that is a little older than we are (newest 256).
         nonces: HealthCheck nonces sent: nonce -> CLOCK_BOOTTIME ns.
         beat: The newest honoured nonce: (boot_id, sent ns), or None: then nothing is served.
-        waiting_beat: A beat whose head is not applied yet.
+        withheld: Tenants that governance's newest honoured beat left out, and the beat from which their lease counts.
+        waiting_beat: A beat whose head is not applied yet: (sequence, hash, sent ns, tenants left out).
         unjudged: Sequence of the first routine message that came under a key nobody had announced to us, or None.
         again_from: Sequence from which the routine lane is read again, since such a key is announced now, or None.
         fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
@@ -198,7 +199,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     recent_heads: dict[int, bytes] = msgspec.field(default_factory=lambda: {0: bytes(32)})
     nonces: dict[str, int] = {}
     beat: tuple[str, int] | None = None
-    waiting_beat: tuple[int, str, int] | None = None
+    withheld: dict[str, tuple[str, int] | None] = {}
+    waiting_beat: tuple[int, str, int, tuple[str, ...]] | None = None
     behind_mark: bool = False
     unjudged: int | None = None
     again_from: int | None = None
@@ -216,9 +218,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
         An echo is worth the smaller of the lease when its nonce was sent and the lease now.
         """
-        if self.beat is None or self.beat[0] != self.boot_id or self.node in self.removed_nodes:
+        beat = self.withheld.get(residence.tenant, self.beat)
+        if beat is None or beat[0] != self.boot_id or self.node in self.removed_nodes:
             return 0
-        sent = self.beat[1]
+        sent = beat[1]
         return sent + min(residence.lease_s, residence.lease_at(sent)) * 1_000_000_000
 
 

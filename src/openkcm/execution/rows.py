@@ -32,6 +32,7 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
     chain: bytes
     beat: tuple[str, int] | None
     dropped: dict[str, int]
+    withheld: dict[str, tuple[str, int] | None] = {}
     unjudged: int | None = None
     again_from: int | None = None
     fork: str | None = None

@@ -5,7 +5,9 @@
 3. the rolling hash over the region's critical decrees has reached that head;
 4. one beat in flight per region; nonces that come meanwhile go into the next;
 5. a leader that names an older head than we have read or written (it lies, or lost its disk) gets no beat, and
-   neither does one that no majority has followed since the nonces came: it may be cut off and not know it.
+   neither does one that no majority has followed since the nonces came: it may be cut off and not know it;
+6. a tenant whose revocation is in this CMK's spool is left out; what is in the spool is read after the nonces came and
+   before the head: what has left it by then, the head covers. With too many, nobody gets a beat.
 """
 
 from __future__ import annotations
@@ -80,12 +82,14 @@ class Beats:
     Args:
         node_keys: (node, region, public key) by key name, as enrolled now.
         heard: Told of each HealthCheck that is genuine.
+        withheld: The tenants of a region whose leases are not to be renewed.
         send: Publishes (region, bytes, id, tag).
     """
 
     def __init__(
         self, ledger: Ledger, signer: seal.Signer, *, node_keys: NodeKeys,
         epoch: Callable[[], int], heard: Callable[[reports.HealthCheck], None], send: Send,
+        withheld: Callable[[str], tuple[str, ...]],
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self.signer = signer
@@ -93,6 +97,7 @@ class Beats:
         self._epoch = epoch
         self._heard = heard
         self._send = send
+        self._withheld = withheld
         self._nonces: dict[str, deque[str]] = {}
         self._woken: dict[str, asyncio.Event] = {}
         self.chains: dict[str, Chain] = {}
@@ -157,6 +162,9 @@ class Beats:
 
     async def _answer(self, region: str, nonces: tuple[str, ...]) -> None:
         since_s = asyncio.get_running_loop().time()
+        withheld = self._withheld(region)  # (6)
+        if len(withheld) > reports.MOST_WITHHELD:
+            raise BusError(f"{len(withheld)} tenants' revocations are spooled: more than a beat can leave out")
         last = await self._ledger.leader_last(filters_of(region), since_s=since_s)  # (2)
         known = max(self.chains[region].sequence, self._recorded.get(region, 0))
         if known > (0 if last is None else last.sequence):  # (5)
@@ -165,7 +173,9 @@ class Beats:
             self.chains[region].head_at(0 if last is None else last.sequence), CHAIN_WAIT_S
         )
         beat = reports.Beat(region=region, ledger_epoch=self._epoch(), head=head, nonces=nonces)
-        await self._say(region, reports.BEAT_TAG, beat)
+        if withheld:
+            beat = reports.Withholding(**msgspec.structs.asdict(beat), withheld=withheld)
+        await self._say(region, reports.WITHHOLDING_TAG if withheld else reports.BEAT_TAG, beat)
         self.sent += 1
 
     async def ask(self, question: reports.Recheck) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
@@ -20,7 +21,7 @@ from openkcm.bus.errors import BusError
 from openkcm.bus.spool import Spool, Spooled
 from openkcm.contract import trace
 from openkcm.contract.decrees import ReasonCode
-from openkcm.contract.subjects import residence_aggregate
+from openkcm.contract.subjects import parse_decree, residence_aggregate
 from openkcm.governance.aggregate import Order
 from openkcm.governance.errors import GovernanceError, KeyReused, LedgerUnavailable
 from openkcm.governance.registry import Recorded, Registry
@@ -63,12 +64,15 @@ class KillSwitch:
 
     def __init__(
         self, registry: Registry, spool: Spool, *, connected: Callable[[], bool],
-        on_recorded: Callable[[Recorded], None],
+        on_recorded: Callable[[Recorded], None], monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._registry = registry
         self._spool = spool
         self._connected = connected
         self._on_recorded = on_recorded
+        self._monotonic = monotonic
+        self._born = monotonic()
+        self._since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -78,6 +82,17 @@ class KillSwitch:
     def waiting(self) -> int:
         """How many revocations are not yet in the ledger."""
         return len(self._spool)
+
+    def withheld(self, region: str) -> tuple[str, ...]:
+        """Return the tenants of a region whose revocation waits here: no beat of ours may lengthen their leases."""
+        waiting = (parse_decree(entry.subject) for entry in self._spool.entries())
+        return tuple(sorted({where.tenant for where in waiting if where.region == region}))
+
+    def spooled_for_s(self, tenant: str, region: str) -> float | None:
+        """Return since how many seconds a revocation of a tenant region waits here (at most our age), or None."""
+        where = str(residence_aggregate(region, tenant, "critical"))
+        since = [self._since.get(e.id, self._born) for e in self._spool.entries() if e.subject == where]
+        return self._monotonic() - min(since) if since else None
 
     async def pull(self, tenant: str, regions: Iterable[str], reason: str, order: Order) -> list[Pulled]:
         """Revoke in each region.
@@ -103,6 +118,7 @@ class KillSwitch:
             late = [intent for intent in intents if not _settled(sending[self._id(tenant, intent)])]
             if late:
                 await asyncio.to_thread(self._spool.put, *(self._spooled(tenant, intent) for intent in late))  # (2)
+                self._since |= {self._id(tenant, intent): self._monotonic() for intent in late}
                 await asyncio.wait(sending.values(), timeout=ANSWER_S)
         finally:
             self._under_way -= 1
@@ -156,6 +172,10 @@ class KillSwitch:
             at_ms=intent.order.at_ms,
         )
 
+    async def _forget(self, id_: str) -> None:
+        await asyncio.to_thread(self._spool.remove, id_)
+        self._since.pop(id_, None)
+
     async def _send(self, tenant: str, intent: _Intent) -> Pulled:
         where = residence_aggregate(intent.region, tenant, "critical")
         id_ = self._id(tenant, intent)
@@ -166,11 +186,11 @@ class KillSwitch:
             recorded = (  # (4) execute reads the whole critical subject and finds the id if it is there
                 await self._registry.execute(where, Residence, intent.order, lambda r: r.revoke(intent.reason))
             )[0]
-            await asyncio.to_thread(self._spool.remove, id_)  # (3)
+            await self._forget(id_)  # (3)
             self._on_recorded(recorded)
             return Pulled(intent.region, recorded.event, recorded.counter, "ledger", recorded.sequence)
         except KeyReused:
-            await asyncio.to_thread(self._spool.remove, id_)
+            await self._forget(id_)
             raise
         except LedgerUnavailable:
             return Pulled(intent.region, id_, None, "spool")

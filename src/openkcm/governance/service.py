@@ -85,12 +85,14 @@ class Cmk:
             self.registry, Spool(Path(configuration.spool)), connected=lambda: connection.is_connected,
             on_recorded=self._on_recorded,
         )  # fmt: skip
+        self.watch.spooled_for_s = self.switch.spooled_for_s
         self.news = News()
         portal = configuration.tls
         self.expiry = Expiry(configuration.nats, {"portal": portal.cert} if portal else {})
         self.beats = Beats(
             self.ledger, signer, node_keys=self.node_keys,
             epoch=lambda: self.projection.epoch, heard=self._on_health, send=self._send_beat,
+            withheld=self.switch.withheld,
         )  # fmt: skip
         self.keys_changed = asyncio.Event()
         self.settled_key: str | None = None

@@ -45,6 +45,8 @@ class Watch:
         self._removed_at: dict[str, float] = {}
         self._born = monotonic()
         self.health: dict[str, Health] = {}
+        #: Since how many seconds a revocation of (tenant, region) waits in this CMK's spool: its beats leave it out.
+        self.spooled_for_s: Callable[[str, str], float | None] = lambda _tenant, _region: None
 
     def saw(self, applied: Iterable[Applied]) -> None:
         """Note when decrees were first read."""
@@ -124,9 +126,14 @@ class Watch:
         if highest is not None:
             since = self._monotonic() - self._read_at.get(highest["event"], self._born)
             certain = pending.certain_after_s(lease_s) - since
+        at = None if highest is None else (highest["epoch"], highest["fence"])
+        spooled_s = self.spooled_for_s(tenant, region)
+        if at is None and spooled_s is not None:  # it will be the next; until then leases alone close
+            certain = pending.certain_after_s(lease_s) - spooled_s
+            at = max(epochs.values(), default=0), state.get("fence", 0) + 1
         return pending.critical(
             state.get("critical_epoch", 0), state.get("fence", 0), nodes, acks,
-            revoked_at=None if highest is None else (highest["epoch"], highest["fence"]),
+            revoked_at=at,
             certain_in_s=certain, epochs=epochs,
         )  # fmt: skip
 
