@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from audit.sealed_ledger import CMK, ROOT, TENANT
 from openkcm.audit import export
 from openkcm.audit.trees import Tampered
 from openkcm.audit.verify import AuditError
+from openkcm.cli import sources
 
 LEDGER, REVOCATION = life()
 
@@ -169,8 +171,6 @@ def test_nothing_is_written_over_and_an_unknown_tenant_has_no_export(whole, tmp_
 
 def rewritten(folder, target, change):
     """A copy whose file was changed, and whose manifest was made to fit."""
-    import shutil
-
     shutil.copytree(folder, target)
     name = change(target)
     manifest = json.loads((target / "manifest.json").read_text())
@@ -197,6 +197,28 @@ def test_a_whole_export_with_an_event_less_is_found_though_its_manifest_fits(who
     with pytest.raises(AuditError, match=says):
         verify(bad)
     assert script(bad).returncode != 0
+
+
+def test_a_file_that_is_another_is_named_before_what_is_wrong_in_it(whole, tmp_path):
+    bad = tmp_path / "bad"
+    shutil.copytree(whole, bad)
+    drop_line(3, "proofs.ndjson")(bad)
+    with pytest.raises(Tampered, match=r"proofs\.ndjson is not the file that was exported"):
+        sources.of_export(bad).trees()
+    with pytest.raises(Tampered, match="the list of leaves is out of order"):
+        sources.of_export(rewritten(whole, tmp_path / "fitting", drop_line(3, "proofs.ndjson"))).trees()
+
+
+@pytest.mark.parametrize("sequence", [0, 1 << 62, 1 << 80])
+def test_a_leaf_at_no_place_of_a_ledger_is_refused(whole, tmp_path, sequence):
+    def moved(folder):
+        first, rest = (folder / "proofs.ndjson").read_bytes().split(b"\n", 1)
+        leaf = json.dumps({**json.loads(first), "sequence": sequence}).encode()
+        (folder / "proofs.ndjson").write_bytes(leaf + b"\n" + rest)
+        return "proofs.ndjson"
+
+    with pytest.raises(Tampered, match=r"proofs\.ndjson, line 1"):
+        sources.of_export(rewritten(whole, tmp_path / "bad", moved)).trees()
 
 
 def test_a_slice_whose_proof_was_left_out_is_found(slice_, tmp_path):

@@ -1,15 +1,17 @@
 """Replay: the same SQL over the same ledger gives the same rows; a row that was touched is named."""
 
+import re
 import sqlite3
 from typing import NamedTuple
 
 import pytest
 
 from audit.sealed_ledger import ROOT, SealedLedger, whole
-from openkcm.audit.replay import compare, folded, tables_of
+from openkcm.audit.replay import UNINDEXED, compare, folded, tables_of
 from openkcm.contract import resources
 from openkcm.projector import open_writer
 from openkcm.projector.ledger import Projection
+from openkcm.projector.statements import named_statements
 
 
 class Stored(NamedTuple):
@@ -57,6 +59,20 @@ def test_a_row_that_somebody_touched_is_named(registry, change, table):
     differences = compare(folded(stored(whole()), ROOT.public_key), tables_of(registry)[1])
     assert [d.table for d in differences] == [table]
     assert differences[0].missing or differences[0].surplus
+
+
+def test_no_statement_of_the_fold_looks_up_by_an_index_that_a_replay_makes_last(tmp_path):
+    schema = resources.ROOT / "projections" / "cmk"
+    writer = open_writer(tmp_path / "cmk.sqlite", schema, synchronous="OFF")
+    query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = ?"
+    last = {name for table in UNINDEXED for (name,) in writer.rows(query, (table,))}
+    assert {"event_routine_by_id", "enrolled_workload_in_order"} <= last
+    for name, statements in named_statements(schema).items():
+        for sql in statements:
+            nothing = dict.fromkeys(re.findall(r":([a-z_]+)", sql))
+            plan = writer.rows(f"EXPLAIN QUERY PLAN {sql}", nothing)
+            assert not last & {word for *_, step in plan for word in step.split()}, name
+    writer.close()
 
 
 def test_a_restore_by_one_person_lifts_nothing_in_the_replay_either():

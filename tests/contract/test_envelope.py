@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import seal
 from openkcm.contract.errors import EnvelopeError, PayloadError, SealError, UnknownTag
+from openkcm.contract.ids import EventId, pattern_of
 from press import Press, seed
 
 PRESS = Press()
@@ -81,6 +84,30 @@ def test_any_flipped_byte_is_an_error_or_a_broken_seal(position, flip):
 def test_an_unknown_field_is_refused():
     raw = env.encode(SEALED).replace(b'{"id"', b'{"extra":1,"id"', 1)
     with pytest.raises(EnvelopeError):
+        env.decode(raw)
+
+
+UUID = SEALED.id
+ODD_IDS = (
+    UUID, UUID.upper(), UUID[:-1], f"{UUID}0", f"{UUID}\n", f"{UUID} {UUID}", UUID.replace("-", " "), f" {UUID[:-1]}", "",
+    UUID.replace("-", "0"), f"0{UUID[:-1]}-", UUID.replace("0", "\u0660"), "!" * 36, "g" + UUID[1:],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["id", "correlation", "causation"])
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_an_id_is_what_its_pattern_says(field, odd):
+    raw = msgspec.json.encode(msgspec.structs.replace(SEALED, **{field: odd}))
+    if re.fullmatch(pattern_of(EventId), odd):
+        assert getattr(env.decode(raw), field) == odd
+    else:
+        with pytest.raises(EnvelopeError, match="no UUID"):
+            env.decode(raw)
+
+
+def test_two_ids_in_one_are_no_id_and_a_space_more():
+    raw = msgspec.json.encode(msgspec.structs.replace(SEALED, id=f"{UUID} {UUID}", correlation="", causation=None))
+    with pytest.raises(EnvelopeError, match="no UUID"):
         env.decode(raw)
 
 

@@ -1,3 +1,3 @@
 INSERT INTO access_denied (sequence, person, action, reason, tenant, region, at_ms)
-VALUES (:sequence, json_extract(:data, '$.person'), json_extract(:data, '$.action'), json_extract(:data, '$.reason'),
-    json_extract(:data, '$.tenant'), json_extract(:data, '$.region'), :at_ms);
+VALUES (:sequence, :its_person, :its_action, :its_reason,
+    :its_tenant, :its_region, :at_ms);

@@ -1,2 +1,2 @@
 INSERT OR IGNORE INTO revocation (event, tenant, region, epoch, fence, reason, person, at_ms)
-VALUES (:id, :tenant, :region, :epoch, :counter, json_extract(:data, '$.reason'), :person, :at_ms);
+VALUES (:id, :tenant, :region, :epoch, :counter, :its_reason, :person, :at_ms);

@@ -1,2 +1,2 @@
 INSERT OR REPLACE INTO suspension (tenant, region, reason)
-VALUES (:tenant, :region, json_extract(:data, '$.reason'));
+VALUES (:tenant, :region, :its_reason);

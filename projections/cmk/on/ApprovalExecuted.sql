@@ -1,2 +1,2 @@
-UPDATE approval SET state = 'Executed', event = json_extract(:data, '$.event')
+UPDATE approval SET state = 'Executed', event = :its_event
 WHERE tenant = :tenant AND approval = :aggregate AND state IN ('Requested', 'Granted');

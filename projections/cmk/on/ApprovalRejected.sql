@@ -1,2 +1,2 @@
-UPDATE approval SET state = 'Rejected', reason = json_extract(:data, '$.person')
+UPDATE approval SET state = 'Rejected', reason = :its_person
 WHERE tenant = :tenant AND approval = :aggregate AND state IN ('Requested', 'Granted');

@@ -1,2 +1,2 @@
-UPDATE approval SET state = 'Withdrawn', reason = json_extract(:data, '$.reason')
+UPDATE approval SET state = 'Withdrawn', reason = :its_reason
 WHERE tenant = :tenant AND approval = :aggregate AND state IN ('Requested', 'Granted');

@@ -1,2 +1,2 @@
 INSERT OR IGNORE INTO destruction (event, tenant, region, approvers_version, body)
-VALUES (:id, :tenant, :region, json_extract(:data, '$.approvers_version'), :data);
+VALUES (:id, :tenant, :region, :its_approvers_version, :data);

@@ -1,2 +1,2 @@
 INSERT INTO node_removed (node, region, sequence)
-VALUES (json_extract(:data, '$.node'), json_extract(:data, '$.region'), :sequence);
+VALUES (:its_node, :its_region, :sequence);

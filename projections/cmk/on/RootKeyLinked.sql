@@ -10,7 +10,7 @@ WHERE NOT EXISTS (
 OR (
     NOT EXISTS (
         SELECT 1 FROM approval_used AS u
-        WHERE u.tenant = :tenant AND u.region = :region AND u.approval = json_extract(:data, '$.approval')
+        WHERE u.tenant = :tenant AND u.region = :region AND u.approval = :its_approval
     ) AND signed('RootKeyLinked.1', :tenant, :region, :data, (
         SELECT a.approvers FROM approvers_set AS a WHERE a.tenant = :tenant AND a.region = :region
         ORDER BY a.version DESC LIMIT 1
@@ -19,6 +19,6 @@ OR (
 ON CONFLICT (tenant, region) DO UPDATE SET provider = excluded.provider, ref = excluded.ref,
     credential = excluded.credential, epoch = excluded.epoch, generation = excluded.generation;
 INSERT OR IGNORE INTO approval_used (tenant, region, approval)
-SELECT k.tenant, k.region, json_extract(:data, '$.approval') FROM root_key AS k
+SELECT k.tenant, k.region, :its_approval FROM root_key AS k
 WHERE k.tenant = :tenant AND k.region = :region AND k.epoch = :epoch AND k.generation = :counter
-    AND json_extract(:data, '$.approval') IS NOT NULL;
+    AND :its_approval IS NOT NULL;

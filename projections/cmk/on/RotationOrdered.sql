@@ -1,3 +1,3 @@
 INSERT OR IGNORE INTO rotation (tenant, region, rotation, level, registration, at_ms)
-VALUES (:tenant, :region, json_extract(:data, '$.rotation'), json_extract(:data, '$.level'),
-    json_extract(:data, '$.registration'), :at_ms);
+VALUES (:tenant, :region, :its_rotation, :its_level,
+    :its_registration, :at_ms);

@@ -1,3 +1,3 @@
 INSERT OR IGNORE INTO registered_system (tenant, region, registration, system, generation, hand_out)
-VALUES (:tenant, :region, json_extract(:data, '$.registration'), json_extract(:data, '$.system'), :counter,
-    json_extract(:data, '$.hand_out'));
+VALUES (:tenant, :region, :its_registration, :its_system, :counter,
+    :its_hand_out);

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Container, Iterator, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from queue import Queue
 from typing import IO, Final
@@ -27,6 +27,8 @@ from openkcm.projector.ledger import Projection
 __all__ = ["Aside"]
 
 AHEAD: Final = 4  # frames that wait for the other process
+TOGETHER: Final = 4  # frames in one transaction: each writes the pages anew that it touches
+PIPE_BYTES: Final = 1 << 20  # the most that Linux gives without privilege; with less the two wait for one another
 _LENGTH: Final = 4
 
 
@@ -51,7 +53,7 @@ class Aside:
 
     def __init__(self, path: Path, trust_root: bytes) -> None:
         command = [sys.executable, "-m", "openkcm.audit.aside", str(path), trust_root.hex()]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PIPE_BYTES)
         self._frames: Queue[bytes | None] = Queue(AHEAD)
         self._encoder = msgspec.msgpack.Encoder()
         self._sending = threading.Thread(target=self._send, name="replay", daemon=True)
@@ -114,8 +116,10 @@ def main() -> None:
     try:
         writer = open_writer(Path(sys.argv[1]), ROOT / "projections" / "cmk", synchronous="OFF")
         projection = Projection(writer, bytes.fromhex(sys.argv[2]))
-        for frame in _frames(sys.stdin.buffer):
-            projection.apply(frame.messages, checked=frame.good)
+        frames = _frames(sys.stdin.buffer)
+        while some := list(islice(frames, TOGETHER)):
+            messages = [message for frame in some for message in frame.messages]
+            projection.apply(messages, checked=set().union(*(frame.good for frame in some)))
         writer.close()
     except (ProjectorError, msgspec.MsgspecError, OSError) as bad:
         sys.exit(str(bad))

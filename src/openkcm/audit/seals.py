@@ -118,7 +118,7 @@ def _split(one: Checked[Any], keys: dict[str, bytes], vouched: Vouched | None) -
 def _learn(one: Checked[Any], keys: dict[str, bytes]) -> None:
     """Note every key that some event introduces, whoever sealed it: a name fits one key only."""
     for e in one.opened:
-        if e is None or e.name != "SigningKeyRotated":
+        if e is None or not e.tag.startswith("SigningKeyRotated."):
             continue
         try:
             decree = decrees.read(e.tag, e.data)

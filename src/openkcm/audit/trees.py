@@ -10,7 +10,8 @@ AuditError
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from openkcm.contract.stored import Message
 __all__ = ["Leaf", "Proof", "SignedTrees", "Slice", "Tampered", "check_signed"]
 
 Notes = Mapping[tuple[str, int], cp.Note]
+_UNSIGNED = (merkle.Growing(), 0)
 Hash = Annotated[bytes, msgspec.Meta(min_length=merkle.HASH_BYTES, max_length=merkle.HASH_BYTES)]
 
 
@@ -39,7 +41,7 @@ class Tampered(AuditError):
 class Leaf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which leaf an event is, and its hash."""
 
-    sequence: int
+    sequence: Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
     tree: str
     epoch: int
     index: int
@@ -62,8 +64,8 @@ class SignedTrees:
 
     Args:
         notes: The checkpoints, by tree and epoch.
-        leaves: In the ledger's order; gone through twice. They may go on behind the checkpoints; what is behind proves
-            nothing.
+        leaves: In the ledger's order. They may go on behind the checkpoints; what is behind proves nothing. Of each
+            that is signed 40 bytes are kept.
         keys: Governance's keys by name, as somebody says: who may have vouched for its own seals. A name is its key's
             hash, so it cannot be another one's.
 
@@ -73,26 +75,22 @@ class SignedTrees:
 
     def __init__(self, notes: Notes, leaves: Iterable[Leaf], keys: Mapping[str, bytes] | None = None) -> None:
         self._notes = notes
-        self._sizes = {place: note.checkpoint().size for place, note in notes.items()}
-        self._count = 0
-        self.signed = Ranges()
-        grown: dict[tuple[str, int], merkle.Growing] = {}
+        grown = {place: (merkle.Growing(), note.checkpoint().size) for place, note in notes.items()}
+        self._sequences, self._leaves, self._seen, last = array("Q"), bytearray(), 0, 0
         for one in leaves:
-            tree = grown.get((one.tree, one.epoch)) or grown.setdefault((one.tree, one.epoch), merkle.Growing())
-            if tree.size >= self._sizes.get((one.tree, one.epoch), 0):
+            tree, size = grown.get((one.tree, one.epoch), _UNSIGNED)
+            if tree.size >= size:
                 continue
-            ordered = one.index == tree.size and one.sequence > self.signed.last
-            if not ordered or one.epoch != cp.epoch_of(one.sequence):
+            if one.index != tree.size or one.sequence <= last or one.epoch != cp.epoch_of(one.sequence):
                 raise Tampered("the list of leaves is out of order", one.sequence)
-            self.signed.add(one.sequence)
-            self._count += 1
+            last = one.sequence
+            self._sequences.append(last)
+            self._leaves += one.leaf
             tree.append(one.leaf)
         for place, note in notes.items():
             point = note.checkpoint()
-            if grown.get(place, merkle.Growing()).root() != point.root:
+            if grown[place][0].root() != point.root:
                 raise Tampered(f"the leaves do not give the root that was signed: {point}")
-        self._order = (one for one in leaves if one.index < self._sizes.get((one.tree, one.epoch), 0))
-        self._next = next(self._order, None)
         known = {key: public for key, public in (keys or {}).items() if seal.key_id(public) == key}
         self._vouching = {
             place: frozenset(key for key, public in known.items() if cp.vouches(note, public))
@@ -101,9 +99,16 @@ class SignedTrees:
 
     def vouched(self, sequence: int, subject: str, key: str) -> bool:
         """Return whether the key that an event names gave its word for it, over the tree in which `see` finds it."""
-        if sequence not in self.signed:
-            return False
-        return key in self._vouching.get((subjects.tree_of(subject), cp.epoch_of(sequence)), ())
+        vouching = self._vouching.get((subjects.tree_of(subject), cp.epoch_of(sequence)), ())
+        return key in vouching and self.signed(sequence)
+
+    def signed(self, sequence: int) -> bool:
+        """Return whether an event with this sequence is under a checkpoint."""
+        kept = self._sequences
+        at = sequence - kept[0] if kept else 0  # where it is while none is missing
+        if not (0 <= at < len(kept) and kept[at] == sequence):
+            at = bisect_left(kept, sequence)
+        return at < len(kept) and kept[at] == sequence
 
     def see(self, message: Message, leaf: bytes) -> None:
         """Compare the next event, whose hash as a leaf this is, with what was signed there.
@@ -111,19 +116,20 @@ class SignedTrees:
         Raises:
             Tampered: It is not what was signed there.
         """
-        sequence, signed = message.sequence, self._next
-        if signed is None:
-            if sequence in self.signed:
+        sequence, at = message.sequence, self._seen
+        if at == len(self._sequences):
+            if self.signed(sequence):
                 raise Tampered("out of order", sequence)
             return
-        if sequence > signed.sequence:
-            raise Tampered(f"missing: it was signed; the next is {sequence}", signed.sequence)
-        if sequence < signed.sequence:
-            why = "out of order" if sequence in self.signed else f"was not there when {signed.sequence} was signed"
+        signed = self._sequences[at]
+        if sequence > signed:
+            raise Tampered(f"missing: it was signed; the next is {sequence}", signed)
+        if sequence < signed:
+            why = "out of order" if self.signed(sequence) else f"was not there when {signed} was signed"
             raise Tampered(why, sequence)
-        if leaf != signed.leaf:
+        if leaf != self._leaves[at * merkle.HASH_BYTES : (at + 1) * merkle.HASH_BYTES]:
             raise Tampered("not the event that was signed there", sequence)
-        self._next = next(self._order, None)
+        self._seen += 1
 
     def check(self, keys: Iterable[bytes]) -> int:
         """Check that all was seen and that governance signed it; return how many events are proven.
@@ -134,33 +140,10 @@ class SignedTrees:
         Raises:
             Tampered: The ledger ends too early, or a checkpoint is not signed.
         """
-        if self._next is not None:
-            raise Tampered("the ledger ends before it, and it was signed", self._next.sequence)
+        if self._seen < len(self._sequences):
+            raise Tampered("the ledger ends before it, and it was signed", self._sequences[self._seen])
         _check_all_signed(self._notes, keys)
-        return self._count
-
-
-class Ranges:
-    """Rising numbers, most of them one after another. Small, however many they are."""
-
-    def __init__(self) -> None:
-        self._first: list[int] = []
-        self._last: list[int] = []
-        self.last = 0
-
-    def add(self, number: int) -> None:
-        """Take the next one in; it is higher than all before."""
-        if self._last and number == self._last[-1] + 1:
-            self._last[-1] = number
-        else:
-            self._first.append(number)
-            self._last.append(number)
-        self.last = number
-
-    def __contains__(self, number: object) -> bool:
-        assert isinstance(number, int)
-        at = bisect_right(self._first, number)
-        return at > 0 and number <= self._last[at - 1]
+        return len(self._sequences)
 
 
 class Slice:

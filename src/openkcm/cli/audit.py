@@ -108,7 +108,7 @@ def _vouched(trees: SignedTrees | Slice | None, *, verified: bool, every_seal: b
     """Return what spares a seal: an earlier verification, or the sealing key's own word over the signed tree."""
     if every_seal or not isinstance(trees, SignedTrees):
         return None
-    return (lambda sequence, _subject, _key: sequence in trees.signed) if verified else trees.vouched
+    return (lambda sequence, _subject, _key: trees.signed(sequence)) if verified else trees.vouched
 
 
 def _print_signed(trees: list[Tree], absent: list[str]) -> None:

@@ -53,7 +53,7 @@ class CheckpointError(ContractError):
 
 def epoch_of(sequence: int) -> int:
     """Return the epoch in which a sequence lies."""
-    return max(1, sequence >> EPOCH_SHIFT)
+    return sequence >> EPOCH_SHIFT or 1
 
 
 def ledger_name(trust_root: bytes) -> str:

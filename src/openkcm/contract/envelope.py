@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from openkcm.contract import seal
 from openkcm.contract.errors import EnvelopeError, SealError
-from openkcm.contract.ids import EventId, KeyId, PersonId, pattern_of
+from openkcm.contract.ids import KeyId, PersonId, pattern_of
 
 __all__ = [
     "PRIORITY_CRITICAL",
@@ -113,7 +113,10 @@ class KeyBook(Protocol):
         """Return the public key (32 bytes) of that name, or None."""
 
 
-_EVENT_ID: Final = re.compile(pattern_of(EventId))
+#: An EventId's digits as zeros; what has no place in one as something else. A pattern takes three times as long.
+_DIGITS: Final = bytes(0x30 if chr(n) in "0123456789abcdef" else n if chr(n) in "- " else 0x21 for n in range(256))
+_UUID: Final = b"00000000-0000-0000-0000-000000000000"
+_TWO, _THREE = b" ".join([_UUID] * 2), b" ".join([_UUID] * 3)
 _PERSON: Final = re.compile(pattern_of(PersonId))
 _KEY: Final = re.compile(pattern_of(KeyId))
 _TAG: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}\.[1-9][0-9]{0,3}")
@@ -144,8 +147,10 @@ def decode(raw: bytes) -> Envelope:
         e = _DECODER.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise EnvelopeError(f"not an envelope: {bad}") from bad
-    fresh = (e.id, e.correlation) if e.causation is None else (e.id, e.correlation, e.causation)
-    if not all(map(_EVENT_ID.fullmatch, fresh)):
+    fresh, shape = (f"{e.id} {e.correlation}", _TWO) if e.causation is None else (
+        f"{e.id} {e.correlation} {e.causation}", _THREE
+    )  # fmt: skip
+    if fresh.encode().translate(_DIGITS) != shape:
         raise EnvelopeError("not an envelope: an id that is no UUID")
     if not _well_named(e.tag, e.actor.subject, e.key):
         raise EnvelopeError("not an envelope: a tag, a person or a key that is not named as such")

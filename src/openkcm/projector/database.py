@@ -128,6 +128,14 @@ class Writer(Reader):
         """
         return self._of(name).conflicts
 
+    def parameters(self, name: str) -> frozenset[str]:
+        """Return the names of a statement's parameters.
+
+        Raises:
+            UnknownStatement: No shipped file of that name.
+        """
+        return self._of(name).parameters
+
     def apply_runs(self, runs: Iterable[tuple[str, Sequence[Mapping[str, Value]]]], *, synced: bool = True) -> None:
         """The same, each name with its rows in a row.
 
@@ -165,9 +173,10 @@ class Writer(Reader):
             (one,) = named.statements
             self._connection.executemany(one.sql, map(one.pick, rows))
             return
+        execute, statements_ = self._connection.cursor().execute, [(one.sql, one.pick) for one in named.statements]
         for parameters in rows:  # statements of one name may build on one another
-            for one in named.statements:
-                self._connection.execute(one.sql, one.pick(parameters))
+            for sql, pick in statements_:
+                execute(sql, pick(parameters))
 
     def truncate_log(self) -> bool:
         """Empty the write-ahead log, so that nothing deleted is left in it; False while a reader is in the way."""

@@ -39,6 +39,10 @@ LEDGER_TABLES: Final = (
     "suspension", "lifted",
     "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile", "critical_head",
 )  # fmt: skip
+#: A decree's texts and numbers are parameters of its statements by these names; the rest of it is in `:data`, as JSON.
+_ITS: Final = {
+    k.decree.__name__: tuple(f"its_{field}" for field in k.decree.__struct_fields__) for k in d.DECREES.values()
+}
 _LEARNT: Final = (d.LedgerOpened, d.SigningKeyRotated)
 LANES: Final = {lane: (f"event_{lane}", f"mark_{lane}") for lane in ("routine", "critical")}
 _Row = tuple[str, Mapping[str, Value]]
@@ -253,8 +257,11 @@ class _Batch:
         self.add(event, parameters)
         self._marks[outcome.subject, e.epoch] = mark, parameters
         if decree is not None:  # written anew, so that every field is there and in one form
-            parameters["data"] = msgspec.json.encode(decree).decode()
-            self.add(type(decree).__name__, parameters)
+            name = type(decree).__name__
+            parameters.update(zip(_ITS[name], msgspec.structs.astuple(decree), strict=True))
+            if "data" in self._writer.parameters(name):
+                parameters["data"] = msgspec.json.encode(decree).decode()
+            self.add(name, parameters)
 
     def runs(self, marks: Mapping[tuple[str, int], int]) -> list[tuple[str, list[Mapping[str, Value]]]]:
         """Return all of it. `marks`: how far each lane has come with it."""

@@ -31,9 +31,10 @@ class Statement(msgspec.Struct, frozen=True):
 
 
 class Named(msgspec.Struct, frozen=True):
-    """The statements of one file. `conflicts`: the files whose order against this one matters."""
+    """The statements of one file: which parameters they name, and the files whose order against this one matters."""
 
     statements: tuple[Statement, ...]
+    parameters: frozenset[str]
     conflicts: frozenset[str]
 
 
@@ -48,7 +49,11 @@ def prepared(connection: sqlite3.Connection, named: Mapping[str, Sequence[str]])
         name: _all(_touched(connection, sql, len(names)) for sql, names in found) for name, found in texts.items()
     }
     return {
-        name: Named(tuple(Statement(sql, _picking(names)) for sql, names in found), _conflicts(name, touched))
+        name: Named(
+            tuple(Statement(sql, _picking(names)) for sql, names in found),
+            frozenset(one for _, names in found for one in names),
+            _conflicts(name, touched),
+        )
         for name, found in texts.items()
     }
 
