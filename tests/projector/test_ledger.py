@@ -143,6 +143,9 @@ def test_a_longer_lease_another_root_and_other_approvers_need_two_people(writer:
     ledger.add(where, longer)
     projection.apply(ledger.messages)
     assert writer.rows(query, (EU,)) == [(7200, "acme.keys", 2)]
+    again = statements.configuration_statement("acme", EU, "approval-10", 7200)
+    signed = (signature("x", ROGUE, again), signature("y", CMK, again))
+    ledger.add(where, replace(longer, approval="approval-10", signatures=signed))  # no other lease
     ledger.add(where, d.TenantConfigurationUpdated(lease_s=60))
     ledger.add(where, longer)  # the same approval once more
     projection.apply(ledger.messages)
