@@ -87,7 +87,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("a longer lease takes two", E + "decree_rules", "if r.configured and x.lease_s > r.lease_s:", "if False:", DESIRED + "test_a_longer_lease_needs_two_people_and_a_shorter_one_none"),
     M("an approval is used once", E + "decree_rules", "if approval is None or approval in r.approvals_used:", "if approval is None:", DESIRED + "test_a_longer_lease_needs_two_people_and_a_shorter_one_none"),
     # --- leases and T
-    M("boot of the lease", E + "residence_state", "self.beat[0] != self.boot_id", "False", "world:Reboot"),
+    M("boot of the lease", E + "residence_state", "beat[0] != self.boot_id", "False", "world:Reboot"),
     M("the smaller lease of then and now", E + "residence_state", "min(residence.lease_s, residence.lease_at(sent))", "residence.lease_s", DESIRED + "test_a_longer_lease_does_not_lengthen_what_an_older_nonce_is_worth"),
     M("the head named is ours", E + "desired", 'if state.recent_heads.get(sequence, b"").hex() != head:', "if False:", DESIRED + "test_a_beat_of_another_history_renews_nothing_when_its_head_comes_later"),
     M("the head is applied", E + "desired", "if state.waiting_beat is None or state.waiting_beat[0] > state.cursor_critical:", "if state.waiting_beat is None:", DESIRED + "test_a_beat_whose_head_is_not_applied_yet_waits_for_it"),
