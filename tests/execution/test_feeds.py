@@ -80,3 +80,45 @@ async def test_a_node_without_memory_opens_only_behind_the_routine_lane_too(monk
     await asyncio.wait_for(node.at_head.wait(), 5)
     for lane in lanes:
         lane.cancel()
+
+
+class VaultReader(Reader):
+    """Has the vault's records 1 to 3000, ten at a time; then nothing more."""
+
+    def __init__(self, _connection, stream, _consumer) -> None:
+        self.stream, self.acks, self.given, self.dry = stream, [], 0, asyncio.Event()
+
+    async def fetch(self, _batch, wait_s):
+        if self.given == 3000:
+            self.dry.set()
+            await asyncio.sleep(wait_s)
+            return []
+        self.given += 10
+        return [Stored(n, "s", b"", str(n)) for n in range(self.given - 9, self.given + 1)]
+
+    async def ack(self, batch) -> None:
+        self.acks.append(batch[-1].sequence)
+
+
+@pytest.mark.parametrize(("after_s", "acks"), [(3600.0, [1030, 2060]), (0.0, list(range(10, 3001, 10)))])
+async def test_the_vaults_feed_is_acknowledged_by_number_or_by_time_and_never_ahead_of_what_was_taken(
+    monkeypatch, after_s, acks
+):
+    async def head(_connection, _stream):
+        return 3000
+
+    monkeypatch.setattr(feeds, "LaneReader", VaultReader)
+    monkeypatch.setattr(feeds, "mirror_head", head)
+    monkeypatch.setattr(feeds, "ACK_S", after_s)
+    node, taken = Feeds(None, Custodian(0), "n"), []
+    reader = node._vault
+
+    async def take(batch) -> None:
+        assert not reader.acks or reader.acks[-1] <= len(taken)
+        taken.extend(batch)
+
+    feeding = asyncio.ensure_future(node.vault(0, take))
+    await asyncio.wait_for(reader.dry.wait(), 20)
+    feeding.cancel()
+    assert len(taken) == 3000
+    assert reader.acks == acks

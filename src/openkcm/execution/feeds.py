@@ -35,6 +35,10 @@ BATCH: Final = 256
 TURN: Final = 8
 REST_S: Final = 0.05
 WAIT_S: Final = 5.0
+#: Every object that somebody makes comes back by the vault's feed. Its acknowledgement is a hint: our cursor is the
+#: truth. So one will do for so many, or for so long: within ack_wait and max_ack_pending of the reader's declaration.
+ACK_AT: Final = 1024
+ACK_S: Final = 1.0
 RETRY_S: Final = 0.2
 #: How long a routine decree waits for the announcement of its key on the critical lane: tries x RETRY_S.
 KEY_TRIES: Final = 25
@@ -218,12 +222,16 @@ class Feeds:
                     _log.warning("the vault ends before what was read of it: another one, read from its start")
                     cursor = 0
                 await self._vault.reset(cursor)
+                acked, acked_s = cursor, self._now()
                 while True:
-                    batch = await self._vault.fetch(256, WAIT_S)
+                    batch = await self._vault.fetch(BATCH, WAIT_S)
                     if batch:
                         await take(batch)
-                        cursor = batch[-1].sequence
-                        await self._vault.ack(batch)
+                        last = batch[-1:]
+                        cursor = last[0].sequence
+                    if cursor > acked and (cursor - acked >= ACK_AT or self._now() - acked_s >= ACK_S):
+                        await self._vault.ack(last)
+                        acked, acked_s = cursor, self._now()
             except BusError as away:
                 _log.warning("vault: %s", away)
                 await asyncio.sleep(RETRY_S)
