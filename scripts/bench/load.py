@@ -69,13 +69,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     wrong: int
     server_cpu_us: float  # per operation
     server_share: float
+    server_waits: float  # share of the time in which it was ready and another process had its core
     load_share: float
     tls: str
 
 
-def cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process."""
-    return sum(int(p.read_text().split()[0]) for p in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+def cpu_ns(pid: int) -> tuple[int, int]:
+    """CPU time of all threads of a process, and how long they were ready and did not get it."""
+    found = [p.read_text().split() for p in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(ran) for ran, *_ in found), sum(int(waited) for _, waited, _ in found)
 
 
 def context_of(task: Task) -> ssl.SSLContext:
@@ -116,7 +118,7 @@ class Run:
         self.task, self.wrong = task, 0
         self.latencies: list[int] = []
         self.warm = True
-        self.idle = self.took = self.server = self.own = 0
+        self.idle = self.took = self.server = self.waited = self.own = 0
 
     def bursts(self) -> Iterator[int]:
         """Yield when each burst ends; what happens until the next is asked for is counted, but for the first's."""
@@ -128,7 +130,8 @@ class Run:
             began, own, server = clock(), time.process_time_ns(), cpu_ns(self.task.pid)
             yield began + int(BURST_S * 1e9)
             self.took += clock() - began
-            self.server += cpu_ns(self.task.pid) - server
+            now = cpu_ns(self.task.pid)
+            self.server, self.waited = self.server + now[0] - server[0], self.waited + now[1] - server[1]
             self.own += time.process_time_ns() - own
 
     def result(self, tls: str, *, spun: bool) -> Result:
@@ -151,6 +154,7 @@ class Run:
             wrong=self.wrong,
             server_cpu_us=self.server / operations / 1e3,
             server_share=self.server / self.took,
+            server_waits=self.waited / self.took,
             load_share=(self.took - self.idle if spun else self.own) / self.took,
             tls=tls,
         )

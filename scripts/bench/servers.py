@@ -141,6 +141,7 @@ def stack(folder: Path, port_base: int, *, real_time: bool = False) -> Iterator[
     """The one-command stack with one worker a node, pinned."""
     flags = ["--state", str(folder), "--port-base", str(port_base), "--workers", "1"]
     subprocess.run([ROOT / "scripts" / "up", "--detach", *flags], check=True, stdout=sys.stderr)
+    everybody: set[int] = set()
     try:
         found = ends.load(folder)
         up = json.loads((folder / "run" / "up.json").read_bytes())
@@ -152,6 +153,11 @@ def stack(folder: Path, port_base: int, *, real_time: bool = False) -> Iterator[
             prefer(pid, core, priority if real_time else 0)
         yield found
     finally:
+        # A real-time process that ends may wait, and spin, for an ordinary one on its core that never gets it.
+        for pid in everybody:
+            with contextlib.suppress(OSError):
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
         subprocess.run([ROOT / "scripts" / "up", "--stop", "--state", folder], check=False, stdout=sys.stderr)
 
 
