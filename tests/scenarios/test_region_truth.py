@@ -80,7 +80,8 @@ async def located(node, attributes, uid):
 async def test_of_two_who_re_key_at_once_one_wins_and_the_other_is_told_who(nodes):
     for _ in range(ROUNDS):
         old = await nodes[0].new_key(name="key")
-        await nodes[1].encrypt(old, b"both know it")
+        encrypt = EncryptRequest(unique_identifier=old, data=b"x", cryptographic_parameters=GCM)
+        await until(lambda encrypt=encrypt: allowed(nodes[1], encrypt))  # the activation has arrived
         done, refused = await both(nodes, ReKeyRequest(unique_identifier=old))
         assert len(done) == len(refused) == 1
         new = done[0].unique_identifier
