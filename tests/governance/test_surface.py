@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from governance_stack import OPERATOR, Stack
-from openkcm.client import client
+from openkcm.client import client, transport
 from openkcm.contract import api
 from openkcm.governance.commands import MAY
 from openkcm.governance.portal import limits
@@ -146,7 +146,7 @@ async def test_lists_are_filtered_paged_and_capped(stack: Stack, monkeypatch: py
     rest = await stack.ask(admin, "GET", url)
     assert first.json()["value"] + rest.json()["value"][:-1] == whole["value"][1:]
     assert "Link" not in rest.headers
-    monkeypatch.setattr(client, "PAGE", 2)
+    monkeypatch.setattr(transport, "PAGE", 2)
     with client.Client(str(stack.client.base_url), stack.idp.token(admin)) as typed:
         followed = await asyncio.to_thread(typed._all, f"{path}/systems", api.System)
     assert [one.system for one in followed] == ["payments", "s-a", "s-b", "s-c", "s-d"]
