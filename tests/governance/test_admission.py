@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey
 
 from governance_stack import OPERATOR, Idp, Stack, running_cmk
 from openkcm.governance.portal import admission, auth, edge
-from openkcm.governance.portal.admission import AT_ONCE, Admission, Slots, kind_of
+from openkcm.governance.portal.admission import AT_ONCE, FORGED, Admission, Slots, kind_of
 from openkcm.governance.portal.auth import Identity
 from openkcm.governance.portal.known import KEPT_S, Known
 from openkcm.governance.portal.limits import BUDGETS, Budget, Limits, fields
@@ -93,6 +93,12 @@ def test_a_new_token_from_where_somebody_we_know_came_finds_room_beside_a_crowd_
     assert let_in(at, "POST", SWITCH, "a Bearer new", "10.8.8.8", 1) == 0
     mine = BUDGETS["known", "strange-revoke"].burst
     assert let_in(at, "POST", SWITCH, "a Bearer new", "10.9.9.9", 1000) == mine
+    at.vouch("10.7.7.7")  # somebody's whose address a crowd shares, or who is part of it
+    for _ in range(FORGED):
+        assert at.knows("10.7.7.7")
+        at.forged("10.7.7.7")
+    assert not at.knows("10.7.7.7")
+    assert let_in(at, "POST", SWITCH, "a Bearer new", "10.7.7.7", 1) == 0
 
 
 def test_an_identity_over_its_budget_is_refused_with_ready_bytes_that_say_when_to_come_back() -> None:

@@ -19,7 +19,7 @@ import pytest_asyncio
 from governance_stack import OPERATOR, Idp, Stack, running_cmk
 from openkcm.cli import pki
 from openkcm.governance.configuration import Tls
-from openkcm.governance.portal import edge, listener
+from openkcm.governance.portal import admission, edge, listener
 from openkcm.governance.portal.admission import Admission
 from openkcm.governance.portal.limits import BUDGETS, Budget, Limits
 from orbital_fixture import Orbital
@@ -192,6 +192,11 @@ async def test_without_tls_they_are_counted_as_well(
         crowd = Crowd(stack)
         assert [await crowd.stays("127.0.1.1") for _ in range(6)] == [True] * 4 + [False] * 2
         assert [await crowd.stays("127.0.0.1") for _ in range(6)] == [True] * 6
+        monkeypatch.setattr(admission, "FORGED", 2)
+        for _ in range(3):
+            assert (await stack.ask(None, "GET", "/tenants", token="forged")).status_code == 401
+        # an address that forgeries come from is no known one
+        assert [await crowd.stays("127.0.0.1") for _ in range(6)] == [True] * 4 + [False] * 2
         for writer in crowd.opened:
             writer.close()
 

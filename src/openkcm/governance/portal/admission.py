@@ -2,9 +2,10 @@
 
 (1) a path tells the kind; only revocations are revocations, whoever asks; (2) whoever was recognised lately is let in
 while the budget of that identity lasts; (3) a stranger is let in while the budgets of the address and of all strangers
-last, or what an address has of its own since somebody we know came from it; at the revocations' door they are others
-again; (4) inside, only a few work at a time, in turn: the rest waits, or is told to come back. A revocation waits for
-none of them: while one is under way, nothing else begins. Before all of that, connections are counted as in (3).
+last; an address that somebody we know came from has a budget of its own, and those that ask seldom share one, unless
+credentials from there did not hold; at the revocations' door they are others again; (4) inside, only a few work at a
+time, in turn: the rest waits, or is told to come back. A revocation waits for none of them: while one is under way,
+nothing else begins. Before all of that, connections are counted as in (3).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PROBES: Final = frozenset({"/healthz", "/readyz"})
 WAITING: Final = 256
 #: An address that asked no more than this of late is not one of a crowd.
 RARE: Final = 3
+#: Credentials that did not hold, of late, of an address that is still a known one.
+FORGED: Final = 20
 WAIT_S: Final = 2.0
 #: How long a revocation keeps others from beginning: what takes longer waits for the hub, not for this process.
 HOLD_S: Final = 0.25
@@ -194,7 +197,17 @@ class Admission:
 
     def knows(self, address: str) -> bool:
         """Whether somebody we know came from there, or it is a proxy of ours."""
-        return address in self.proxies or _home(address) in self._known
+        return address in self.proxies or self._trusts(_home(address))
+
+    def forged(self, address: str) -> None:
+        """A credential from there did not hold."""
+        self._limits.take("address", _home(address), "forged")
+
+    def _forged(self, home: str) -> float:
+        return BUDGETS["address", "forged"].burst - self._limits.left("address", home, "forged")
+
+    def _trusts(self, home: str) -> bool:
+        return home in self._known and self._forged(home) < FORGED
 
     def may_connect(self, address: str) -> bool:
         """Whether a connection from there is taken in, which may cost a handshake."""
@@ -225,9 +238,10 @@ class Admission:
     def _stranger(self, kind: Kind, address: str) -> bool:
         """Whether budgets allow one more; who asked little of late still finds room when a crowd used the rest up."""
         address = _home(address)
-        if address in self._known and self._limits.take("known", address, kind):
+        if self._trusts(address) and self._limits.take("known", address, kind):
             return True
         rare = self._limits.left("address", address, kind) > BUDGETS.get(("address", kind), Budget(0, 0)).burst - RARE
+        rare = rare and self._forged(address) < RARE
         if not self._limits.take("address", address, kind):
             return False
         return self._limits.take("all", "", kind) or (rare and self._limits.take("rare", "", kind))

@@ -196,6 +196,7 @@ class Door(HttpToolsProtocol):
         if refusal is None:
             state: dict[str, Any] = self.scope["state"]
             state["kind"], state["prove"] = kind, partial(self._prove, state, address)
+            state["forged"] = partial(self._edge.admission.forged, address)
             super().on_headers_complete()
             return
         self._refused = True

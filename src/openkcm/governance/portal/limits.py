@@ -14,7 +14,7 @@ from openkcm.governance.errors import TooMany
 
 __all__ = ["BUDGETS", "RETRY_AFTER_S", "Budget", "Kind", "Limits", "fields"]
 
-Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke", "connection"]
+Kind = Literal["read", "write", "revoke", "probe", "refused", "stranger", "strange-revoke", "connection", "forged"]
 MAX_BUCKETS: Final = 50_000
 RETRY_AFTER_S: Final = 1
 
@@ -37,17 +37,18 @@ BUDGETS: Final[dict[tuple[str, Kind], Budget]] = {
     ("tenant", "write"): Budget(1000, 100),
     ("address", "probe"): Budget(60, 20),
     ("address", "stranger"): Budget(400, 40),
-    ("address", "strange-revoke"): Budget(200, 20),
+    ("address", "strange-revoke"): Budget(60, 10),
     ("all", "stranger"): Budget(600, 60),
-    ("all", "strange-revoke"): Budget(300, 40),
+    ("all", "strange-revoke"): Budget(100, 40),
     ("address", "connection"): Budget(60, 10),
     ("all", "connection"): Budget(200, 60),
     ("known", "connection"): Budget(600, 100),  # each address that somebody we know came from
-    ("known", "stranger"): Budget(100, 10),
-    ("known", "strange-revoke"): Budget(100, 10),
+    ("known", "stranger"): Budget(60, 5),
+    ("known", "strange-revoke"): Budget(60, 5),
+    ("address", "forged"): Budget(60, 0.2),  # credentials that did not hold: no request is refused for it
     ("rare", "connection"): Budget(200, 20),  # all addresses that asked little of late
-    ("rare", "stranger"): Budget(300, 40),
-    ("rare", "strange-revoke"): Budget(600, 60),
+    ("rare", "stranger"): Budget(150, 40),
+    ("rare", "strange-revoke"): Budget(200, 40),
 }
 
 

@@ -16,7 +16,7 @@ from litestar import Request, Response
 from openkcm.contract.subjects import parse_decree
 from openkcm.governance import commands
 from openkcm.governance.commands import Asked, Caller
-from openkcm.governance.errors import CrossSite, Invalid, KeyReused, Unauthenticated
+from openkcm.governance.errors import BadCredential, CrossSite, Invalid, KeyReused, Unauthenticated
 from openkcm.governance.portal.admission import Admission
 from openkcm.governance.portal.auth import SERVICE_TOKEN, Identity, Issuer, service_identity
 from openkcm.governance.portal.denials import Denials
@@ -70,8 +70,10 @@ class Desk:
         shown = credential_of(request.headers.get("authorization", ""), request.cookies.get(COOKIE, ""))
         try:
             identity = await self._identity(request, shown)
-        except Unauthenticated:
+        except Unauthenticated as bad:
             self.known.forget(shown)
+            if isinstance(bad, BadCredential):
+                request.scope["state"].get("forged", lambda: None)()
             raise
         roles = self.cmk.views.roles(identity.subject)
         operator = identity.subject in self.operators and identity.kind != "service"
