@@ -48,7 +48,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("ack again when repeated", E + "judge", "return r, _affirmed(r)[:-1]  # repeated", "return r, []  # repeated", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
     M("ack again in a new epoch", E + "judge", '[Effect("commit"), *again]', '[Effect("commit")]', DESIRED + "test_a_new_epoch_has_everything_acknowledged_anew"),
     # --- whose word it is
-    M("seal", E + "judge", "env.verify(e, str(where), book)", "pass", "sim:forgery:20"),
+    M("seal", E + "judge", "env.verify(e, str(where), book)", "pass", "sim:forgery:60"),
     M("subject in the seal", C + "envelope", "if envelope.subject != subject:", "if False:", DESIRED + "test_a_decree_found_under_another_subject_than_the_sealed_one_is_dropped"),
     M("lane by class", E + "judge", "if kind is not None and (kind.aggregate, kind.lane) != (where.kind, where.lane):", "if False:", DESIRED + "test_a_routine_tag_on_the_critical_lane_is_dropped"),
     M("own region", E + "judge", 'if where.region != state.region and (where.region, where.tenant) != ("global", NOBODY):', "if False:", DESIRED + "test_a_foreign_regions_decree_is_dropped"),
