@@ -186,6 +186,19 @@ def test_a_gap_in_the_critical_lane_of_the_mirror_stops_serving_until_it_is_fill
     assert world.verdict() == "active"
 
 
+def test_what_lane0_brings_again_of_what_the_mirror_had_brought_shows_what_else_was_lost(world):
+    first = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-app",)))
+    second = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-yyy",)))
+    world.arrive(second, "lane0", sequence=world.state.cursor_critical + 1)
+    assert world.verdict() == "active"  # the mirror is not there yet
+    third = world.press.residence("acme", d.WorkloadRemoved(enrolments=("enr-acme-xxx",)))
+    effects = world.arrive(third, "lane0", sequence=world.state.cursor_critical)
+    assert "close" in world.kinds(effects)
+    assert world.verdict() == "frozen"
+    world.arrive(first, "lane0", sequence=world.state.cursor_critical - 1)
+    assert world.verdict() == "active"
+
+
 def test_a_gap_in_the_routine_lane_freezes_configuration_and_says_so(world):
     lost = world.press.residence("acme", d.AccessSuspended(reason="test"))
     after = world.press.residence("acme", d.SystemRegistered(system="archive", registration="reg-acme-archive"))

@@ -59,6 +59,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("mark is no maximum", E + "residence_state", "return counter <= self.floor or counter in self.above", "return counter <= max((self.floor, *self.above))", "world:CriticalGap"),
     M("mark grows by what was applied", E + "residence_state", "while floor + 1 in above:", "while above and floor < max(above):", "world:CriticalGap"),
     M("critical gap behind lane0", E + "judge", "if missing and not r.missing_critical:", "if False:", "world:CriticalGap"),
+    M("gap behind the mirror's place", E + "judge", 'passed = m.source == "critical" or m.sequence <= state.cursor_critical', 'passed = m.source == "critical"', DESIRED + "test_what_lane0_brings_again_of_what_the_mirror_had_brought_shows_what_else_was_lost"),
     M("frozen until readable", E + "residence_state", '(bool(r.unreadable) or r.missing_critical, "frozen")', '(r.missing_critical, "frozen")', DESIRED + "test_an_unreadable_critical_decree_locks_the_residence"),
     M("what is skipped is read again", E + "desired", "cursor = min(state.cursor_routine, min(starts) - 1)", "cursor = state.cursor_routine", DESIRED + "test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is"),
     M("from its start when that did not help", E + "judge", "frozen_at=1 if r.thawed else at", "frozen_at=at", DESIRED + "test_a_gap_below_what_was_appended_again_has_the_lane_read_from_its_start_the_second_time"),

@@ -181,7 +181,9 @@ _QUIET: Final = (d.TenantConfigurationUpdated, d.RevocationConfirmed, d.Approver
 
 def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
     mark = r.critical.get(e.epoch, Mark())
-    missing = m.source == "critical" and e.counter > mark.add(e.counter).floor
+    # what lies before it should be here: the mirror brings all in order, and lane0 may bring what the mirror had brought
+    passed = m.source == "critical" or m.sequence <= state.cursor_critical
+    missing = passed and e.counter > mark.add(e.counter).floor
     if e.counter not in mark:
         return _obeyed(state, r, e, m, missing)
     if missing and not r.missing_critical:  # it came on lane0; the mirror lacks what lies before it
