@@ -181,7 +181,7 @@ _QUIET: Final = (d.TenantConfigurationUpdated, d.RevocationConfirmed, d.Approver
 
 def _critical(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
     mark = r.critical.get(e.epoch, Mark())
-    # what lies before it should be here: the mirror brings all in order, and lane0 may bring what the mirror had brought
+    # what lies before it should be here: the mirror brings all in order, and had passed what lane0 tells again
     passed = m.source == "critical" or m.sequence <= state.cursor_critical
     missing = passed and e.counter > mark.add(e.counter).floor
     if e.counter not in mark:
