@@ -113,8 +113,8 @@ def test_an_identity_over_its_budget_is_refused_with_ready_bytes_that_say_when_t
     raw = refusal.raw(close=False)
     assert raw.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert b"retry-after: 1\r\n" in raw
-    assert b'ratelimit: "read";r=0;t=6\r\n' in raw
-    assert b'ratelimit-policy: "read";q=600;w=6\r\n' in raw
+    assert b'ratelimit: "read";r=0;t=3\r\n' in raw
+    assert b'ratelimit-policy: "read";q=300;w=3\r\n' in raw
     assert at.judge("POST", SWITCH, "a Bearer anna", "10.0.0.1")[1] is None
     clock.now += 1
     assert at.judge("GET", READ, "a Bearer anna", "10.0.0.1")[1] is None
@@ -308,8 +308,8 @@ async def test_who_may_not_pull_a_switch_soon_stops_being_heard_there_and_only_t
 async def test_what_is_left_of_a_budget_is_said_with_every_answer(stack: Stack) -> None:
     tenant = await stack.tenant()
     answer = await stack.ask(f"{tenant}-admin", "GET", f"/tenants/{tenant}")
-    assert answer.headers["ratelimit-policy"] == '"read";q=600;w=6'
-    assert answer.headers["ratelimit"].startswith('"read";r=59')
+    assert answer.headers["ratelimit-policy"] == '"read";q=300;w=3'
+    assert answer.headers["ratelimit"].startswith('"read";r=29')
     pulled = await stack.ask(f"{tenant}-admin", "POST", f"/tenants/{tenant}/revocations", {})
     assert pulled.headers["ratelimit-policy"].startswith('"revoke";q=2000')
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -199,6 +200,41 @@ async def test_without_tls_they_are_counted_as_well(
         assert [await crowd.stays("127.0.0.1") for _ in range(6)] == [True] * 4 + [False] * 2
         for writer in crowd.opened:
             writer.close()
+
+
+async def test_nobody_is_taken_in_while_a_revocation_is_under_way_and_then_they_are(
+    orbital: Orbital, idp: Idp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = True
+    monkeypatch.setattr(admission.Slots, "held", property(lambda _: under_way))
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
+        crowd = Crowd(stack)
+        reader, writer = await crowd.connect("127.0.1.1", tls=False)  # by the kernel
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.3)
+        under_way = False
+        assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_nothing_of_a_connection_is_left_to_the_collector_when_it_is_over(
+    orbital: Orbital, idp: Idp, tmp_path: Path
+) -> None:
+    async with running_cmk(orbital, idp, tmp_path / "cmk") as stack:
+        crowd = Crowd(stack)
+        gc.disable()
+        try:
+            for head in (b"", b"Authorization: Bearer forged\r\n"):
+                reader, writer = await crowd.connect("127.0.1.1", tls=False)
+                writer.write(b"GET /cmk/v1/tenants HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 401")
+                writer.close()
+            async with asyncio.timeout(5):
+                while any(isinstance(left, edge.Door) for left in gc.get_objects()):
+                    await asyncio.sleep(0.05)
+        finally:
+            gc.enable()
 
 
 def test_a_household_is_one_address_and_a_proxy_of_ours_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:

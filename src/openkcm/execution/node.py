@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -234,6 +235,8 @@ class Node:
         if not take_over:
             crew.start()
         loop.add_signal_handler(MAKE_WAY, lambda: leaving.append(asyncio.ensure_future(self._make_way(crew))))
+        gc.collect()
+        gc.freeze()  # a collection that looked at all the code again would hold a closing gate for 0.1 s
         await feeds.start()
         await lanes.subscribe_lane0(fast, node.region, feeds.on_lane0)
         await beat.subscribe_beats(main, node.region, feeds.on_beat)

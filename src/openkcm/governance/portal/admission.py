@@ -31,7 +31,7 @@ WAITING: Final = 256
 #: An address that asked no more than this of late is not one of a crowd.
 RARE: Final = 3
 #: Credentials that did not hold, of late, of an address that is still a known one.
-FORGED: Final = 20
+FORGED: Final = 5
 WAIT_S: Final = 2.0
 #: How long a revocation keeps others from beginning: what takes longer waits for the hub, not for this process.
 HOLD_S: Final = 0.25
@@ -109,6 +109,11 @@ class Slots:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {kind: deque() for kind in AT_ONCE}
         self._held_until = 0.0
 
+    @property
+    def held(self) -> bool:
+        """Whether a revocation is under way, and others wait for it."""
+        return self._busy["revoke"] > 0 and self._clock() < self._held_until
+
     def full(self, kind: Kind) -> bool:
         """Whether another one would not even be let wait."""
         return self._busy[kind] >= AT_ONCE[kind] and (kind in AT_ONCE_OR_NEVER or len(self._waiting[kind]) >= WAITING)
@@ -157,8 +162,7 @@ class Slots:
         self._let_in()
 
     def _free(self, kind: str) -> bool:
-        held = self._busy["revoke"] and self._clock() < self._held_until
-        return self._busy[kind] < AT_ONCE[kind] and (not held or kind == "strange-revoke")
+        return self._busy[kind] < AT_ONCE[kind] and (not self.held or kind == "strange-revoke")
 
     def _let_in(self) -> None:
         for kind, waiting in self._waiting.items():

@@ -162,6 +162,7 @@ class Door(HttpToolsProtocol):
             self._paused.cancel()
         self._is_here()
         super().connection_lost(exc)
+        self.cycle = self.scope = None  # type: ignore[assignment]  # they refer to us: a flood's would be found by gc alone
 
     def data_received(self, data: bytes) -> None:
         """Read on; a head that does not end ends the connection."""
@@ -195,7 +196,7 @@ class Door(HttpToolsProtocol):
         kind, refusal = self._edge.admission.judge(method, path, credential, address)
         if refusal is None:
             state: dict[str, Any] = self.scope["state"]
-            state["kind"], state["prove"] = kind, partial(self._prove, state, address)
+            state["kind"], state["prove"] = kind, partial(self._prove, address)
             state["forged"] = partial(self._edge.admission.forged, address)
             super().on_headers_complete()
             return
@@ -249,7 +250,7 @@ class Door(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _prove(self, state: dict[str, Any], address: str) -> None:
+    def _prove(self, address: str, state: dict[str, Any]) -> None:
         self._edge.prove(self, address)
         state["kind"] = self._edge.admission.slots.prove(state["kind"])
 

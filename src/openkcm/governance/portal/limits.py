@@ -29,22 +29,22 @@ class Budget(NamedTuple):
 #: By (whose, kind). A tenant's budget is shared by its people, so that one tenant's crowd leaves room for others.
 #: A stranger is whoever shows nothing that was recognised lately; each may cost us the check of a signature.
 BUDGETS: Final[dict[tuple[str, Kind], Budget]] = {
-    ("subject", "read"): Budget(600, 100),
+    ("subject", "read"): Budget(300, 100),
     ("subject", "write"): Budget(200, 20),
     ("subject", "revoke"): Budget(2000, 50),
     ("subject", "refused"): Budget(30, 1),  # of revocations that were not theirs to order, by path
     ("tenant", "read"): Budget(3000, 500),
     ("tenant", "write"): Budget(1000, 100),
     ("address", "probe"): Budget(60, 20),
-    ("address", "stranger"): Budget(400, 40),
+    ("address", "stranger"): Budget(200, 40),
     ("address", "strange-revoke"): Budget(60, 10),
-    ("all", "stranger"): Budget(600, 60),
+    ("all", "stranger"): Budget(200, 60),
     ("all", "strange-revoke"): Budget(100, 40),
     ("address", "connection"): Budget(60, 10),
     ("all", "connection"): Budget(200, 60),
-    ("known", "connection"): Budget(600, 100),  # each address that somebody we know came from
-    ("known", "stranger"): Budget(60, 5),
-    ("known", "strange-revoke"): Budget(60, 5),
+    ("known", "connection"): Budget(200, 100),  # each address that somebody we know came from
+    ("known", "stranger"): Budget(30, 5),
+    ("known", "strange-revoke"): Budget(30, 5),
     ("address", "forged"): Budget(60, 0.2),  # credentials that did not hold: no request is refused for it
     ("rare", "connection"): Budget(200, 20),  # all addresses that asked little of late
     ("rare", "stranger"): Budget(150, 40),

@@ -2,7 +2,8 @@
 
 (1) a connection is counted before a handshake costs anything: whose address has spent its budget is reset; (2) so many
 handshakes are under way, and so many of one address that we do not know; a new one puts the oldest out; (3) one that
-takes too long is over; (4) after refusals nothing is taken in for a moment, and the kernel's queue bounds what waits.
+takes too long is over; (4) after refusals or many at once, and while a revocation is under way, nothing is taken in for
+a moment, and the kernel's queue bounds what waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Listener", "bound", "renewed"]
 
 _log: Final = logging.getLogger(__name__)
 #: Connections the kernel holds for us: where it has no room it drops them, and the client comes again after a second.
-BACKLOG: Final = 512
+BACKLOG: Final = 1024
 AT_A_GO: Final = 32
 REFUSED_AT_A_GO: Final = 128
 HANDSHAKE_S: Final = 5.0
@@ -117,6 +118,9 @@ class Listener:
         await asyncio.gather(*self._shaking, return_exceptions=True)
 
     def _arrived(self, listening: socket.socket) -> None:
+        if self._admission.slots.held:  # (4)
+            self._rest(listening, REST_S)
+            return
         taken = refused = 0
         while taken < AT_A_GO and refused < REFUSED_AT_A_GO:
             try:
@@ -137,7 +141,7 @@ class Listener:
                 self._admission.refused["connections"] += 1
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 connection.close()
-        if refused:  # (4)
+        if refused or taken == AT_A_GO:  # (4)
             self._rest(listening, REST_S)
 
     def _room_for(self, address: str) -> bool:

@@ -79,7 +79,8 @@ class Desk:
         operator = identity.subject in self.operators and identity.kind != "service"
         if roles or operator:
             self.known.keep(shown, identity)
-            request.scope["state"].get("prove", lambda: None)()
+            state = request.scope["state"]
+            state.get("prove", lambda _: None)(state)
         fresh = identity.kind == "service" or self.fresh_until_s(identity.auth_time_s) > time.time()
         return Caller(identity.issuer, identity.subject, roles, operator, identity.kind), fresh
 

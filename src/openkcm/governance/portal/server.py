@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -131,6 +132,8 @@ async def run(configuration: Configuration, ready: Callable[[str], None]) -> Non
         loop.add_signal_handler(number, stop.set)
     async with serving(configuration) as (cmk, url):
         loop.add_signal_handler(signal.SIGHUP, cmk.reload_regions)
+        gc.collect()
+        gc.freeze()  # a collection that looked at all the code again would hold a revocation for 0.1 s
         ready(url)
         stopping = asyncio.create_task(stop.wait())
         ends: set[asyncio.Future[Any]] = {stopping, cmk.failed}
