@@ -231,7 +231,7 @@ async def test_nothing_of_a_connection_is_left_to_the_collector_when_it_is_over(
                 assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 401")
                 writer.close()
             for _ in range(100):
-                left = [one for one in gc.get_objects() if isinstance(one, edge.Door)]
+                left = sum(isinstance(one, edge.Door) for one in gc.get_objects())
                 if not left:
                     break
                 await asyncio.sleep(0.05)
