@@ -88,6 +88,26 @@ def test_a_restored_ledger_is_restored_again_from_a_backup_of_the_epoch_before()
     assert second.lost == (), "no gap is counted between two epochs"
 
 
+def test_a_restore_that_was_cut_off_leaves_its_epoch_out_and_the_trust_root_says_so() -> None:
+    ledger = script()
+    first = plan(ledger.messages[:6], [Copy(name="all", messages=ledger.messages)], TRUST.public_key)
+    begun = [
+        Stored(first.first_sequence + n, event.subject, event.body, event.id)
+        for n, event in enumerate(first.events[:9])
+    ]  # and no opening
+    copies = [Copy(name="the hub", messages=begun), Copy(name=EU, messages=[*mirror(ledger, EU).messages, *begun[:4]])]
+    again = plan(ledger.messages[:6], copies, TRUST.public_key, last_known=len(ledger.messages))
+    assert (again.epoch, again.opened) == (3, 1)
+    assert again.words()[0].startswith("epochs 1 to 2 closed; backup")
+    trusted = TrustedLedger(TRUST.public_key)
+    for n, event in enumerate(again.events):
+        trusted.add(again.first_sequence + n, event.subject, event.body, event.id)
+    opening = d.LedgerOpened(epoch=3, first_sequence=again.first_sequence, closes=again.words())
+    opened = ledger.add(subjects.ledger_aggregate(), opening, signer=TRUST, epoch=3)
+    trusted.add(again.first_sequence + len(again.events), opened.subject, ledger.messages[-1].body, opened.id)
+    assert trusted.epoch == 3
+
+
 def test_two_histories_and_forged_or_damaged_copies_stop_it() -> None:
     ledger, other = script(), script()
     other.messages[8] = msgspec.structs.replace(other.messages[8], body=other.messages[8].body)

@@ -132,6 +132,10 @@ BREACHES = {
     "a counter twice": (lambda it: it.residence(d.AccessResumed(), counter=1), "counter"),
     "another epoch": (lambda it: it.residence(d.AccessResumed(), epoch=2), "epoch"),
     "an epoch left out": (lambda it: it.ledger(d.LedgerOpened(epoch=3, first_sequence=1), epoch=3), "epoch"),
+    "another epoch left out than the trust root says": (
+        lambda it: it.ledger(d.LedgerOpened(epoch=4, first_sequence=1, closes=("epochs 1 to 2 closed",)), epoch=4),
+        "epoch",
+    ),
     "a critical event on the routine lane": (lambda it: it.append(RESIDENCE, d.AccessRevoked(reason="x")), "place"),
     "a routine event on the critical lane": (
         lambda it: it.append(RESIDENCE.on("critical"), d.AccessResumed()), "place",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
 from faults.approve import lift
+from openkcm.cli.load import Load, Task, make_key
 from openkcm.client import Portal
 from running_stack import Stack, until
 
@@ -112,3 +117,69 @@ def test_an_old_backup_and_the_mirrors_tails_make_a_ledger_that_forgets_no_revoc
     assert found["sequence"] > EPOCH
     replayed = stack.openkcm("audit", "replay", *here, "--json")
     assert json.loads(replayed.stdout)["equal"], replayed.stdout
+
+
+def test_regions_serve_on_while_the_ledger_is_made_anew_under_them(stack: Stack, tmp_path: Path) -> None:
+    here, file = ("--state", str(stack.state)), str(tmp_path / "ledger.ndjson")
+    node, workload = stack.node(EU), stack.endpoints.workloads["acme/payments"]
+    processes = {n.name: (n.custodian_pid, n.worker_pids) for n in stack.endpoints.nodes}
+    for tenant, other in (("bolt", "bolt/orders"), ("acme", "acme/payments")):
+        lift(stack, tenant, US)
+        until(lambda other=other: works(stack, other, US), 20)
+    uid = make_key(node.kmip, workload)
+    assert uid is not None
+    done = stack.openkcm("ledger", "backup", file, *here)
+    assert done.returncode == 0, done.stderr
+    stack.revoke("bolt", US)  # the backup knows nothing of it
+    until(lambda: status(stack, "bolt", US, "critical") == "Revoked", 15)
+    load = Load(Task(kmip=node.kmip, workload=workload, uid=uid, rate=50))
+    try:
+        os.kill(stack.endpoints.nats["hub"].pid, signal.SIGKILL)
+        shutil.rmtree(stack.state / "nats" / "hub" / "store")  # its supervisor starts it again, on an empty disk
+        late = until(lambda: stack.revoke("acme", US), 20)
+        assert late["revocations"][0]["recorded"] == "spool"
+        until(lambda: "governance stays stopped" in cut_off(stack, file), 40)
+        assert stack.endpoints.cmk.pid == 0, "nobody writes into a ledger that was begun and is not whole"
+        told = restored(stack, file, "--replace")
+        assert (told["epoch"], told["first_sequence"]) == (4, 4 << 40), "what was begun is nobody's epoch"
+        until(lambda: status(stack, "acme", US, "critical") == "Revoked", 30, "what waited in the spool is obeyed")
+        with stack.portal("bolt/admin") as portal:
+            assert state(portal, "bolt", US) == "Revoked"
+        for gone in ("acme/payments", "bolt/orders"):
+            assert "access revoked" in refused(stack, gone, US)
+        lift(stack, "bolt", US)
+        until(lambda: works(stack, "bolt/orders", US), 20)
+    finally:
+        records = load.end()
+    assert len(records) > 100
+    assert {r.outcome for r in records} == {"served"}, (
+        "nobody's work was touched by a ledger that was lost and made anew"
+    )
+    assert {n.name: (n.custodian_pid, n.worker_pids) for n in stack.endpoints.nodes} == processes
+    verified = stack.openkcm("audit", "verify", *here, "--json")
+    found = json.loads(verified.stdout)
+    assert (found["intact"], found["epoch"]) == (True, 4), verified.stdout + verified.stderr
+
+
+def restored(stack: Stack, file: str, *more: str) -> dict:
+    told = stack.openkcm("ledger", "restore", file, "--state", str(stack.state), "--json", *more)
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout)
+
+
+def cut_off(stack: Stack, file: str) -> str:
+    """Restore, and lose the hub before the new epoch is open; return what was said."""
+    code = """
+import sys
+from pathlib import Path
+from openkcm.bus.errors import Unavailable
+from openkcm.cli import ceremony, ledger
+
+async def away(*_):
+    raise Unavailable("the hub is away")
+
+ceremony.open_epoch = away
+sys.exit(ledger.restore(Path(sys.argv[1]), Path(sys.argv[2]), replace=False, dry_run=False, as_json=False))
+"""
+    done = subprocess.run([sys.executable, "-c", code, stack.state, file], capture_output=True, text=True, check=False)
+    return done.stderr

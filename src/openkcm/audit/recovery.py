@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from openkcm.audit.verify import AuditError, BadEvent, TrustedLedger
+from openkcm.audit.verify import AuditError, BadEvent, TrustedLedger, closed
 from openkcm.contract import envelope as env
 from openkcm.contract.checkpoint import EPOCH_SHIFT, epoch_of
 from openkcm.contract.errors import ContractError
@@ -58,9 +58,12 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The new ledger. `recovered`: copy -> events behind the backup that come from it."""
+    """The new ledger. `recovered`: copy -> events behind the backup that come from it; `opened`: the epoch all
+    of them end in.
+    """
 
     epoch: int
+    opened: int
     events: tuple[Kept, ...]
     backup_last: int
     recovered: dict[str, int]
@@ -73,7 +76,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def words(self) -> tuple[str, ...]:
         """Return what the trust root signs with the opening: what it is made of, and the loss that is accepted."""
-        said = [f"epoch {self.epoch - 1} closed; backup up to sequence {self.backup_last}"]
+        said = [f"{closed(self.opened, self.epoch - 1)}; backup up to sequence {self.backup_last}"]
         said += [f"recovered {count} events behind it from {name}" for name, count in sorted(self.recovered.items())]
         said += [f"lost {one.sequence}: {one.what}" for one in self.lost[:WORDS_KEPT]]
         if len(self.lost) > WORDS_KEPT:
@@ -105,7 +108,7 @@ def plan(
         raise CannotRestore(f"the backup is not whole: {bad}") from bad
     first, last = backup[0].sequence, backup[-1].sequence
     tail, recovered = _tail({m.sequence: m for m in backup}, copies, first, last)  # (2)
-    events, dropped = _continued(backup, tail, trust_root)  # (3) (4)
+    events, dropped, opened = _continued(backup, tail, trust_root)  # (3) (4)
     words = known or {}
     held = sorted({last, *(m.sequence for m in tail)})
     highest = max([last_known, held[-1], *words])
@@ -114,6 +117,7 @@ def plan(
     kept = {m.sequence for m in events}
     return Plan(
         epoch=max(epoch_of(highest), trusted.epoch) + 1,
+        opened=opened,
         events=tuple(Kept(m.sequence, m.subject, m.body, m.id) for m in events),
         backup_last=last,
         recovered={name: len(have & kept) for name, have in recovered.items() if have & kept},
@@ -152,7 +156,7 @@ def _tail(
 
 def _continued(
     backup: Sequence[Identified], tail: Sequence[Identified], trust_root: bytes
-) -> tuple[list[Identified], list[Lost]]:
+) -> tuple[list[Identified], list[Lost], int]:
     counters: dict[tuple[str, int], int] = {}
     for message in backup:
         e = env.decode(message.body)
@@ -183,4 +187,4 @@ def _continued(
             trusted.add(message.sequence, message.subject, message.body, message.id)
     except BadEvent as bad:
         raise CannotRestore(f"a copy holds what nobody sealed: {bad}") from bad
-    return events, dropped
+    return events, dropped, trusted.epoch

@@ -189,7 +189,7 @@ class TrustedLedger:
             if sealed.epoch != self.epoch or self.epoch == 0:
                 raise self._bad(sequence, "epoch", f"an event of epoch {sealed.epoch} in epoch {self.epoch}")
             return self.epoch
-        if decree.epoch != self.epoch + 1 or sealed.epoch != decree.epoch:
+        if not _follows(decree, self.epoch) or sealed.epoch != decree.epoch:
             raise self._bad(sequence, "epoch", f"epoch {decree.epoch} follows epoch {self.epoch}")
         if sequence < decree.first_sequence:
             raise self._bad(sequence, "epoch", f"the epoch begins at {decree.first_sequence}")
@@ -207,6 +207,17 @@ class TrustedLedger:
             own = seal.key_id(decree.public_key)
             if own != decree.key:
                 raise self._bad(sequence, "seal", f"names key {decree.key}, but the public key is {own}")
+
+
+def closed(first: int, last: int) -> str:
+    """Return the words by which an opening closes epochs `first` to `last`: of those behind `first` none is left."""
+    return f"epoch {last} closed" if first == last else f"epochs {first} to {last} closed"
+
+
+def _follows(opening: decrees.LedgerOpened, epoch: int) -> bool:
+    if opening.epoch <= epoch + 1:
+        return opening.epoch == epoch + 1
+    return "".join(opening.closes[:1]).startswith(closed(epoch, opening.epoch - 1))
 
 
 def place_of(subject: str, own: bool, tag: str) -> DecreeSubject | tuple[str, str]:

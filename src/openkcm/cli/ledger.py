@@ -2,7 +2,8 @@
 
 A restore, numbered as in the design ("Loss"):
 
-1. the stack is stopped: nobody may write while the ledger is made; only the NATS servers are started;
+1. nobody may write while the ledger is made: of a running stack governance is stopped, regions go on; of a stopped one
+   the NATS servers alone are started;
 2. every copy is read: what the hub still has, the regions' mirrors, the auditor's, governance's read model;
 3. `audit.recovery` decides what the new ledger is made of, or that these copies do not make one;
 4. the stream is made anew at `epoch << 40` and filled in the old order, before any mirror can read of it;
@@ -28,7 +29,7 @@ from openkcm.bus import copies, declare
 from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
-from openkcm.cli import background, backup, ceremony, orbital, programs
+from openkcm.cli import background, backup, ceremony, orbital, programs, reconcile
 from openkcm.cli.layout import Layout
 from openkcm.cli.orbital import HUB
 from openkcm.cli.sources import mirrored
@@ -43,7 +44,14 @@ _T = TypeVar("_T")
 FAILED: Final = 1
 #: How far behind the backup's end the copies are compared with it: two histories differ at their ends.
 COMPARED: Final = 500
-NOT_DONE: Final = (AuditError, BusError, ChildFailed, ProjectorError, OSError, ValueError, background.AlreadyRunning)
+NOT_DONE: Final = (
+    AuditError, BusError, ChildFailed, ProjectorError, OSError, ValueError,
+    background.AlreadyRunning, reconcile.NotReconciled,
+)  # fmt: skip
+
+
+class _NotWhole(AuditError):
+    """It failed while the ledger was made."""
 
 
 def make_backup(state: Path, path: Path) -> int:
@@ -64,7 +72,9 @@ def make_backup(state: Path, path: Path) -> int:
 
 
 def restore(state: Path, path: Path, *, replace: bool, dry_run: bool, as_json: bool) -> int:
-    """Make a stopped stack's ledger anew from a backup and the tails that others hold; return the exit status.
+    """Make a stack's ledger anew from a backup and the tails that others hold; return the exit status.
+
+    Of a running stack governance is stopped meanwhile; it stays so when the ledger was begun and is not whole.
 
     Args:
         replace: The hub's own ledger may be removed, once it was read as one of the copies.
@@ -73,8 +83,11 @@ def restore(state: Path, path: Path, *, replace: bool, dry_run: bool, as_json: b
     try:
         layout = background.saved_layout(state)
         kept = backup.read(path, cp.ledger_name(layout.trust_root.public_key))
-        with background.held(state), _servers(layout):  # (1)
-            decided = asyncio.run(_restore(layout, kept, replace=replace, dry_run=dry_run))
+        runs = background.running(state) is not None
+        with _nobody_writes(layout, runs=runs, dry_run=dry_run):  # (1)
+            decided = asyncio.run(_decide(layout, kept, replace=replace))
+            if not dry_run:
+                asyncio.run(_make(layout, decided))
     except NOT_DONE as bad:
         print(f"not restored: {bad}", file=sys.stderr)
         return FAILED
@@ -87,7 +100,8 @@ def restore(state: Path, path: Path, *, replace: bool, dry_run: bool, as_json: b
         print(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
     else:
         print("\n".join(decided.words()))
-        print("nothing was changed" if dry_run else f"epoch {decided.epoch} is open; start the stack: scripts/up")
+        opened = f"epoch {decided.epoch} is open" + ("" if runs else "; start the stack: scripts/up")
+        print("nothing was changed" if dry_run else opened)
     return 0
 
 
@@ -116,19 +130,39 @@ async def check_not_lost(layout: Layout) -> None:
 # --- inside ---------------------------------------------------------------------------------------------------------
 
 
+def _nobody_writes(layout: Layout, *, runs: bool, dry_run: bool) -> contextlib.AbstractContextManager[None]:
+    if not runs:
+        return _servers(layout)
+    return contextlib.nullcontext() if dry_run else _without_governance(layout.state)
+
+
 @contextlib.contextmanager
 def _servers(layout: Layout) -> Iterator[None]:
-    background.end_leftovers(layout.state)
-    orbital.lay_out(layout.state, layout.regions, layout.server_ports)
-    supervisor = Supervisor(strict=True, changed=lambda: None)
+    with background.held(layout.state):
+        background.end_leftovers(layout.state)
+        orbital.lay_out(layout.state, layout.regions, layout.server_ports)
+        supervisor = Supervisor(strict=True, changed=lambda: None)
+        try:
+            supervisor.bring_up(programs.servers(layout))
+            yield
+        finally:
+            supervisor.stop_all()
+
+
+@contextlib.contextmanager
+def _without_governance(state: Path) -> Iterator[None]:
+    reconcile.hold(state, "stop")
     try:
-        supervisor.bring_up(programs.servers(layout))
         yield
-    finally:
-        supervisor.stop_all()
+    except _NotWhole:
+        raise  # governance must not write into what was begun
+    except BaseException:
+        reconcile.hold(state, "start")
+        raise
+    reconcile.hold(state, "start")
 
 
-async def _restore(layout: Layout, kept: list[Kept], *, replace: bool, dry_run: bool) -> Plan:
+async def _decide(layout: Layout, kept: list[Kept], *, replace: bool) -> Plan:
     hub = await _with(layout, "ledger-admin", HUB, lambda c: copies.extent(c, "LEDGER"))
     if hub is not None and hub.messages and not replace:
         raise CannotRestore(
@@ -137,13 +171,21 @@ async def _restore(layout: Layout, kept: list[Kept], *, replace: bool, dry_run: 
     first, last = kept[0].sequence, kept[-1].sequence
     after = max(first - 1, last - COMPARED)
     found, known = await _copies(layout, after), _known(layout, last)  # (2)
-    decided = plan(kept, found, layout.trust_root.public_key, known=known, last_known=_read_to(layout))  # (3)
-    if dry_run:
-        return decided
+    return plan(kept, found, layout.trust_root.public_key, known=known, last_known=_read_to(layout))  # (3)
+
+
+async def _make(layout: Layout, decided: Plan) -> None:
+    try:
+        await _fill(layout, decided)
+    except BaseException as bad:
+        raise _NotWhole(f"{bad}; the new ledger is not whole: repeat with --replace, governance stays stopped") from bad
+
+
+async def _fill(layout: Layout, decided: Plan) -> None:
     body = next(d for d in declare.declared("ledger", layout.regions) if str(d) == "stream LEDGER").body
 
     async def make(connection: Connection) -> None:
-        if hub is not None:
+        if await copies.extent(connection, "LEDGER") is not None:
             await copies.remove(connection, "LEDGER")
         await copies.create_at(connection, body, decided.first_sequence)
 
@@ -157,7 +199,6 @@ async def _restore(layout: Layout, kept: list[Kept], *, replace: bool, dry_run: 
         ),
     )  # fmt: skip
     await orbital.apply_streams(layout.state, layout.regions, layout.server_ports)  # (6)
-    return decided
 
 
 async def _copies(layout: Layout, after: int) -> list[Copy]:

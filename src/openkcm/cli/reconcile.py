@@ -11,6 +11,8 @@ was asked for are taken over by new processes.
 Certificates are renewed before (2), by the servers' reload and the nodes' next processes; who is connected stays so and
 reads the files anew for its next handshake. A new CA is trusted everywhere before anybody shows a certificate of it.
 A step that fails leaves what was done before it; asked again, the rest is done.
+
+Governance alone can be stopped and started as well: nobody but a restore may write while the ledger is made anew.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -35,12 +37,15 @@ from openkcm.cli.orbital import HUB
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract.fleet import RegionConfiguration
 
-__all__ = ["NotReconciled", "Outcome", "ask", "bring_to", "enrol", "keep_outcome", "want", "with_trust"]
+__all__ = [
+    "NotReconciled", "Outcome", "ask", "bring_to", "enrol", "governance", "hold", "keep_outcome", "want", "with_trust",
+]  # fmt: skip
 
 WAIT_S: Final = 120.0
 LOOK_S: Final = 0.1
 OUTCOME: Final = "reconciled.json"
 WANTED: Final = "wanted.json"
+HELD: Final = "governance"
 #: What can be asked for of the certificates, in the order in which it is done: word -> how, and what is said of it.
 RENEWALS: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
     "succeed": (pki.succeed, "a new CA is trusted beside the earlier one"),
@@ -136,6 +141,34 @@ def bring_to(wanted: Layout, present: Layout, supervisor: Supervisor) -> list[st
         supervisor.replace(programs.successor(wanted, name))
         done.append(f"{name} was taken over by a new process")
     return done + [f"started {program.name}" for program in (*servers, *nodes)]
+
+
+def hold(state: Path, word: Literal["stop", "start"]) -> None:
+    """Have the running stack stop governance, or start it again, and nothing else.
+
+    Raises:
+        NotReconciled: It has not.
+    """
+    pki.write_private(state / "run" / HELD, word.encode())
+    ask(state)
+
+
+def governance(layout: Layout, supervisor: Supervisor) -> list[str]:
+    """Do what `hold` asked for; nothing when it did not ask.
+
+    Raises:
+        ChildFailed: Governance did not start; it is tried again as any dead child is.
+    """
+    path = layout.state / "run" / HELD
+    if not path.exists():
+        return []
+    word = path.read_text()
+    path.unlink()
+    if word == "stop":
+        supervisor.end("cmk")
+    elif "cmk" not in supervisor.children:
+        supervisor.bring_up([programs.cmk(layout)])
+    return [f"governance: {word}"]
 
 
 def enrol(layout: Layout, regions: Sequence[str]) -> list[str]:

@@ -193,9 +193,11 @@ class Stack:
         self._asked = False
         done, error = [], None
         try:
-            wanted = self._layout()
-            done = reconcile.bring_to(wanted, self.layout, self._supervisor)
-            self.layout = wanted
+            done = reconcile.governance(self.layout, self._supervisor)
+            if not done:
+                wanted = self._layout()
+                done = reconcile.bring_to(wanted, self.layout, self._supervisor)
+                self.layout = wanted
             self._changed()
         except (ChildFailed, BusError, OSError, RuntimeError, ValueError) as bad:
             error = str(bad)
@@ -227,7 +229,7 @@ class Stack:
             for system in demo.systems
         }
         return ends.Endpoints(
-            cmk=ends.Cmk(url=layout.portal_url, ca=None, pid=children["cmk"].pid),
+            cmk=ends.Cmk(url=layout.portal_url, ca=None, pid=children["cmk"].pid if "cmk" in children else 0),
             oidc=ends.Oidc(issuer=layout.issuer, pid=children["idp"].pid),
             people={
                 name: ends.Person(
