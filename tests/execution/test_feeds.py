@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from openkcm.bus.connection import Stored
+from openkcm.bus.errors import Unavailable
 from openkcm.execution import feeds
 from openkcm.execution.feeds import STREAM_OF, Feeds
 from openkcm.execution.residence_state import State
@@ -65,8 +66,12 @@ def feeds_replace(state, **changes):
 @pytest.mark.parametrize(("seen", "opens"), [(0, False), (2, True)])
 async def test_a_node_without_memory_opens_only_behind_the_routine_lane_too(monkeypatch, seen, opens):
     Reader.let = asyncio.Event()
+    silent = [1]
 
     async def head(_connection, _stream):
+        if silent:  # a server that is busy with its disk
+            silent.pop()
+            raise Unavailable("no answer within 2 s")
         return 2
 
     monkeypatch.setattr(feeds, "LaneReader", Reader)

@@ -413,12 +413,7 @@ class Node:
             raise task.exception()  # type: ignore[misc]
 
     async def _live(self) -> None:
-        while True:
-            try:
-                await self.feeds.start()
-                break
-            except Unavailable:
-                await asyncio.sleep(0.3)
+        await self.feeds.start()
         self.region.lane0[self.name] = self._on_lane0
         self.region.beats[self.name] = self._on_beat
         await asyncio.gather(

@@ -68,6 +68,7 @@ class LaneReader:
 
         Raises:
             Unavailable, Refused: As they say; the reader is as unusable as before, call again.
+            BusError: The consumer is gone.
         """
         ambiguous = self._end is None or (self._left > 0 and self._delivered == 0 and sequence < self._heard)
         self._stale = True
@@ -92,7 +93,7 @@ class LaneReader:
     async def _reset_consumer(self, sequence: int) -> None:
         answer = await api(self._connection, f"$JS.API.CONSUMER.RESET.{self._name}", {"seq": sequence + 1})
         if "error" in answer:
-            raise Unavailable(f"{self._name} is not reset: {answer['error'].get('description')}")
+            raise BusError(f"{self._name} is not reset: {answer['error'].get('description')}")
 
     async def caught_up(self) -> bool:
         """Return whether the server has nothing for this reader that it was not given and has not acknowledged.

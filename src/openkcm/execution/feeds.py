@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 from openkcm.bus.connection import Connection, Stored
-from openkcm.bus.errors import BusError
+from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.lanes import LaneReader, held, mirror_head
 from openkcm.contract import trace
 from openkcm.contract.ids import Lane
@@ -68,10 +68,16 @@ class Feeds:
         self._rereads = asyncio.Semaphore(REREADS)
 
     async def start(self) -> None:
-        """Measure the mirrors against our mark and put the readers at our own cursor."""
-        await self.measure()
-        await self._readers["critical"].reset(self._custodian.state.cursor_critical)
-        await self._again("routine")
+        """Measure the mirrors against our mark and put the readers at our own cursor, as soon as the server answers."""
+        while True:
+            try:
+                await self.measure()
+                await self._readers["critical"].reset(self._custodian.state.cursor_critical)
+                await self._again("routine")
+                break
+            except Unavailable as away:
+                _log.warning("the lanes are not there yet: %s", away)
+                await asyncio.sleep(RETRY_S)
         # Nothing kept: what is in force (a shorter lease) is still to be read.
         self._without_memory = self._custodian.state.seen_routine == 0
 
