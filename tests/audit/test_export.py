@@ -203,8 +203,9 @@ def test_a_file_that_is_another_is_named_before_what_is_wrong_in_it(whole, tmp_p
     bad = tmp_path / "bad"
     shutil.copytree(whole, bad)
     drop_line(3, "proofs.ndjson")(bad)
-    with pytest.raises(Tampered, match=r"proofs\.ndjson is not the file that was exported"):
-        sources.of_export(bad).trees()
+    source = sources.of_export(bad)
+    with pytest.raises(Tampered, match=r"proofs\.ndjson is not the file that was exported"), source.files_checked():
+        source.trees()
     with pytest.raises(Tampered, match="the list of leaves is out of order"):
         sources.of_export(rewritten(whole, tmp_path / "fitting", drop_line(3, "proofs.ndjson"))).trees()
 

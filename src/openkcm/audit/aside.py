@@ -1,7 +1,8 @@
 """A replay in a process of its own: one core verifies while another folds. Run as a module it is that process.
 
 Messages go through a pipe in frames: 4 bytes of length (big-endian), then msgpack of [messages, good], a message being
-[sequence, subject, body, leaf or nil] and `good` the sequences whose seal holds. The end of the pipe ends the replay.
+[sequence, subject, body, leaf or nil, told or nil] and `good` the sequences whose seal holds. The end of the pipe ends
+the replay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Container, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from queue import Queue
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -22,7 +23,7 @@ from openkcm.audit.verify import AuditError
 from openkcm.contract.resources import ROOT
 from openkcm.contract.stored import Message
 from openkcm.projector import ProjectorError, open_writer
-from openkcm.projector.ledger import Projection
+from openkcm.projector.ledger import Projection, Told
 
 __all__ = ["Aside"]
 
@@ -37,6 +38,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
     subject: str
     body: bytes
     leaf: bytes | None
+    told: tuple[Any, ...] | None
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -59,11 +61,14 @@ class Aside:
         self._sending = threading.Thread(target=self._send, name="replay", daemon=True)
         self._sending.start()
 
-    def take(self, messages: Sequence[Message], good: Container[int], leaves: Sequence[bytes] = ()) -> None:
-        """Fold the next messages; returns before it is done. `leaves`: their hashes, as far as they are known."""
+    def take(
+        self, messages: Sequence[Message], good: Container[int], leaves: Sequence[bytes] = (),
+        told: Sequence[Told] = (),
+    ) -> None:  # fmt: skip
+        """Fold the next messages; returns before it is done. `leaves`, `told`: what is known of each, or nothing."""
         known = [m.sequence for m in messages if m.sequence in good]
-        told = [(m.sequence, m.subject, m.body, leaf) for m, leaf in zip_longest(messages, leaves)]
-        self._frames.put(self._encoder.encode((told, known)))
+        sent = [(m.sequence, m.subject, m.body, *more) for m, *more in zip_longest(messages, leaves, told)]
+        self._frames.put(self._encoder.encode((sent, known)))
 
     def finish(self) -> None:
         """Return when all of it is in the file.

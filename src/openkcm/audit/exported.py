@@ -61,7 +61,7 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     files: dict[str, str]
 
 
-HASHED_BYTES: Final = 32 << 20
+HASHED_BYTES: Final = 8 << 20
 READ_BYTES: Final = 1 << 20  # at a time: a line that two reads share is copied
 _P = TypeVar("_P", Leaf, Proof)
 _JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()

@@ -16,6 +16,7 @@ import msgspec
 from openkcm.audit.aside import Aside
 from openkcm.audit.seals import checked
 from openkcm.audit.verify import AuditError
+from openkcm.contract.decrees import Decree
 from openkcm.contract.envelope import Envelope
 from openkcm.contract.resources import ROOT
 from openkcm.contract.stored import Message
@@ -85,8 +86,15 @@ class Replay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, messages: Sequence[Message], checked: Container[int] = (), leaves: Sequence[bytes] = ()) -> None:
-        """Fold the next messages. `checked`: whose seal was found good before; `leaves`: their hashes, where known.
+    def take(
+        self, messages: Sequence[Message], checked: Container[int] = (), leaves: Sequence[bytes] = (),
+        decrees: Sequence[Decree] = (),
+    ) -> None:  # fmt: skip
+        """Fold the next messages.
+
+        Args:
+            checked: Whose seal was found good before.
+            leaves, decrees: Their hashes and what they say, where somebody has computed and read them before.
 
         Raises:
             ProjectorError: The shipped SQL does not fit.
@@ -96,7 +104,8 @@ class Replay:
             self._writer.close()
             self._aside = Aside(self._file, self._trust_root)
         if self._aside is not None:
-            self._aside.take(messages, checked, leaves)
+            told = [self._projection.told(decree) for decree in decrees]
+            self._aside.take(messages, checked, leaves, told)
         else:
             self._projection.apply(messages, checked=checked)
 

@@ -57,17 +57,18 @@ def verify(
     try:
         known, kept = signatures.pinned(witnesses, histories)
         claims = None if source.state is None else signatures.claims_of(source.state, kept)
-        trees = source.trees(against)
-        hear = [*([trees.hear] if isinstance(trees, Slice) else []), *([] if claims is None else [claims.take])]
-        with progress("verified") as seen:
-            result = examine(
-                source.messages(), source.trust_root, whole=source.whole, progress=seen,
-                see=[trees.see] if isinstance(trees, SignedTrees) else [],
-                hear=hear, vouched=_vouched(trees, verified=verified, every_seal=every_seal),
-                fold=None if fold is None else fold.take,
-            )  # fmt: skip
-        if trees is not None:
-            proven = trees.check(result.keys)
+        with source.files_checked():
+            trees = source.trees(against)
+            hear = [*([trees.hear] if isinstance(trees, Slice) else []), *([] if claims is None else [claims.take])]
+            with progress("verified") as seen:
+                result = examine(
+                    source.messages(), source.trust_root, whole=source.whole, progress=seen,
+                    see=[trees.see] if isinstance(trees, SignedTrees) else [],
+                    hear=hear, vouched=_vouched(trees, verified=verified, every_seal=every_seal),
+                    fold=None if fold is None else fold.take,
+                )  # fmt: skip
+            if trees is not None:
+                proven = trees.check(result.keys)
         if claims is not None:
             signed = claims.judge(result.keys)
         if source.whole and result.events and result.epoch != epoch_of(result.sequence):

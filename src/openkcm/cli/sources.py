@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,11 +58,20 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         same = earlier.trust_root == self.trust_root and earlier.manifest.whole and self.whole
         if against is not None and not same:
             raise ExportError(f"{against} is no whole export of this ledger")
+        return earlier.trees()
+
+    @contextmanager
+    def files_checked(self) -> Iterator[None]:
+        """Compare an export's files with their hashes meanwhile: one that differs is named before all else.
+
+        Raises:
+            Tampered: One differs, is missing, or was added.
+        """
         with ThreadPoolExecutor(1) as aside:
             files = aside.submit(self.export.check_files) if self.export is not None else None
             try:
-                return earlier.trees()
-            finally:  # a file that is not the one that was exported is named first
+                yield
+            finally:
                 if files is not None:
                     files.result()
 

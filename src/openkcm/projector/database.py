@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from openkcm.projector import statements
-from openkcm.projector.prepared import Named, prepared
+from openkcm.projector.prepared import Named, Row, by_place, prepared
 from openkcm.projector.signatures import register
 
 __all__ = [
@@ -97,7 +97,7 @@ class Writer(Reader):
 
     def __init__(self, connection: sqlite3.Connection, named: Mapping[str, Named]) -> None:
         super().__init__(connection)
-        self._named = named
+        self._named = dict(named)
         self._synchronous: int = connection.execute("PRAGMA synchronous").fetchone()[0]
 
     def apply(self, batch: Iterable[tuple[str, Mapping[str, Value]]], *, synced: bool = True) -> None:
@@ -112,7 +112,7 @@ class Writer(Reader):
             UnknownStatement: No shipped file of that name; nothing ran.
             StorageFailed: SQLite refused; nothing is kept.
         """
-        runs: list[tuple[str, list[Mapping[str, Value]]]] = []  # one name, and how often in a row
+        runs: list[tuple[str, list[Row]]] = []  # one name, and how often in a row
         for name, parameters in batch:
             if runs and runs[-1][0] == name:
                 runs[-1][1].append(parameters)
@@ -136,8 +136,20 @@ class Writer(Reader):
         """
         return self._of(name).parameters
 
-    def apply_runs(self, runs: Iterable[tuple[str, Sequence[Mapping[str, Value]]]], *, synced: bool = True) -> None:
-        """The same, each name with its rows in a row.
+    def lay_out(self, name: str, columns: Sequence[str]) -> None:
+        """Take this statement's rows as tuples of these columns from now on: that is half the work of names.
+
+        Raises:
+            UnknownStatement: No shipped file of that name.
+            SchemaError: It names what is none of these columns.
+        """
+        try:
+            self._named[name] = by_place(self._of(name), columns)
+        except KeyError as bad:
+            raise SchemaError(f"{name}: no such parameter: {bad}") from bad
+
+    def apply_runs(self, runs: Iterable[tuple[str, Sequence[Row]]], *, synced: bool = True) -> None:
+        """The same, each name with its rows in a row; a row is a tuple where it was laid out so.
 
         Raises:
             UnknownStatement: No shipped file of that name; nothing ran.
@@ -168,15 +180,15 @@ class Writer(Reader):
             raise UnknownStatement(f"no statement {name!r} was shipped")
         return found
 
-    def _run(self, named: Named, rows: Sequence[Mapping[str, Value]]) -> None:
+    def _run(self, named: Named, rows: Sequence[Row]) -> None:
         if len(named.statements) == 1:
             (one,) = named.statements
             self._connection.executemany(one.sql, map(one.pick, rows))
             return
         execute, statements_ = self._connection.cursor().execute, [(one.sql, one.pick) for one in named.statements]
-        for parameters in rows:  # statements of one name may build on one another
+        for row in rows:  # statements of one name may build on one another
             for sql, pick in statements_:
-                execute(sql, pick(parameters))
+                execute(sql, pick(row))
 
     def truncate_log(self) -> bool:
         """Empty the write-ahead log, so that nothing deleted is left in it; False while a reader is in the way."""

@@ -12,8 +12,9 @@ Numbered as in `Projection.judge`:
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Container, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +26,7 @@ from openkcm.contract.stored import Message
 from openkcm.contract.subjects import DecreeSubject
 from openkcm.projector.database import SchemaError, Value, Writer
 from openkcm.projector.heads import HeadFold
+from openkcm.projector.prepared import Row
 from openkcm.projector.trees import TreeFold
 
 __all__ = ["LEDGER_TABLES", "Applied", "Projection"]
@@ -39,17 +41,22 @@ LEDGER_TABLES: Final = (
     "suspension", "lifted",
     "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile", "critical_head",
 )  # fmt: skip
-#: A decree's texts and numbers are parameters of its statements by these names; the rest of it is in `:data`, as JSON.
-_ITS: Final = {
-    k.decree.__name__: tuple(f"its_{field}" for field in k.decree.__struct_fields__) for k in d.DECREES.values()
-}
+#: What each event's row begins with. Behind it comes what the statements of its decree name: texts and numbers of it
+#: as `:its_<field>`, and all of it as JSON as `:data`.
+COLUMNS: Final = ("sequence", "id", "subject", "tag", "region", "tenant", "kind", "aggregate", "counter", "epoch",
+                  "issuer", "person", "correlation", "at_ms", "body")  # fmt: skip
+_COUNTER: Final = COLUMNS.index("counter")
 _LEARNT: Final = (d.LedgerOpened, d.SigningKeyRotated)
 LANES: Final = {lane: (f"event_{lane}", f"mark_{lane}") for lane in ("routine", "critical")}
 _Row = tuple[str, Mapping[str, Value]]
+Told = tuple[Value, ...]
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What became of one message: `fault` says why it changed nothing. `body` is what is stored, byte for byte."""
+    """What became of one message: `fault` says why it changed nothing. `body` is what is stored, byte for byte.
+
+    `told` is what the decree's statements take of it; the decree is there unless the message came with that.
+    """
 
     sequence: int
     subject: str
@@ -58,6 +65,8 @@ class Applied(msgspec.Struct, frozen=True):
     decree: d.Decree | None = None
     fault: str | None = None
     body: bytes = b""
+    file: str | None = None
+    told: Told = ()
 
 
 class Projection:
@@ -66,6 +75,9 @@ class Projection:
     def __init__(self, writer: Writer, trust_root: bytes) -> None:
         self._writer = writer
         self._trust = {seal.key_id(trust_root): trust_root}
+        self._tells = {kind.decree: _laid_out(writer, kind.decree) for kind in d.DECREES.values()}
+        for name in (name for names in LANES.values() for name in names):
+            writer.lay_out(name, COLUMNS)
         self._cursor = 0
         self._epoch = 0
         self._reload()
@@ -91,6 +103,10 @@ class Projection:
             key: public for key, (public, retired_at) in self._history.items()
             if retired_at is None or sequence < retired_at
         }  # fmt: skip
+
+    def told(self, decree: d.Decree) -> Told:
+        """Return what the statements of a decree take of it: of a message as `told`, it spares decoding that again."""
+        return self._tells[type(decree)](decree)
 
     def apply(self, messages: Sequence[Message], *, checked: Container[int] = ()) -> list[Applied]:
         """Take messages in, in the order of their sequences, in one transaction with the cursor.
@@ -166,13 +182,17 @@ class Projection:
             return Applied(message.sequence, message.subject, where, fault="duplicate")
         if e.counter != mark + 1 and where.lane == "routine":
             return Applied(message.sequence, message.subject, where, fault="gap")
-        try:  # (5)
-            decree = d.read(e.tag, e.data)
-        except EnvelopeError:
-            return self._marked(message, where, e, fault="unreadable")
-        if kind.decree in _LEARNT:
-            self._learn(decree, message.sequence)
-        return self._marked(message, where, e, decree)
+        told: Told | None = getattr(message, "told", None)  # who verified it in this very program has read it
+        decree = None
+        if told is None or kind.decree in _LEARNT:
+            try:  # (5)
+                decree = d.read(e.tag, e.data)
+            except EnvelopeError:
+                return self._marked(message, where, e, fault="unreadable")
+            told = self.told(decree)
+            if kind.decree in _LEARNT:
+                self._learn(decree, message.sequence)
+        return self._marked(message, where, e, decree, file=kind.decree.__name__, told=told)
 
     def _marked(
         self,
@@ -181,10 +201,12 @@ class Projection:
         e: env.Envelope,
         decree: d.Decree | None = None,
         fault: str | None = None,
+        file: str | None = None,
+        told: Told = (),
     ) -> Applied:
         mark = self._marks.get((message.subject, e.epoch), 0)
         self._marks[message.subject, e.epoch] = max(mark, e.counter)
-        return Applied(message.sequence, message.subject, where, e, decree, fault, message.body)
+        return Applied(message.sequence, message.subject, where, e, decree, fault, message.body, file, told)
 
     def _learn(self, decree: d.Decree, sequence: int) -> None:
         if isinstance(decree, d.LedgerOpened):
@@ -210,11 +232,11 @@ class _Batch:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._runs: list[tuple[str, list[Mapping[str, Value]]]] = []
-        self._open: dict[str, list[Mapping[str, Value]]] = {}  # runs behind which nothing came that minds
-        self._marks: dict[tuple[str, int], tuple[str, dict[str, Value]]] = {}
+        self._runs: list[tuple[str, list[Row]]] = []
+        self._open: dict[str, list[Row]] = {}  # runs behind which nothing came that minds
+        self._marks: dict[tuple[str, int], tuple[str, tuple[Value, ...]]] = {}
 
-    def add(self, name: str, parameters: Mapping[str, Value]) -> None:
+    def add(self, name: str, row: Row) -> None:
         """Add one row."""
         rows = self._open.get(name)
         if rows is None:
@@ -222,11 +244,11 @@ class _Batch:
             self._runs.append((name, rows))
             for other in self._writer.conflicts(name):
                 self._open.pop(other, None)
-        rows.append(parameters)
+        rows.append(row)
 
     def take(self, outcome: Applied) -> None:
         """Add what one message changes."""
-        where, e, decree = outcome.where, outcome.envelope, outcome.decree
+        where, e = outcome.where, outcome.envelope
         if outcome.fault is not None:
             refused: dict[str, Value] = {
                 "sequence": outcome.sequence,
@@ -236,38 +258,32 @@ class _Batch:
             self.add("rejected", refused)
         if where is None or e is None:
             return
-        parameters: dict[str, Value] = {
-            "sequence": outcome.sequence,
-            "id": e.id,
-            "subject": outcome.subject,
-            "tag": e.tag,
-            "region": where.region,
-            "tenant": where.tenant,
-            "kind": where.kind,
-            "aggregate": where.id,
-            "counter": e.counter,
-            "epoch": e.epoch,
-            "issuer": e.actor.issuer,
-            "person": e.actor.subject,
-            "correlation": e.correlation,
-            "at_ms": e.at_ms,
-            "body": outcome.body,
-        }
+        row = (
+            outcome.sequence, e.id, outcome.subject, e.tag, where.region, where.tenant, where.kind, where.id, e.counter,
+            e.epoch, e.actor.issuer, e.actor.subject, e.correlation, e.at_ms, outcome.body,
+        )  # fmt: skip
         event, mark = LANES[where.lane]
-        self.add(event, parameters)
-        self._marks[outcome.subject, e.epoch] = mark, parameters
-        if decree is not None:  # written anew, so that every field is there and in one form
-            name = type(decree).__name__
-            parameters.update(zip(_ITS[name], msgspec.structs.astuple(decree), strict=True))
-            if "data" in self._writer.parameters(name):
-                parameters["data"] = msgspec.json.encode(decree).decode()
-            self.add(name, parameters)
+        self.add(event, row)
+        self._marks[outcome.subject, e.epoch] = mark, row
+        if outcome.file is not None:
+            self.add(outcome.file, (*row, *outcome.told))
 
-    def runs(self, marks: Mapping[tuple[str, int], int]) -> list[tuple[str, list[Mapping[str, Value]]]]:
+    def runs(self, marks: Mapping[tuple[str, int], int]) -> list[tuple[str, list[Row]]]:
         """Return all of it. `marks`: how far each lane has come with it."""
-        for place, (name, parameters) in self._marks.items():
-            self.add(name, {**parameters, "counter": marks[place]})
+        for place, (name, row) in self._marks.items():
+            self.add(name, (*row[:_COUNTER], marks[place], *row[_COUNTER + 1 :]))
         return self._runs
+
+
+def _laid_out(writer: Writer, decree: type[d.Decree]) -> Callable[[Any], Told]:
+    """Tell the writer what the rows of a decree's file hold; return what gives the part that is the decree's own."""
+    named = writer.parameters(decree.__name__)
+    fields = [field for field in decree.__struct_fields__ if f"its_{field}" in named]
+    whole = ["data"] if "data" in named else []
+    writer.lay_out(decree.__name__, (*COLUMNS, *(f"its_{field}" for field in fields), *whole))
+    if whole:  # written anew, so that every field is there and in one form
+        return lambda x: (*[getattr(x, field) for field in fields], msgspec.json.encode(x).decode())
+    return attrgetter(*fields) if len(fields) > 1 else lambda x: tuple([getattr(x, field) for field in fields])
 
 
 def _unbase64(text: str) -> bytes:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 
-__all__ = ["Named", "prepared"]
+__all__ = ["Named", "Row", "by_place", "prepared"]
 
 _READ: Final = sqlite3.SQLITE_READ
 _WRITES: Final = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 _PARAMETER: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]+)")
 _Touched = tuple[set[str], set[str]]  # tables that are read, tables that are written
-Picked = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+#: A row's values, by their names or, where their places are known, by those.
+Row = Mapping[str, Any] | tuple[Any, ...]
+Picked = Callable[[Any], tuple[Any, ...]]
 
 
 class Statement(msgspec.Struct, frozen=True):
     """One statement with its parameters by position (sqlite3 binds those several times faster than names)."""
 
     sql: str
+    names: tuple[str, ...]
     pick: Picked
 
 
@@ -50,12 +53,23 @@ def prepared(connection: sqlite3.Connection, named: Mapping[str, Sequence[str]])
     }
     return {
         name: Named(
-            tuple(Statement(sql, _picking(names)) for sql, names in found),
+            tuple(Statement(sql, names, _picking(names)) for sql, names in found),
             frozenset(one for _, names in found for one in names),
             _conflicts(name, touched),
         )
         for name, found in texts.items()
     }
+
+
+def by_place(named: Named, columns: Sequence[str]) -> Named:
+    """Return the statements of one file for rows that are tuples of these columns.
+
+    Raises:
+        KeyError: A statement names a parameter that is none of them.
+    """
+    at = {column: place for place, column in enumerate(columns)}
+    statements = (Statement(s.sql, s.names, _picking([at[name] for name in s.names])) for s in named.statements)
+    return msgspec.structs.replace(named, statements=tuple(statements))
 
 
 def _by_position(text: str) -> tuple[str, tuple[str, ...]]:
@@ -70,10 +84,10 @@ def _by_position(text: str) -> tuple[str, tuple[str, ...]]:
     return _PARAMETER.sub(place, text), tuple(names)
 
 
-def _picking(names: tuple[str, ...]) -> Picked:
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda parameters: tuple(parameters[name] for name in names)
+def _picking(keys: Sequence[Hashable]) -> Picked:
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda row: tuple(row[key] for key in keys)
 
 
 def _touched(connection: sqlite3.Connection, sql: str, parameters: int) -> _Touched:
