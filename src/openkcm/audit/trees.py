@@ -96,11 +96,15 @@ class SignedTrees:
             place: frozenset(key for key, public in known.items() if cp.vouches(note, public))
             for place, note in notes.items()
         }
+        self._words: dict[tuple[str, str, int], bool] = {}  # many events share one
 
     def vouched(self, sequence: int, subject: str, key: str) -> bool:
         """Return whether the key that an event names gave its word for it, over the tree in which `see` finds it."""
-        vouching = self._vouching.get((subjects.tree_of(subject), cp.epoch_of(sequence)), ())
-        return key in vouching and self.signed(sequence)
+        asked = subject, key, cp.epoch_of(sequence)
+        word = self._words.get(asked)
+        if word is None:
+            word = self._words[asked] = key in self._vouching.get((subjects.tree_of(subject), asked[2]), ())
+        return word and self.signed(sequence)
 
     def signed(self, sequence: int) -> bool:
         """Return whether an event with this sequence is under a checkpoint."""

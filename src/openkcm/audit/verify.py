@@ -74,6 +74,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     decree: decrees.Decree
 
 
+class _Home(msgspec.Struct, frozen=True):
+    """Where events of one tag live under one subject, and what is asked of them there."""
+
+    place: DecreeSubject
+    priority: str
+    by_root: bool
+
+
 class TrustedLedger:
     """The verified part of a ledger. Grows by `add`, only forwards.
 
@@ -93,7 +101,7 @@ class TrustedLedger:
         self._skips: Container[str] = skips if skips is not None else () if whole else ("ledger",)
         self._ids: set[str] = set()
         self._counters: dict[tuple[int, str], int] = {}
-        self._places: dict[tuple[str, bool, str], DecreeSubject | tuple[str, str]] = {}  # many events share one
+        self._homes: dict[tuple[str, bool, str], _Home | tuple[str, str]] = {}  # many events share one
         self._broken: BadEvent | None = None
         self.epoch = 0
         self.sequence = 0
@@ -131,7 +139,8 @@ class TrustedLedger:
     def _add(
         self, sequence: int, subject: str, body: bytes, message_id: str, checked: bool, opened: Envelope | None
     ) -> Event:
-        self._check_sequence(sequence)  # (1)
+        if sequence != self.sequence + 1:  # (1)
+            self._check_sequence(sequence)
         try:  # (2)
             sealed = opened or envelope.decode(body)
         except EnvelopeError as bad:
@@ -140,12 +149,12 @@ class TrustedLedger:
             raise self._bad(sequence, "envelope", f"event {sealed.id} is stored under the id {message_id[:80]!r}")
         if sealed.id in self._ids:
             raise self._bad(sequence, "envelope", f"event {sealed.id} is here a second time")
-        place = self._check_place(sequence, subject, sealed)  # (3)
-        decree = self._check_shape(sequence, sealed)  # (4)
+        home = self._check_place(sequence, subject, sealed)  # (3)
+        decree = self._check_shape(sequence, sealed, home)  # (4)
         epoch = self._check_epoch(sequence, sealed, decree)  # (5)
-        self._check_seal(sequence, subject, sealed, decree, checked)  # (6)
+        self._check_seal(sequence, subject, sealed, decree, home, checked)  # (6)
         counted = self._counters.get((epoch, subject), 0)  # (7)
-        if sealed.counter != counted + 1 and not (place.kind in self._skips and sealed.counter > counted):
+        if sealed.counter != counted + 1 and not (home.place.kind in self._skips and sealed.counter > counted):
             raise self._bad(sequence, "counter", f"number {sealed.counter} of {subject} follows number {counted}")
         # Nothing is remembered of an event before all of it holds.
         self._counters[epoch, subject] = sealed.counter
@@ -154,7 +163,7 @@ class TrustedLedger:
         if isinstance(decree, decrees.SigningKeyRotated):
             self._keys[decree.key] = decree.public_key
             self._retired.update(decree.retires)
-        return Event(sequence=sequence, subject=place, envelope=sealed, decree=decree)
+        return Event(sequence=sequence, subject=home.place, envelope=sealed, decree=decree)
 
     def _bad(self, sequence: int, code: str, why: str) -> BadEvent:
         return BadEvent(self.epoch, sequence, code, why)
@@ -166,21 +175,20 @@ class TrustedLedger:
         if self._whole and sequence != self.sequence + 1 and not begins:
             raise self._bad(sequence, "sequence", f"{sequence - self.sequence - 1} missing after {self.sequence}")
 
-    def _check_place(self, sequence: int, subject: str, sealed: Envelope) -> DecreeSubject:
+    def _check_place(self, sequence: int, subject: str, sealed: Envelope) -> _Home:
         asked = subject, sealed.subject == subject, sealed.tag
-        found = self._places.get(asked) or self._places.setdefault(asked, place_of(*asked))
+        found = self._homes.get(asked) or self._homes.setdefault(asked, home_of(*asked))
         if isinstance(found, tuple):
             code, why = found
             raise self._bad(sequence, code, why.replace(_SEALED_FOR, sealed.subject))
         return found
 
-    def _check_shape(self, sequence: int, sealed: Envelope) -> decrees.Decree:
+    def _check_shape(self, sequence: int, sealed: Envelope, home: _Home) -> decrees.Decree:
         try:
             decree = decrees.read(sealed.tag, sealed.data)
         except EnvelopeError as bad:
             raise self._bad(sequence, "shape", str(bad)) from bad
-        priority = PRIORITIES[decrees.lane_of(decree)]
-        if sealed.priority != priority:
+        if sealed.priority != home.priority:
             raise self._bad(sequence, "shape", f"{sealed.tag} with priority {sealed.priority}")
         return decree
 
@@ -195,10 +203,11 @@ class TrustedLedger:
             raise self._bad(sequence, "epoch", f"the epoch begins at {decree.first_sequence}")
         return decree.epoch
 
-    def _check_seal(self, sequence: int, subject: str, sealed: Envelope, decree: decrees.Decree, checked: bool) -> None:
-        by_root = type(decree) in decrees.TRUST_ROOT_DECREES
+    def _check_seal(
+        self, sequence: int, subject: str, sealed: Envelope, decree: decrees.Decree, home: _Home, checked: bool
+    ) -> None:
         try:
-            envelope.verify(sealed, subject, self._root if by_root else self._keys, checked=checked)
+            envelope.verify(sealed, subject, self._root if home.by_root else self._keys, checked=checked)
         except SealError as bad:
             raise self._bad(sequence, "seal", str(bad)) from bad
         if sealed.key in self._retired:
@@ -220,7 +229,7 @@ def _follows(opening: decrees.LedgerOpened, epoch: int) -> bool:
     return "".join(opening.closes[:1]).startswith(closed(epoch, opening.epoch - 1))
 
 
-def place_of(subject: str, own: bool, tag: str) -> DecreeSubject | tuple[str, str]:
+def home_of(subject: str, own: bool, tag: str) -> _Home | tuple[str, str]:
     """Return where an event with this tag lives, or (code, why) when it cannot live there. `own`: it is sealed so."""
     try:
         place = subjects.parse_decree(subject)
@@ -241,4 +250,4 @@ def place_of(subject: str, own: bool, tag: str) -> DecreeSubject | tuple[str, st
         return "place", f"no {place.kind} lives under {subject}"
     if tenant is None and place.tenant == NOBODY:
         return "place", f"a {place.kind} of no tenant under {subject}"
-    return place
+    return _Home(place, PRIORITIES[place.lane], kind.decree in decrees.TRUST_ROOT_DECREES)
