@@ -1,12 +1,18 @@
-"""A mirror that passed over events is found by their number and made anew; one that is whole is left alone."""
+"""A mirror that lost events, or cannot read them, is found and made anew; one that is whole or late is left alone."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from openkcm.bus import copies
+from openkcm.bus.connection import Connection
+from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.publish import api
 from openkcm.cli import flow, mirrors
@@ -15,34 +21,105 @@ from openkcm.contract import envelope as env
 from orbital_fixture import EU, Orbital, running_orbital
 from press import Press
 
+STREAMS = ("LEDGER", "LEDGER-CRITICAL")
+
 
 @pytest.fixture
-def orbital(tmp_path):
-    with running_orbital(tmp_path) as running:
-        yield running
+async def ground(tmp_path):
+    """A ledger with events of both lanes, which the mirrors have acknowledged."""
+    with running_orbital(tmp_path) as orbital:
+        layout = SimpleNamespace(state=orbital.state_dir, regions=orbital.regions, server_ports=orbital.ports)
+        press, cmk = Press(), await orbital.connect("cmk")
+        events = [*press.opening(), *press.onboarded("acme")]
+        for e in (*events, *(revocation(press) for _ in range(20))):
+            await append(cmk, e)
+        await flow.wait_until_flowing(layout)
+        hub = await orbital.connect("ledger-admin")
+        for consumer in ("mirror", "mirror-critical"):
+            await until(hub, f"$JS.API.CONSUMER.INFO.LEDGER.{consumer}-{EU}", lambda a: not a["num_ack_pending"])
+        yield SimpleNamespace(orbital=orbital, layout=layout, press=press, cmk=cmk, hub=hub)
+        await cmk.close()
+        await hub.close()
 
 
-async def test_a_mirror_that_passed_over_the_first_events_is_made_anew(orbital: Orbital) -> None:
-    layout = SimpleNamespace(state=orbital.state_dir, regions=orbital.regions, server_ports=orbital.ports)
-    press = Press()
-    cmk = await orbital.connect("cmk")
-    for e in (*press.opening(), *press.onboarded("acme"), press.residence("acme", d.AccessRevoked(reason="test"))):
-        await Ledger(cmk).append(e.subject, env.encode(e), id=e.id, tag=e.tag, expected_last=None)
-    await flow.wait_until_flowing(layout)
+def revocation(press: Press) -> env.Envelope:
+    return press.residence("acme", d.AccessRevoked(reason="test"))
+
+
+async def append(cmk: Connection, e: env.Envelope) -> None:
+    await Ledger(cmk).append(e.subject, env.encode(e), id=e.id, tag=e.tag, expected_last=None)
+
+
+async def until(connection: Connection, subject: str, true) -> None:
+    deadline = time.monotonic() + 20
+    while not true(await api(connection, subject)):
+        assert time.monotonic() < deadline, subject
+        await asyncio.sleep(0.05)
+
+
+def damage(orbital: Orbital) -> None:
+    """Flip a bit in the middle of the last block of each mirror of a stopped leaf."""
+    for stream in STREAMS:
+        *_, block = sorted((orbital.state_dir / "nats" / EU).rglob(f"streams/{stream}/msgs/*.blk"), key=by_number)
+        content = bytearray(block.read_bytes())
+        content[len(content) // 2] ^= 1
+        block.write_bytes(content)
+
+
+def by_number(block: Path) -> int:
+    return int(block.stem)
+
+
+@pytest.mark.parametrize("stopped", ["killed", "in order"])
+async def test_a_mirror_with_a_damaged_block_is_made_anew_with_all_that_the_hub_has(ground, stopped) -> None:
+    """Killed, the server drops all behind the damage, and the hub does not send it again; stopped in order, it does not
+    see the damage until somebody reads it."""
+    orbital, layout = ground.orbital, ground.layout
     assert await mirrors.make_whole(layout) == []
-    admin = await orbital.connect(f"{EU}-admin")
-    declared = (await api(admin, "$JS.API.STREAM.INFO.LEDGER"))["config"]
-    await copies.remove(admin, "LEDGER")
-    assert "error" not in await api(admin, "$JS.API.STREAM.CREATE.LEDGER", {**declared, "deny_delete": False})
+    orbital.kill(EU) if stopped == "killed" else orbital.servers[EU].stop()
+    damage(orbital)
+    orbital.start(EU)
+    await append(ground.cmk, revocation(ground.press))
     await flow.wait_until_flowing(layout)
-    first = (await copies.extent(admin, "LEDGER")).first
-    assert "error" not in await api(admin, "$JS.API.STREAM.MSG.DELETE.LEDGER", {"seq": first})
-    (short,) = [c for c in await mirrors.compare(layout) if c.is_short]
-    assert (short.region, short.stream, short.hub - short.mirror) == (EU, "LEDGER", 1)
+    short = {c.stream: c for c in await mirrors.compare(layout) if c.is_short}
+    assert {(c.region, c.stream) for c in short.values()} == {(EU, stream) for stream in STREAMS}
+    assert [c.is_short for c in await mirrors.compare(layout, [EU], read=False)] == [stopped == "killed"] * 2
     assert await mirrors.make_whole(layout, [EU]) == [
-        f"{EU}: made LEDGER anew, it had {short.mirror} of {short.hub} events"
+        f"{EU}: made {stream} anew, it had {short[stream].mirror} of {short[stream].hub} events" for stream in STREAMS
     ]
-    assert not [c for c in await mirrors.compare(layout) if c.is_short]
+    assert all(c.mirror == c.hub for c in await mirrors.compare(layout))
+    admin = await orbital.connect(f"{EU}-admin")
     assert (await api(admin, "$JS.API.STREAM.INFO.LEDGER"))["config"]["deny_delete"] is True
+    assert (await api(admin, f"$JS.API.CONSUMER.INFO.LEDGER.{EU}-1-routine"))["num_pending"] > 0
     await admin.close()
-    await cmk.close()
+
+
+async def test_a_mirror_that_is_late_is_left_alone(ground) -> None:
+    later = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    pause = f"$JS.API.CONSUMER.PAUSE.LEDGER.mirror-{EU}"
+    assert (await api(ground.hub, pause, {"pause_until": later}))["paused"]
+    await append(ground.cmk, revocation(ground.press))
+    assert await mirrors.mend(ground.layout, EU) == ([], False)
+    assert not (await api(ground.hub, pause))["paused"]
+    await flow.wait_until_flowing(ground.layout)
+    assert await mirrors.mend(ground.layout, EU) == ([], True)
+
+
+async def test_a_mirror_that_is_not_there_is_made(ground) -> None:
+    admin = await ground.orbital.connect(f"{EU}-admin")
+    await copies.remove(admin, "LEDGER")
+    assert (await mirrors.mend(ground.layout, EU))[1] is False
+    await flow.wait_until_flowing(ground.layout)
+    assert await mirrors.mend(ground.layout, EU) == ([], True)
+    await admin.close()
+
+
+async def test_without_the_hubs_answer_nothing_is_deleted(ground) -> None:
+    admin = await ground.orbital.connect(f"{EU}-admin")
+    before = await copies.extent(admin, "LEDGER")
+    ground.orbital.kill("hub")
+    (region,) = [r for r in ground.layout.regions if r.region == EU]
+    with pytest.raises(BusError):
+        await mirrors.make_anew(admin, region, "LEDGER")
+    assert await copies.extent(admin, "LEDGER") == before
+    await admin.close()

@@ -12,9 +12,12 @@ import pytest
 from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
+from faults.approve import lift
+from faults.kinds import held_back
 from openkcm.bus.connection import connect
+from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
-from openkcm.cli import orbital
+from openkcm.cli import mirrors, orbital
 from openkcm.cli.layout import Layout
 from openkcm.contract import envelope as env
 from openkcm.contract.subjects import residence_aggregate
@@ -71,6 +74,36 @@ def test_a_killed_custodian_takes_its_workers_along_and_the_node_returns_with_it
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before.worker_pids), 5)
     until(lambda: stack.node(EU).custodian_pid != before.custodian_pid)
     assert until(keys[EU].works)
+
+
+def test_mirrors_with_a_damaged_block_are_made_whole_by_themselves_and_a_node_without_memory_reads_them(stack, keys):
+    assert stack.revoke("acme", US).status == 202
+    until(lambda: lift(stack, "acme", US) is None, 40, "two people lift it")
+    assert until(keys[US].works)
+    time.sleep(2)  # what the mirrors acknowledged, the hub never sends again by itself
+    server, node = stack.endpoints.nats[US], stack.node(US)
+    with held_back(stack, US):
+        stack.kill(node.custodian_pid)
+        Path(node.sqlite).unlink()
+        for block in Path(server.store).rglob("streams/LEDGER*/msgs/*.blk"):
+            content = bytearray(block.read_bytes())
+            content[len(content) // 2] ^= 1
+            block.write_bytes(content)
+    until(lambda: whole(stack, US), 30, "the mirrors hold all that the hub has")
+    assert until(keys[US].works, 20, "the node has read all of it")
+    assert stack.revoke("acme", US).status == 202
+    assert "access revoked" in until(keys[US].refused, 10)
+    until(lambda: lift(stack, "acme", US) is None, 40, "two people lift it")
+    assert until(keys[US].works)
+
+
+def whole(stack: Stack, region: str) -> bool:
+    """Whether each mirror of the region can give as many messages as the hub has for it."""
+    try:
+        counts = asyncio.run(mirrors.compare(Layout(stack.state, port_base=stack.base), [region]))
+    except BusError:  # the region's server is on its way
+        return False
+    return all(count.mirror == count.hub for count in counts)
 
 
 def test_kmip_goes_on_without_hub_and_cmk_and_a_revocation_right_after_their_return_is_obeyed(stack, keys):

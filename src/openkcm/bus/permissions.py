@@ -77,6 +77,9 @@ RULES: Final[tuple[Rule, ...]] = (
     *(Rule(role, "publish", subject)
       for role in ("ledger-admin", "reports-admin", "audit-admin", "{region}-admin")
       for subject in ("$JS.API.STREAM.>", "$JS.API.CONSUMER.>", "$JS.API.INFO")),
+    *_rules("{region}-admin", "publish",  # to have a mirror fed from its start
+        "$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-{region}",
+        "$JS.ledger.API.CONSUMER.RESET.LEDGER.mirror-critical-{region}"),
     *(Rule(role, "subscribe", f"_INBOX.{role}.>") for role in ACCOUNT_OF if role != "leaf-{region}"),
     # The offline trust root: its four kinds of decree; it reads what is there before it adds what is missing.
     *_rules("trust", "publish",

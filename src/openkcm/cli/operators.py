@@ -113,9 +113,9 @@ def orbital() -> None:
 
 @orbital.command("mirrors")
 @state_option
-@click.option("--repair", is_flag=True, help="Make those anew that are short; restart the region's nodes afterwards.")
+@click.option("--repair", is_flag=True, help="Make those anew that are short.")
 def orbital_mirrors(state: Path, repair: bool) -> None:
-    """Compare each region's mirrors with the hub, by the number of events. Exit status 1 when one is short."""
+    """Compare what each region's mirrors can give with what the hub has. Exit status 1 when one is short, or late."""
     import asyncio
 
     from openkcm.bus.errors import BusError
@@ -129,8 +129,9 @@ def orbital_mirrors(state: Path, repair: bool) -> None:
     except (BusError, OSError, ValueError) as bad:
         raise click.ClickException(str(bad)) from bad
     for count in counts:
-        click.echo(f"{count.region} {count.stream}: {count.mirror} of {count.hub}{' SHORT' if count.is_short else ''}")
-    sys.exit(any(count.is_short for count in counts))
+        word = " SHORT" if count.is_short else " late" if count.mirror < count.hub else ""
+        click.echo(f"{count.region} {count.stream}: {count.mirror} of {count.hub}{word}")
+    sys.exit(any(count.mirror < count.hub for count in counts))
 
 
 @orbital.command("status")

@@ -27,6 +27,7 @@ from openkcm.cli import endpoints as ends
 from openkcm.cli import ledger as keeper
 from openkcm.cli.flow import wait_until_flowing
 from openkcm.cli.layout import ACCOUNTS, TENANTS, Layout
+from openkcm.cli.mender import Mender
 from openkcm.cli.onboarding import onboard
 from openkcm.cli.supervisor import Child, ChildFailed, Supervisor, start_time
 from openkcm.client import Problem, SyncTimeout
@@ -99,6 +100,7 @@ class Stack:
         self._tokens: dict[str, str] = {}
         self._roots: dict[str, ends.Root] = {}
         self._complete = False
+        self._mender = Mender(lambda: self.layout)
         self._supervisor = Supervisor(strict=options.strict, changed=self._changed)
 
     def _layout(self) -> Layout:
@@ -163,6 +165,7 @@ class Stack:
             asyncio.run(wait_until_flowing(layout))
             self._complete = True
             self._changed()
+            self._mender.start()
             if not (self._options.empty or self._options.demo):
                 for change in onboard(layout, self.endpoints()):  # (8)
                     status.update(f"{change.residence}: {change.what} in sync after {change.sync_ms:.0f} ms")
@@ -196,7 +199,8 @@ class Stack:
             done = reconcile.governance(self.layout, self._supervisor)
             if not done:
                 wanted = self._layout()
-                done = reconcile.bring_to(wanted, self.layout, self._supervisor)
+                with self._mender.at_work:
+                    done = reconcile.bring_to(wanted, self.layout, self._supervisor)
                 self.layout = wanted
             self._changed()
         except (ChildFailed, BusError, OSError, RuntimeError, ValueError) as bad:
@@ -206,6 +210,7 @@ class Stack:
         reconcile.keep_outcome(self.layout.state, done=done, error=error)
 
     def _changed(self) -> None:
+        self._mender.runs([child.pid for child in self._supervisor.children.values()])
         try:
             self._write_down()
         except OSError as full:  # what runs goes on; a later change writes what is so by then

@@ -131,6 +131,7 @@ class Feeds:
                     await self._again("routine")  # an epoch was opened: what waited is judged now
             except BusError as away:
                 _log.warning("%s lane: %s", lane, away)
+                pause, again_at = AGAIN_S, 0.0  # it may be another mirror that comes back
                 await asyncio.sleep(RETRY_S)
 
     @staticmethod
