@@ -13,7 +13,16 @@ from openkcm.contract import envelope as env
 from openkcm.contract import reports, statements
 from openkcm.execution import rows
 from openkcm.execution.desired import step
-from openkcm.execution.inputs import Arrived, BeatArrived, ForkSeen, MirrorMeasured, NonceSent, ReadAgain, RootObserved
+from openkcm.execution.inputs import (
+    Arrived,
+    BeatArrived,
+    ForkSeen,
+    MirrorMeasured,
+    NonceSent,
+    ReadAgain,
+    RootObserved,
+    StrangerMet,
+)
 from openkcm.execution.residence_state import Mark, State, verdict
 from press import Press, seed, sign
 
@@ -439,6 +448,21 @@ def test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is(world)
     assert (world.state.cursor_routine, world.state.again_from) == (199, None)
     world.arrive(early, sequence=200)
     assert world.verdict() == "suspended"
+
+
+def test_a_node_whose_enrolment_was_kept_from_us_is_known_once_its_record_has_us_read_the_lane_again(world):
+    missed, later = seed("eu-9"), world.press.residence("acme", d.AccessSuspended(reason="test"))
+    enrolled = world.press.ledger(
+        d.NodeEnrolled(node="eu-9", region=world.press.region, key=missed.key_id, public_key=missed.public_key)
+    )
+    world.arrive(later, sequence=300)
+    assert [e.detail for e in world.give(StrangerMet())] == ["record-of-unknown-key"]
+    world.give(ReadAgain("routine"))
+    assert world.state.cursor_routine == 0
+    world.arrive(enrolled, sequence=200)
+    world.arrive(later, sequence=300)
+    assert world.state.keys[missed.key_id] == (missed.public_key, "eu-9")
+    assert (world.state.cursor_routine, world.state.again_from) == (300, None)
 
 
 def test_a_routine_tag_on_the_critical_lane_is_dropped(world):

@@ -173,13 +173,17 @@ async def test_a_record_that_no_node_of_the_region_sealed_is_refused(pair):
     stranger = Safe(vault, Voice("eu-frankfurt-1", REGION, seed("stranger")), REGION)
     where = one.safe.subject("acme", "ring", "acme")
     ring = RingRecord(tenant="acme", region=REGION, approvers_hash="0" * 64)
+    met: list[str] = []
+    one.safe.on_stranger = lambda: met.append("stranger")
     await stranger.put(where, ring, expect=(str(where), vault.last(str(where))), epoch=1)
     assert await one.keychain.provision("acme") == ("VaultRecordRefused", ())
+    assert met
 
 
 async def test_a_record_moved_from_another_place_is_refused(pair):
     (one, _), vault, _ = pair
     await one.keychain.provision("acme")
+    one.safe.on_stranger = lambda: pytest.fail("its key is known")
     (ring,) = [s for s in vault.records if ".ring." in s]
     moved = vault.records[ring]
     one.take(*one.press.onboarded("bolt"))

@@ -27,7 +27,7 @@ from openkcm.execution.arena import Gate
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.gates import Gates
-from openkcm.execution.inputs import RootObserved
+from openkcm.execution.inputs import RootObserved, StrangerMet
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.keyring import KeyContext
 from openkcm.execution.reporter import Reporter
@@ -379,10 +379,9 @@ class Node:
         voice = Voice(self.name, self.region.name, self.signer)
         self.reporter = Reporter(voice, self.gates, self._send, self._send_health)
         vault = VaultAt(self.region.vault, self.link, lambda: self.region.up)
-        self.keychain = Keychain(
-            self.region.name, lambda: self.custodian.state, self.gates, Safe(vault, voice, self.region.name),  # type: ignore[arg-type]
-            self.unsealer,  # type: ignore[arg-type]
-        )  # fmt: skip
+        safe = Safe(vault, voice, self.region.name)  # type: ignore[arg-type]
+        safe.on_stranger = lambda: self.custodian.take(StrangerMet())
+        self.keychain = Keychain(self.region.name, lambda: self.custodian.state, self.gates, safe, self.unsealer)  # type: ignore[arg-type]
         self.custodian = Custodian(
             state,
             self.gates,

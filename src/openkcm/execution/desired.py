@@ -35,6 +35,7 @@ from openkcm.execution.inputs import (
     ReadAgain,
     Reread,
     RootObserved,
+    StrangerMet,
 )
 from openkcm.execution.judge import Outcome, dropped, judged
 from openkcm.execution.reread import reread
@@ -191,6 +192,10 @@ def _fork(state: State, f: ForkSeen) -> Outcome:
     return after, [Effect("commit", rows=(rows.node_row(after),)), Effect("alarm", detail=f"forked ledger: {f.why}")]
 
 
+def _stranger(state: State, _: StrangerMet) -> Outcome:
+    return replace(state, again_from=1), [Effect("alarm", detail="record-of-unknown-key")]
+
+
 def _again(state: State, a: ReadAgain) -> Outcome:
     """Move a lane's cursor back. Marks stay: what we have is a duplicate, what we lack is taken."""
     if a.lane == "critical":
@@ -218,4 +223,5 @@ _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
     ForkSeen: _fork,
     ReadAgain: _again,
     Reread: reread,
+    StrangerMet: _stranger,
 }

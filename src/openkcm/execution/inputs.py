@@ -21,6 +21,7 @@ __all__ = [
     "ReadAgain",
     "Reread",
     "RootObserved",
+    "StrangerMet",
 ]
 
 
@@ -89,6 +90,10 @@ class ReadAgain(msgspec.Struct, frozen=True):
     lane: Lane
 
 
+class StrangerMet(msgspec.Struct, frozen=True):
+    """A vault record lies under a key that nobody announced to us: a stranger's, or its enrolment was kept from us."""
+
+
 class Held(msgspec.Struct, frozen=True):
     """One message of a mirror."""
 
@@ -113,4 +118,7 @@ class Reread(msgspec.Struct, frozen=True):
     told: Residence | None = None
 
 
-Input = ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain | Reread
+Input = (
+    ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain | Reread
+    | StrangerMet
+)  # fmt: skip

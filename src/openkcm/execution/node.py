@@ -50,6 +50,7 @@ from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
 from openkcm.execution.handouts import HandOuts
 from openkcm.execution.hold import MAKE_WAY, Hold
+from openkcm.execution.inputs import StrangerMet
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.known import Known
 from openkcm.execution.lines import Lines
@@ -176,6 +177,7 @@ class Node:
         safe = Safe(Vault(main, node.region), voice, node.region, known)
         keychain = Keychain(node.region, lambda: custodian.state, gates, safe, unsealer)
         custodian = Custodian(state, gates, keychain, commit, reporter.acknowledge, disk)
+        safe.on_stranger = lambda: custodian.take(StrangerMet())
         if take_over:
             await self._get_ready(custodian, keychain, crew, arena)  # (1)
             hold.ask_holder()  # (2)

@@ -172,7 +172,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         withheld: Tenants that governance's newest honoured beat left out, and the beat from which their lease counts.
         waiting_beat: A beat whose head is not applied yet: (sequence, hash, sent ns, tenants left out).
         unjudged: Sequence of the first routine message that came under a key nobody had announced to us, or None.
-        again_from: Sequence from which the routine lane is read again, since such a key is announced now, or None.
+        again_from: Sequence from which the routine lane is read again, since such a key is announced now, or a node's
+            may have been, or None.
         fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
         forked: A beat named a head at a sequence where we have another one, or came under a key we were not told of.
         dropped: Messages that were not what they claimed, by reason.

@@ -11,7 +11,7 @@ Planted
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -84,13 +84,17 @@ class NoMemory:
 
 
 class Safe:
-    """Typed access to the vault. `state` gives the keys of the enrolled nodes."""
+    """Typed access to the vault. `state` gives the keys of the enrolled nodes.
+
+    `on_stranger` is called when a record lies there under a key that nobody announced to us.
+    """
 
     VERSION: Final = "1"
 
     def __init__(self, vault: VaultPort, voice: Voice, region: str, memory: Memory = NoMemory()) -> None:  # noqa: B008 -- holds nothing
         self._vault, self._voice, self._region, self._memory = vault, voice, region, memory
         self._sealed: set[bytes] = set()  # SHA-256 of what was sealed here and has not come back: its seal holds
+        self.on_stranger: Callable[[], object] = lambda: None
         self._revisions: dict[str, int] = {}  # of key records read or written here: the feed brings them later
 
     def subject(self, tenant: str, kind: str, id_: str) -> subjects.VaultSubject:
@@ -111,6 +115,8 @@ class Safe:
             where = subjects.parse_vault(stored.subject)
             e = env.decode(stored.body)
             body = hashlib.sha256(stored.body).digest()
+            if e.key not in state.keys and e.key not in state.former:
+                self.on_stranger()
             env.verify(e, stored.subject, self._keys_of(e.key, state), checked=body in self._sealed)
             self._sealed.discard(body)
         except ContractError as bad:
