@@ -105,6 +105,31 @@ async def test_a_mirror_that_is_late_is_left_alone(ground) -> None:
     assert await mirrors.mend(ground.layout, EU) == ([], True)
 
 
+async def test_a_mirror_that_goes_on_where_the_hub_ends_is_left_alone_whatever_it_lacks(ground) -> None:
+    admin = await ground.orbital.connect(f"{EU}-admin")
+    stored = await copies.copy_of(ground.hub, "LEDGER", after=0)
+    for stream in STREAMS:
+        declared = (await api(admin, f"$JS.API.STREAM.INFO.{stream}"))["config"]
+        await copies.remove(admin, stream)
+        consumer = f"$JS.ledger.API.CONSUMER.RESET.LEDGER.{mirrors.FED[stream][0].format(region=EU)}"
+        await api(admin, consumer, {"seq": 1})
+        await api(admin, f"$JS.API.STREAM.CREATE.{stream}", {**declared, "deny_delete": False})
+        await until(admin, f"$JS.API.STREAM.INFO.{stream}", lambda a: a["state"]["last_seq"] == stored[-1].sequence)
+        for lost in range(len(stored) - 12, len(stored) - 2):
+            await api(admin, f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": stored[lost].sequence})
+    before = [await copies.extent(admin, stream) for stream in STREAMS]
+    assert all(c.is_short for c in await mirrors.compare(ground.layout, [EU]))
+    body = (await api(ground.hub, "$JS.API.STREAM.INFO.LEDGER"))["config"]
+    await copies.remove(ground.hub, "LEDGER")
+    await copies.create_at(ground.hub, body, 1)
+    tagged = [(m, env.decode(m.body).tag) for m in stored[:-1]]
+    await copies.refill(ground.cmk, tagged, first_sequence=1)
+    assert not any(c.is_short for c in await mirrors.compare(ground.layout, [EU]))
+    assert await mirrors.mend(ground.layout, EU) == ([], False)
+    assert [await copies.extent(admin, stream) for stream in STREAMS] == before
+    await admin.close()
+
+
 async def test_a_mirror_that_is_not_there_is_made(ground) -> None:
     admin = await ground.orbital.connect(f"{EU}-admin")
     await copies.remove(admin, "LEDGER")

@@ -5,8 +5,9 @@ asks for again. Its last sequence says nothing of that, the number of its messag
 blocks: a flipped bit is noticed when somebody reads it.
 
 1. The hub is counted first, then asked for its end, then the mirror: one that is past that end and holds less has
-   holes; one that is not there yet is late, and is left alone unless something of it cannot be read.
-2. The region makes its mirror anew by itself, as its administrator: it may reset its own consumers on the hub. Without
+   holes, one that is not there yet is late, and is left alone.
+2. So is one that goes on where the hub ends: the hub has lost something, of which this may be the only copy.
+3. The region makes its mirror anew by itself, as its administrator: it may reset its own consumers on the hub. Without
    the hub's answer to that nothing is deleted.
 """
 
@@ -21,7 +22,7 @@ import msgspec
 from openkcm.bus import copies, declare
 from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError, Unavailable
-from openkcm.bus.ledger import last_at_leader
+from openkcm.bus.ledger import last_at_leader, state_of
 from openkcm.bus.publish import api
 from openkcm.cli import orbital
 from openkcm.cli.flow import wait_until_flowing
@@ -42,18 +43,18 @@ FED: Final[dict[str, tuple[str, tuple[str, str]]]] = {
 
 
 class Count(msgspec.Struct, frozen=True):
-    """Messages of one mirror, and of the hub for it. `late`: it has not come to the hub's end yet."""
+    """Messages of one mirror, and of the hub for it. `level`: it ends where the hub does."""
 
     region: str
     stream: str
     hub: int
     mirror: int
-    late: bool = False
+    level: bool = True
 
     @property
     def is_short(self) -> bool:
         """Whether the mirror lacks something that will not come by itself."""
-        return self.mirror < self.hub and not self.late
+        return self.mirror < self.hub and self.level
 
 
 async def compare(layout: Layout, regions: Sequence[str] | None = None, *, read: bool = True) -> list[Count]:
@@ -117,7 +118,7 @@ async def make_anew(leaf: Connection, region: RegionConfiguration, stream: str) 
         BusError: A server does not answer, or refuses. Unless the hub answers nothing is deleted.
     """
     consumer = f"$JS.ledger.API.CONSUMER.RESET.LEDGER.{FED[stream][0].format(region=region.region)}"
-    await _ask(leaf, consumer, {"seq": 1})  # (2)
+    await _ask(leaf, consumer, {"seq": 1})  # (3)
     if await copies.extent(leaf, stream) is not None:
         await copies.remove(leaf, stream)
     await _ask(leaf, consumer, {"seq": 1})  # what the old one acknowledged since
@@ -132,8 +133,9 @@ async def _compared(hub: Connection, leaf: Connection, region: str, stream: str,
     if told is None:
         return Count(region, stream, total, 0)
     held = await copies.readable(leaf, stream, told.last) if read and told.messages >= total else told.messages
-    late = held == told.messages and any(end is not None and told.last < end.sequence for end in ends)
-    return Count(region, stream, total, held, late)
+    late = any(end is not None and told.last < end.sequence for end in ends)
+    ahead = told.last > state_of(await _ask(hub, "$JS.API.STREAM.INFO.LEDGER")).last  # (2)
+    return Count(region, stream, total, held, not late and not ahead)
 
 
 @contextlib.asynccontextmanager

@@ -129,7 +129,7 @@ def orbital_mirrors(state: Path, repair: bool) -> None:
     except (BusError, OSError, ValueError) as bad:
         raise click.ClickException(str(bad)) from bad
     for count in counts:
-        word = " SHORT" if count.is_short else " late" if count.mirror < count.hub else ""
+        word = " SHORT" if count.is_short else " not at the hub's end" if not count.level else ""
         click.echo(f"{count.region} {count.stream}: {count.mirror} of {count.hub}{word}")
     sys.exit(any(count.mirror < count.hub for count in counts))
 
