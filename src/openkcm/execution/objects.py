@@ -65,12 +65,14 @@ class Entry:
         material_bytes: Length of the material.
         foreign: A client wrapped the material before it came here; nothing is known of what is in it.
         size: Of the key, in bytes; 0 for what is none that can be used here.
+        archived: It is out of use until it is recovered.
+        dated: A date may have moved its state on, or it is archived: what the hot path need not look at otherwise.
         limited: The object has Usage Limits.
         version: Of the L3 that wraps it.
         parameters, plan: The cryptographic parameters seen last, and what they come to.
     """
 
-    __slots__ = ("_attributes", "aad", "dated", "epoch", "foreign", "limited", "material_bytes", "nonce", "parameters",
+    __slots__ = ("_attributes", "aad", "archived", "dated", "epoch", "foreign", "limited", "material_bytes", "nonce", "parameters",
                  "plan", "record", "sealed", "seen", "sequence", "size", "state", "uid", "usage",
                  "version")  # fmt: skip
 
@@ -88,7 +90,8 @@ class Entry:
         self.plan: Any = None
         names = {a.attribute_name for a in self.attributes}
         self.limited = "Usage Limits" in names
-        self.dated = may_shift(self.state, names)
+        self.archived = "Archive Date" in names
+        self.dated = self.archived or may_shift(self.state, names)
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

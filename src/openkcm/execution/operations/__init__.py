@@ -37,6 +37,8 @@ _READABLE = frozenset({State.ACTIVE, State.DEACTIVATED, State.COMPROMISED})  # c
 _THERE = ALL - GONE
 _IDLE = _THERE - _ACTIVE
 
+#: What an archived object still answers to: it is never out of the reach of who wants to end it.
+_ARCHIVED: Final = {Code.GET_ATTRIBUTES, Code.GET_ATTRIBUTE_LIST, Code.REVOKE, Code.DESTROY, Code.RECOVER}
 _COUNTED: Final = {Code.ENCRYPT: ENCRYPTED, Code.DECRYPT: DECRYPTED}
 
 # fmt: off
@@ -65,6 +67,8 @@ _TABLE: Final = (
     (Code.ACTIVATE,             _NO,               _PRE,            WRITES,  lifecycle.activate),
     (Code.REVOKE,               _NO,               ALL,             WRITES,  lifecycle.revoke),
     (Code.DESTROY,              _NO,               _IDLE,           WRITES,  lifecycle.destroy),
+    (Code.ARCHIVE,              _NO,               _THERE,          WRITES,  lifecycle.archive),
+    (Code.RECOVER,              _NO,               _THERE,          WRITES,  lifecycle.recover),
     (Code.ENCRYPT,              Use.ENCRYPT,       _ACTIVE,         WRITES,  ciphers.encrypt),
     (Code.DECRYPT,              Use.DECRYPT,       _READABLE,       READS,   ciphers.decrypt),
     (Code.SIGN,                 Use.SIGN,          _ACTIVE,         WRITES,  signing.sign),
@@ -85,6 +89,7 @@ OPERATIONS: Final[dict[int, Operation]] = {
         gates=gates,
         handler=handler,
         steps=inspect.isgeneratorfunction(handler),
+        archived=code in _ARCHIVED,
         counted=_COUNTED.get(code, NOT_COUNTED),
     )
     for code, usage_bit, states, gates, handler in _TABLE

@@ -21,7 +21,7 @@ from openkcm.execution import keyring, registers
 from openkcm.execution.arena import STATE_MASK, Gate
 from openkcm.execution.bench import Bench, Caller, Slot
 from openkcm.execution.objects import Entry, context_of
-from openkcm.execution.operations.outcome import KeysWanted, ObjectWanted, OperationFailed, not_found, refusal
+from openkcm.execution.operations.outcome import KeysWanted, ObjectWanted, OperationFailed, archived, not_found, refusal
 from openkcm.execution.records import MAX_RECORD_BYTES, ObjectRecord
 from openkcm.kmip import KmipError, ProtocolVersion, Structure
 from openkcm.kmip.enums import ResultReason, State
@@ -74,6 +74,7 @@ class Operation(msgspec.Struct, frozen=True):
         gates: States of the residence's gate under which the operation is allowed.
         handler: Does it.
         steps: The handler is a generator.
+        archived: It may be applied to an archived object.
         counted: Place in the count of a key's use (`control.Used`); below 0: not counted.
     """
 
@@ -84,6 +85,7 @@ class Operation(msgspec.Struct, frozen=True):
     gates: frozenset[Gate]
     handler: Handler
     steps: bool = False
+    archived: bool = False
     counted: int = -1
 
 
@@ -119,7 +121,7 @@ class Call:
         """Return the object, or the placeholder's, when the current operation may be applied to it.
 
         Raises:
-            OperationFailed: No such object (another tenant's or system's is none), wrong state, wrong usage.
+            OperationFailed: No such object (another tenant's or system's is none), archived, wrong state, wrong usage.
             ObjectWanted: The vault must be asked.
         """
         if uid is None:
@@ -132,6 +134,8 @@ class Call:
         row = self.row
         state = entry.state
         if entry.dated:
+            if entry.archived and not row.archived:
+                raise archived()
             state = entry.state_at(self.now_s)
             if row.usage and not entry.allows_at(row.usage, self.now_s):
                 raise OperationFailed(ResultReason.PERMISSION_DENIED, "outside the dates of the object's use")
@@ -150,7 +154,7 @@ class Call:
         return _UID.match(uid) is not None
 
     def peek(self, uid: str) -> Entry:
-        """Return an object of the caller's system in whatever state it is.
+        """Return an object of the caller's system in whatever state it is, unless it is archived.
 
         Raises:
             OperationFailed, ObjectWanted: As `object`.
@@ -158,6 +162,8 @@ class Call:
         entry = self.caller.system.entries.get(uid)
         if entry is None or self.bench.words[entry.epoch] != entry.seen:
             entry = self._load(uid)
+        if entry.archived:
+            raise archived()
         return entry
 
     def _load(self, uid: str) -> Entry:

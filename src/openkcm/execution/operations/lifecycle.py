@@ -1,4 +1,8 @@
-"""Activate, Revoke and Destroy: an object's state moves on. Source: KMIP 1.4, sections 3.22 and 4.19 to 4.21."""
+"""Activate, Revoke and Destroy: an object's state moves on. Archive and Recover: out of use, and back into it.
+
+What is archived stays where it is, sealed in the vault; no handler gives it out or uses it until it is recovered.
+Source: KMIP 1.4, sections 3.22, 3.32 and 4.19 to 4.23.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,22 @@ from openkcm.execution.operations.call import Call, Put, Step
 from openkcm.execution.operations.outcome import OperationFailed
 from openkcm.execution.operations.template import STATELESS, changed
 from openkcm.execution.records import ObjectRecord
-from openkcm.kmip import AttributeValue
+from openkcm.kmip import Attribute, AttributeValue
 from openkcm.kmip.enums import ResultReason, RevocationReasonCode, State
 from openkcm.kmip.payloads.lifecycle import (
     ActivateRequest,
     ActivateResponse,
+    ArchiveRequest,
+    ArchiveResponse,
     DestroyRequest,
     DestroyResponse,
+    RecoverRequest,
+    RecoverResponse,
     RevokeRequest,
     RevokeResponse,
 )
 
-__all__ = ["activate", "destroy", "erased", "revoke"]
+__all__ = ["activate", "archive", "destroy", "erased", "recover", "revoke"]
 
 Moving = Generator[Step, Any, Any]
 
@@ -46,8 +54,15 @@ def _moved(
     stamped: dict[str, AttributeValue] = {**values, "Last Change Date": call.now_s}
     if entry.record.object_type not in STATELESS:
         stamped["State"] = state
-    record = replace(entry.record, state=state, attributes=changed(entry.attributes, stamped))
-    return replace(record, wrapped=None, l3_version=0) if erase else record
+    if erase:
+        attributes = changed(_on_line(entry), stamped)
+        return replace(entry.record, state=state, attributes=attributes, wrapped=None, l3_version=0)
+    return replace(entry.record, state=state, attributes=changed(entry.attributes, stamped))
+
+
+def _on_line(entry: Entry) -> list[Attribute]:
+    """Return the attributes of the object when nothing of it is archived."""
+    return [a for a in entry.attributes if a.attribute_name != "Archive Date"]
 
 
 def _stateless(entry: Entry) -> None:
@@ -97,3 +112,22 @@ def destroy(call: Call, asked: DestroyRequest) -> Moving:
     yield Put(erased(call, entry), entry.sequence)
     call.placeholder = entry.uid
     return DestroyResponse(unique_identifier=entry.uid)
+
+
+def archive(call: Call, asked: ArchiveRequest) -> Moving:
+    """Put the object out of use; its attributes stay to be asked for."""
+    entry = call.object(asked.unique_identifier)
+    stamped = changed(entry.attributes, {"Archive Date": call.now_s, "Last Change Date": call.now_s})
+    yield Put(replace(entry.record, attributes=stamped), entry.sequence)
+    call.placeholder = entry.uid
+    return ArchiveResponse(unique_identifier=entry.uid)
+
+
+def recover(call: Call, asked: RecoverRequest) -> Moving:
+    """Bring it back, as it was; what is not archived is there already."""
+    entry = call.object(asked.unique_identifier)
+    if entry.archived:
+        stamped = changed(_on_line(entry), {"Last Change Date": call.now_s})
+        yield Put(replace(entry.record, attributes=stamped), entry.sequence)
+    call.placeholder = entry.uid
+    return RecoverResponse(unique_identifier=entry.uid)

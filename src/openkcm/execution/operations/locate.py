@@ -1,6 +1,7 @@
 """Locate: the objects of the caller's system whose attributes match. Sees no key. Source: KMIP 1.4, section 4.9.
 
-Destroyed objects are found by whoever asks for their State; in KMIP 1.x no storage status stands for them.
+Archived objects are found by whoever asks for that storage. Destroyed ones are found by whoever asks for their State; in
+KMIP 1.x no storage status stands for them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from openkcm.execution.objects import PAGE_ROWS, Entry
 from openkcm.execution.operations.attributing import attributes_at
 from openkcm.execution.operations.call import GONE, PAUSE, Call, Step
 from openkcm.kmip import Attribute, KmipError
-from openkcm.kmip.enums import ObjectGroupMember, StorageStatusMask
+from openkcm.kmip.enums import ObjectGroupMember
+from openkcm.kmip.enums import StorageStatusMask as _Status
 from openkcm.kmip.payloads.retrieval import LocateRequest, LocateResponse
 
 __all__ = ["locate"]
@@ -30,8 +32,7 @@ def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]
     """Find objects, newest first; a page of the catalogue at a time, others are served in between."""
     member = asked.object_group_member
     status = asked.storage_status_mask
-    if status is not None and not status & StorageStatusMask.ON_LINE_STORAGE:
-        return LocateResponse(located_items=0)  # nothing is ever archived
+    where = _Status.ON_LINE_STORAGE if status is None else status
     wanted: dict[str, list[Any]] = {}
     for attribute in asked.attribute:
         wanted.setdefault(attribute.attribute_name, []).append(attribute.attribute_value)
@@ -53,6 +54,8 @@ def locate(call: Call, asked: LocateRequest) -> Generator[Step, int | None, Any]
         for record in page:
             entry = Entry(0, record, b"", 0, 0)
             attributes = attributes_at(entry, call.now_s)
+            if not where & (_Status.ARCHIVAL_STORAGE if entry.archived else _Status.ON_LINE_STORAGE):
+                continue
             if record.state in GONE and "State" not in wanted:
                 continue
             if member is not None and not _is_member(attributes, member):

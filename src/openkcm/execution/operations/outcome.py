@@ -22,6 +22,7 @@ __all__ = [
     "ObjectWanted",
     "OperationFailed",
     "Wanted",
+    "archived",
     "not_found",
     "refusal",
 ]
@@ -91,3 +92,8 @@ def refusal(gate: int) -> AccessRefused:
 def not_found() -> OperationFailed:
     """Return the error for no object, and for another's: they look the same."""
     return OperationFailed(ResultReason.ITEM_NOT_FOUND, "no such object")
+
+
+def archived() -> OperationFailed:
+    """Return the error for an object that is out of use until it is recovered."""
+    return OperationFailed(ResultReason.OBJECT_ARCHIVED, "the object is archived: recover it first")

@@ -61,6 +61,8 @@ PAYLOADS: Final[dict[Operation, Payloads]] = {
     Operation.ACTIVATE: Payloads(lifecycle.ActivateRequest, lifecycle.ActivateResponse),
     Operation.REVOKE: Payloads(lifecycle.RevokeRequest, lifecycle.RevokeResponse),
     Operation.DESTROY: Payloads(lifecycle.DestroyRequest, lifecycle.DestroyResponse),
+    Operation.ARCHIVE: Payloads(lifecycle.ArchiveRequest, lifecycle.ArchiveResponse),
+    Operation.RECOVER: Payloads(lifecycle.RecoverRequest, lifecycle.RecoverResponse),
     Operation.QUERY: Payloads(server.QueryRequest, server.QueryResponse),
     Operation.DISCOVER_VERSIONS: Payloads(server.DiscoverVersionsRequest, server.DiscoverVersionsResponse, 1),
     Operation.ENCRYPT: Payloads(cryptography.EncryptRequest, cryptography.EncryptResponse, 2),

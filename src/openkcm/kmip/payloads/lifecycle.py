@@ -1,4 +1,4 @@
-"""Activate, Revoke and Destroy. Declarations only. Source: KMIP 1.4, sections 4.19 to 4.21."""
+"""Activate, Revoke, Destroy, Archive and Recover. Declarations only. Source: KMIP 1.4, sections 4.19 to 4.23."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from openkcm.kmip.structures import RevocationReason
 __all__ = [
     "ActivateRequest",
     "ActivateResponse",
+    "ArchiveRequest",
+    "ArchiveResponse",
     "DestroyRequest",
     "DestroyResponse",
+    "RecoverRequest",
+    "RecoverResponse",
     "RevokeRequest",
     "RevokeResponse",
 ]
@@ -49,5 +53,29 @@ class DestroyRequest(Structure, frozen=True, kw_only=True):
 
 class DestroyResponse(Structure, frozen=True, kw_only=True):
     """The object destroyed."""
+
+    unique_identifier: str
+
+
+class ArchiveRequest(Structure, frozen=True, kw_only=True):
+    """Put an object out of use until it is recovered."""
+
+    unique_identifier: str | None = None
+
+
+class ArchiveResponse(Structure, frozen=True, kw_only=True):
+    """The object archived."""
+
+    unique_identifier: str
+
+
+class RecoverRequest(Structure, frozen=True, kw_only=True):
+    """Bring an archived object back into use."""
+
+    unique_identifier: str | None = None
+
+
+class RecoverResponse(Structure, frozen=True, kw_only=True):
+    """The object recovered."""
 
     unique_identifier: str
