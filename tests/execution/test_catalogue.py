@@ -10,11 +10,12 @@ import pytest
 
 from execution.test_keychain import Vault
 from openkcm.bus.connection import Stored
-from openkcm.contract import envelope, resources
-from openkcm.execution import catalogue, lines
+from openkcm.contract import envelope, resources, subjects
+from openkcm.execution import catalogue, known, lines, shredder
 from openkcm.execution.arena import RegionArena, WorkerArena
 from openkcm.execution.catalogue import Catalogue
-from openkcm.execution.known import Known
+from openkcm.execution.keyring import RingRecord
+from openkcm.execution.known import Known, summed
 from openkcm.execution.objects import Objects
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.residence_state import State
@@ -223,3 +224,116 @@ async def test_by_name_comes_page_after_page_and_no_statement_reads_a_whole_syst
         for one in here.database._named[name].statements:
             for *_, step in here.database.rows(f"EXPLAIN QUERY PLAN {one.sql}", one.pick(given)):
                 assert "uid=?" in step or not step.startswith(("SCAN obj", "SEARCH ")), (name, step)
+
+
+# --- what a residence leaves, when it has a lot -------------------------------------------------------------------------
+
+
+class Counted:
+    """A reader that says how many rows its largest answer had."""
+
+    def __init__(self, database) -> None:
+        self.database, self.most = database, 0
+
+    def rows(self, sql, parameters=()):
+        found = self.database.rows(sql, parameters)
+        self.most = max(self.most, len(found))
+        return found
+
+
+def ring(tenant: str = TENANT, **fields) -> RingRecord:
+    return RingRecord(tenant=tenant, region=REGION, approvers_hash="0" * 64, **fields)
+
+
+async def fed(here, *given: tuple[str, str, str, object]) -> None:
+    """The vault's feed brings records: (tenant, kind, id, body), all at once."""
+    batch = []
+    for tenant, kind, id_, body in given:
+        where = subjects.VaultSubject(REGION, tenant, kind, id_)
+        above = here.vault.last(str(where))
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        e = here.catalogue._safe._voice.record(where, f"{kind.title()}Record.1", data, epoch=1, above=above)
+        await here.vault.put(str(where), envelope.encode(e), id=e.id, expect=(str(where), above))
+        batch.append(here.vault.records[str(where)])
+    await here.catalogue.take(batch)
+
+
+def digest_kept(here) -> tuple[str, str]:
+    """The digest as it was committed, and that of what is known."""
+    ((kept,),) = here.database.rows("SELECT digest FROM vault_cursor")
+    return kept, summed(d for (d,) in here.database.rows("SELECT digest FROM vault_known"))
+
+
+async def test_a_ring_that_names_other_keys_has_only_keys_read(here):
+    await fed(here, *((TENANT, "object", f"o-{n}", record(f"o-{n}")) for n in range(50)))
+    await fed(here, (TENANT, "l3", "1" * 32, b"{}"), (TENANT, "l3", "2" * 32, b"{}"))
+    here.catalogue.known._kept = counted = Counted(here.database)
+    await fed(here, (TENANT, "ring", TENANT, ring(l3={REG: {2: "2" * 32}})))
+    assert counted.most <= 2
+    kinds = [(k, s.rpartition(".")[2]) for s, k in here.database.rows("SELECT subject, kind FROM vault_known")]
+    assert ("l3", "2" * 32) in kinds
+    assert ("l3", "1" * 32) not in kinds
+    assert len(kinds) == 52
+    assert len(set(digest_kept(here))) == 1
+
+
+@pytest.fixture
+async def full(here, monkeypatch):
+    """Ten objects and a key of one tenant, one object of another; pages of three."""
+    monkeypatch.setattr(known, "PAGE", 3)
+    await fed(
+        here, (TENANT, "l3", "k", b"{}"), *((TENANT, "object", f"o-{n}", record(f"o-{n}", "x")) for n in range(10))
+    )
+    await fed(here, ("bolt", "object", "b", record("b")))
+    here.commits.clear()
+    return here
+
+
+#: The last one comes with a change of an object in the same batch: neither its old nor its new digest may stay.
+END = ((TENANT, "object", "o-4", record("o-4", "changed")), (TENANT, "ring", TENANT, ring(destroyed=True)))
+
+
+async def test_a_destroyed_residence_is_forgotten_page_by_page(full):
+    full.catalogue.known._kept = counted = Counted(full.database)
+    await fed(full, *END)
+    assert counted.most <= 3
+    assert len(full.commits) >= 5
+    assert max(rows for rows, _ in full.commits[:-1]) <= 4  # three records and the cursor
+    left = {s.split(".")[3] + "." + k for s, k in full.database.rows("SELECT subject, kind FROM vault_known")}
+    assert left == {"acme.ring", "bolt.object"}
+    assert len({*digest_kept(full), full.catalogue.known.digest}) == 1
+
+
+async def test_what_a_crash_left_of_it_is_forgotten_when_the_tombstone_comes_again(full):
+    cursor, digest = full.catalogue.known.cursor, full.catalogue.known.digest
+    apply = full.catalogue._commit
+
+    def twice(rows, *, synced):
+        if len(full.commits) == 2:
+            raise StorageFailed("power")
+        apply(rows, synced=synced)
+
+    full.catalogue._commit = twice
+    with pytest.raises(StorageFailed, match="power"):
+        await fed(full, *END)
+    assert (full.catalogue.known.cursor, full.catalogue.known.digest) == (cursor, digest)  # others are told no half
+    again = Known(full.database)
+    assert again.cursor == cursor
+    full.catalogue._commit, full.catalogue.known, full.catalogue.cursor = apply, again, cursor
+    batch = [r for r in full.vault.records.values() if r.sequence > cursor]
+    await full.catalogue.take(sorted(batch, key=lambda r: r.sequence))
+    assert {k for (k,) in full.database.rows("SELECT kind FROM vault_known WHERE tenant = ?", (TENANT,))} == {"ring"}
+    assert len({*digest_kept(full), again.digest}) == 1
+
+
+async def test_rows_are_shredded_so_many_at_a_time(full, monkeypatch):
+    monkeypatch.setattr(shredder, "PAGE", 3)
+    whole = shredder.Shredder(full.catalogue._safe, lambda: full.state, full.database, full.disk, None)
+    assert whole._count(TENANT) == 20  # with their terms
+    assert whole._shred_some(TENANT)
+    assert whole._count(TENANT) == 14
+    while whole._shred_some(TENANT):
+        pass
+    assert full.database.rows("SELECT tenant FROM objects") == [("bolt",)]
+    assert whole._count(TENANT) == 0
+    assert full.database.rows("SELECT data FROM vault_known WHERE kind = 'l3'") == [(None,)]

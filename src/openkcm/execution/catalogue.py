@@ -87,7 +87,7 @@ class Catalogue:
             try:
                 found = self._safe.open(stored, self._state(), known)
                 synced |= not found.own
-                self._remember(known, found)
+                await self._remember(known, found)
                 if found.subject.kind == "object" and not self._destroyed(found.subject.tenant):
                     record = self._safe.read(found, ObjectRecord)
                     rows += _rows(found.subject.tenant, found.sequence, record, found.data)
@@ -105,10 +105,15 @@ class Catalogue:
             if (waiting := self._due.pop(stored.sequence, None)) is not None and not waiting.done():
                 waiting.set_result(None)
 
-    def _remember(self, known: Batch, found: Found) -> None:
+    async def _remember(self, known: Batch, found: Found) -> None:
         where = found.subject
         if where.kind == "ring":
-            known.follow(self._safe.read(found, RingRecord), found.sequence)
+            ring = self._safe.read(found, RingRecord)
+            if ring.destroyed:
+                for page in known.end(where.tenant, found.sequence):
+                    await self._store(page, [], synced=False)
+            else:
+                known.follow(ring, found.sequence)
         if where.kind in KEPT_AT_THE_END or not self._destroyed(where.tenant):
             known.take(str(where), where.tenant, where.kind, found.sequence, found.revision, found.data)
 

@@ -72,8 +72,8 @@ class Entry:
         parameters, plan: The cryptographic parameters seen last, and what they come to.
     """
 
-    __slots__ = ("_attributes", "aad", "archived", "dated", "epoch", "foreign", "limited", "material_bytes", "nonce", "parameters",
-                 "plan", "record", "sealed", "seen", "sequence", "size", "state", "uid", "usage",
+    __slots__ = ("_attributes", "aad", "archived", "dated", "epoch", "foreign", "limited", "material_bytes", "nonce",
+                 "parameters", "plan", "record", "sealed", "seen", "sequence", "size", "state", "uid", "usage",
                  "version")  # fmt: skip
 
     def __init__(self, sequence: int, record: ObjectRecord, aad: bytes, epoch: int, seen: int) -> None:

@@ -1,7 +1,7 @@
 """Locate: the objects of the caller's system whose attributes match. Sees no key. Source: KMIP 1.4, section 4.9.
 
-Archived objects are found by whoever asks for that storage. Destroyed ones are found by whoever asks for their State; in
-KMIP 1.x no storage status stands for them.
+Archived objects are found by whoever asks for that storage, destroyed ones by whoever asks for their State: in KMIP 1.x
+no storage status stands for them.
 """
 
 from __future__ import annotations
