@@ -62,7 +62,11 @@ def test_the_document_describes_every_operation_with_its_problems_and_every_comm
     assert references <= set(document()["components"]["schemas"])
 
 
-async def test_role_by_route_by_tenant_and_whatever_is_not_allowed_is_denied(stack: Stack) -> None:
+async def test_role_by_route_by_tenant_and_whatever_is_not_allowed_is_denied(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for whose in ("address", "all", "known"):  # hundreds of a stranger's requests at once: budgets are another test's
+        monkeypatch.setitem(limits.BUDGETS, (whose, "stranger"), limits.Budget(10_000, 1_000))
     tenant, other = await stack.tenant(), await stack.tenant()
     before = await stack.last()
     parts = {"tenant": tenant, "region": EU, "tree": "global", "approval": "nothing-here", "enrolment": "nothing-here",
