@@ -130,6 +130,22 @@ async def test_a_mirror_that_goes_on_where_the_hub_ends_is_left_alone_whatever_i
     await admin.close()
 
 
+async def test_what_the_old_mirror_acknowledges_while_it_goes_is_sent_to_the_new_one_too(ground, monkeypatch) -> None:
+    remove, consumer = copies.remove, f"$JS.API.CONSUMER.INFO.LEDGER.mirror-{EU}"
+
+    async def late(connection: Connection, stream: str) -> None:
+        await until(ground.hub, consumer, lambda a: a["ack_floor"]["stream_seq"] > 0)
+        await remove(connection, stream)
+
+    monkeypatch.setattr(copies, "remove", late)
+    admin = await ground.orbital.connect(f"{EU}-admin")
+    (region,) = [r for r in ground.layout.regions if r.region == EU]
+    await mirrors.make_anew(admin, region, "LEDGER")
+    await flow.wait_until_flowing(ground.layout)
+    assert all(c.mirror == c.hub for c in await mirrors.compare(ground.layout, [EU]))
+    await admin.close()
+
+
 async def test_a_mirror_that_is_not_there_is_made(ground) -> None:
     admin = await ground.orbital.connect(f"{EU}-admin")
     await copies.remove(admin, "LEDGER")
