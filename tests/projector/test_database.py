@@ -12,6 +12,19 @@ from openkcm.projector.database import SchemaError, StorageFailed, UnknownStatem
 from openkcm.projector.statements import split
 
 
+def test_rows_by_place_are_refused_where_a_statement_names_what_they_have_not(schema, tmp_path):
+    writer = open_writer(tmp_path / "t.sqlite", schema)
+    with pytest.raises(SchemaError, match="put: no such parameter: 'b'"):
+        writer.lay_out("put", ("a",))
+    with pytest.raises(UnknownStatement):
+        writer.lay_out("other", ("a",))
+    writer.apply([("put", {"a": 1, "b": "x"})])
+    writer.lay_out("put", ("c", "b", "a"))
+    writer.apply_runs([("put", [("-", "y", 2)])])
+    assert writer.rows("SELECT a, b FROM t ORDER BY a") == [(1, "x!!"), (2, "y!")]
+    writer.close()
+
+
 @pytest.fixture
 def schema(tmp_path: Path) -> Path:
     folder = tmp_path / "schema"

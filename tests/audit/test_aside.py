@@ -1,0 +1,37 @@
+"""A replay in a process of its own gives the same tables, whoever has read the events before."""
+
+from __future__ import annotations
+
+from audit.evidence import life, lines
+from audit.sealed_ledger import ROOT
+from openkcm.audit import replay as replays
+from openkcm.audit.examine import examine
+from openkcm.audit.replay import Replay, compare, folded
+from openkcm.contract import merkle
+
+LEDGER, _ = life()
+
+
+def test_a_replay_aside_of_what_was_verified_gives_the_tables_of_one_that_reads_all_itself(monkeypatch):
+    monkeypatch.setattr(replays, "ALONE", 0)
+    stored = lines(LEDGER)
+    with Replay(ROOT.public_key) as aside:
+        examine(stored, ROOT.public_key, see=[lambda *_: None], fold=aside.take)
+        told = aside.tables()
+    assert len(told["event_routine"]) + len(told["event_critical"]) == len(stored)
+    assert told["ledger_epoch"]
+    assert compare(told, folded(stored, ROOT.public_key)) == []
+
+
+def test_what_was_told_of_an_event_is_what_is_folded(monkeypatch):
+    monkeypatch.setattr(replays, "ALONE", 0)
+    stored = lines(LEDGER)
+    leaves = [merkle.ledger_leaf(1, m.sequence, m.subject, m.body) for m in stored]
+    decrees: list = []
+    examine(stored, ROOT.public_key, hear=[lambda event, _body: decrees.append(event.decree)])
+    at = next(n for n, x in enumerate(decrees) if type(x).__name__ == "SystemRegistered")
+    decrees[at] = type(decrees[at])(system="another", registration=decrees[at].registration)
+    with Replay(ROOT.public_key) as aside:
+        aside.take(stored, {m.sequence for m in stored}, leaves, decrees)
+        told = aside.tables()
+    assert {one.table for one in compare(told, folded(stored, ROOT.public_key))} == {"registered_system"}
