@@ -343,3 +343,21 @@ async def test_a_revocation_does_not_wait_until_a_long_history_is_read_again(wor
     assert verdict(after) == "revoked"
     assert after.revocations[1].fence == 1
     assert (after.suspended, after.routine, after.lease_s) == (False, true.routine, 60)
+
+
+@pytest.mark.parametrize("read_from", ["the next decree", "the start"])
+def test_a_residence_whose_row_was_lost_serves_nobody_by_its_routine_lane_alone(read_from) -> None:
+    world = World()
+    removed = tuple(w.enrolment for w in world.acme.serving_workloads())
+    world.order(d.WorkloadRemoved(enrolments=removed))
+    world.state = replace(world.state, residences={**world.state.residences, "acme": Residence(tenant="acme")})
+    if read_from == "the start":
+        for m in [m for m in world.mirror if ".acme." in m.subject and ".routine." in m.subject]:
+            world.state, effects = step(world.state, Arrived("routine", m.sequence, m.subject, m.body, T0))
+    else:
+        effects = world.arrive(world.press.residence("acme", d.TenantConfigurationUpdated(lease_s=60)))
+        assert [e.kind for e in effects if e.kind == "reread"] == ["reread"]
+    assert verdict(world.acme) == "frozen"
+    world.reread()
+    assert (verdict(world.acme), world.acme.serving_workloads()) == ("active", [])
+    assert world.acme.removed >= set(removed)

@@ -172,15 +172,20 @@ class Feeds:
         came_ns, now_ns = time.time_ns(), boottime_ns()
         with trace.under(trace.parse(stored.trace)):
             taken = self._custodian.take(Arrived(source, stored.sequence, stored.subject, stored.body, now_ns, final))
+        self._read_doubted(taken)
         self.passages.took(stored, taken.effects, came_ns, (boottime_ns() - now_ns) // 1000)
         return taken
 
     async def on_beat(self, stored: Stored) -> None:
         """Take governance's sign of life, or its question about what lies here."""
-        for effect in self._custodian.take(BeatArrived(stored.subject, stored.body)).effects:
-            if effect.kind == "tell":
-                await self.tell()
-            elif effect.kind == "reread" and effect.tenant not in self._doubted:
+        taken = self._custodian.take(BeatArrived(stored.subject, stored.body))
+        self._read_doubted(taken)
+        if any(effect.kind == "tell" for effect in taken.effects):
+            await self.tell()
+
+    def _read_doubted(self, taken: Taken) -> None:
+        for effect in taken.effects:
+            if effect.kind == "reread" and effect.tenant not in self._doubted:
                 self._doubted[effect.tenant] = asyncio.ensure_future(self._reread(effect.tenant))
 
     async def _reread(self, tenant: str) -> None:

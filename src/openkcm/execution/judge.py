@@ -64,10 +64,23 @@ def judged(state: State, m: Arrived) -> Outcome:
         known = e.counter in residence.critical.get(e.epoch, Mark())
         return (state, _affirmed(residence)[:-1]) if known else dropped(state, "bad-seal")  # the lane will bring it
     judge = _critical if where.lane == "critical" else _routine
+    forgotten = judge is _routine and _forgotten(state, residence, e, m)
+    if forgotten:
+        residence = replace(residence, missing_critical=True)
     after, effects = judge(state, residence, e, m)
-    if after is not residence:
+    if forgotten:
+        effects = [Effect("alarm", where.tenant, "forgotten"), *effects, Effect("reread", where.tenant)]
+    if after is not residence or forgotten:
         state = replace(state, residences={**state.residences, where.tenant: after})
     return state, effects
+
+
+def _forgotten(state: State, r: Residence, e: env.Envelope, m: Arrived) -> bool:
+    """Whether we knew this residence and lost it: its first routine decree is not the first, or lies where we were.
+
+    The routine lane would make it serve again without what the critical one has taken away.
+    """
+    return not r.routine and m.source == "routine" and (e.counter != 1 or m.sequence <= state.seen_routine)
 
 
 def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope, m: Arrived) -> Outcome:

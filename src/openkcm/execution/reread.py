@@ -55,7 +55,7 @@ def folded(state: State, told: Residence, lane: Lane, messages: Sequence[Held], 
     """Return a residence, as its mirrors have told it so far, with more of what they hold of one lane."""
     tenant = told.tenant
     before = state.residences.get(tenant) or Residence(tenant=tenant)
-    at = replace(state, residences={**state.residences, tenant: told})
+    at = replace(state, residences={**state.residences, tenant: told}, seen_routine=0)  # all of it is new to `told`
     for m in messages:
         after, _ = judged(at, Arrived(lane, m.sequence, m.subject, m.body, now_ns, final=True))
         if lane == "routine" and _known(before, m):  # what was ordered before was carried out, or still waits here
