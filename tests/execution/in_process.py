@@ -18,10 +18,16 @@ from openkcm.execution.handoutlog import HandOutLog
 from openkcm.execution.objects import Objects
 from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip import decode_request, decode_response, encode_request
+from openkcm.kmip.enums import ResultStatus
 from openkcm.kmip.payloads.lifecycle import ActivateRequest
 from openkcm.projector import open_reader, open_writer
 
 HOUR_NS = 3600 * 10**9
+
+
+def ok(item):
+    assert item.status == ResultStatus.SUCCESS, (item.reason, item.message)
+    return item.payload
 
 
 class InProcess:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from execution.every_request import UNNAMED, requests, wrapped_under
-from execution.in_process import InProcess
+from execution.in_process import ok
 from execution.kmip_client import BOTH, GCM, attribute, create_request
 from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip.enums import (
@@ -13,7 +13,6 @@ from openkcm.kmip.enums import (
     NameType,
     ObjectType,
     ResultReason,
-    ResultStatus,
     State,
     StorageStatusMask,
 )
@@ -27,18 +26,6 @@ from openkcm.kmip.structures import Name
 
 STILL = {Code.GET_ATTRIBUTES, Code.GET_ATTRIBUTE_LIST, Code.REVOKE, Code.DESTROY, Code.RECOVER}
 LINE, ARCHIVE = StorageStatusMask.ON_LINE_STORAGE, StorageStatusMask.ARCHIVAL_STORAGE
-
-
-@pytest.fixture
-def inside(tmp_path):
-    inside = InProcess(tmp_path)
-    yield inside
-    inside.end()
-
-
-def ok(item):
-    assert item.status == ResultStatus.SUCCESS, (item.reason, item.message)
-    return item.payload
 
 
 def archived(inside, uid):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from execution.in_process import InProcess
 from execution.kmip_client import GCM
 from openkcm.bus.errors import Unavailable
 from openkcm.contract import reports, resources
@@ -18,13 +15,6 @@ from openkcm.execution.voice import Voice
 from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
 from openkcm.projector import open_writer
 from openkcm.projector.database import StorageFailed
-
-
-@pytest.fixture
-def inside(tmp_path):
-    inside = InProcess(tmp_path)
-    yield inside
-    inside.end()
 
 
 def encrypt(uid, **more):

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from execution.every_request import EC, HASH, wrapped_under
-from execution.in_process import InProcess
+from execution.in_process import InProcess, ok
 from execution.kmip_client import BOTH, GCM, attribute, create_request
 from openkcm.execution.operations.wrapping import wrap_key, wrap_key_padded
 from openkcm.kmip import enums as e
-from openkcm.kmip.enums import ResultReason, ResultStatus
+from openkcm.kmip.enums import ResultReason
 from openkcm.kmip.generate import read_contents
 from openkcm.kmip.objects import KeyBlock, KeyValue, PrivateKey, SymmetricKey, TemplateAttribute
 from openkcm.kmip.payloads import cryptography as c
@@ -32,18 +32,6 @@ H = bytes.fromhex
 WRAP, DERIVE = int(e.CryptographicUsageMask.WRAP_KEY), int(e.CryptographicUsageMask.DERIVE_KEY)
 MACS = int(e.CryptographicUsageMask.MAC_GENERATE | e.CryptographicUsageMask.MAC_VERIFY)
 CBC = Parameters(block_cipher_mode=e.BlockCipherMode.CBC, padding_method=e.PaddingMethod.PKCS5)
-
-
-@pytest.fixture
-def inside(tmp_path):
-    inside = InProcess(tmp_path)
-    yield inside
-    inside.end()
-
-
-def ok(item):
-    assert item.status == ResultStatus.SUCCESS, (item.reason, item.message)
-    return item.payload
 
 
 def registered(inside, material, mask, algorithm=e.CryptographicAlgorithm.AES, bits=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from execution.in_process import HOUR_NS, InProcess
+from execution.in_process import HOUR_NS
 from execution.kmip_client import GCM, create_request
 from openkcm.execution.arena import Gate
 from openkcm.execution.clock import boottime_ns
@@ -14,13 +14,6 @@ from openkcm.kmip.enums import Operation as Code
 from openkcm.kmip.enums import ResultReason, ResultStatus
 from openkcm.kmip.payloads.cryptography import EncryptRequest
 from openkcm.kmip.payloads.lifecycle import ActivateRequest
-
-
-@pytest.fixture
-def inside(tmp_path):
-    inside = InProcess(tmp_path)
-    yield inside
-    inside.end()
 
 
 def during(code, what, *, before=False, bad=None):

@@ -10,7 +10,7 @@ import pytest
 
 from execution.custodian_double import CustodianDouble
 from execution.every_request import EC, OPAQUE
-from execution.in_process import InProcess
+from execution.in_process import InProcess, ok
 from execution.kmip_client import BOTH, Failed, attribute, create_request
 from openkcm.execution import control
 from openkcm.execution.arena import Gate
@@ -30,18 +30,6 @@ from openkcm.kmip.structures import Link, Name, UsageLimits
 from openkcm.kmip.ttlv import ItemType
 
 LATER, EARLIER = 1 << 33, 1
-
-
-@pytest.fixture
-def inside(tmp_path):
-    inside = InProcess(tmp_path)
-    yield inside
-    inside.end()
-
-
-def ok(item):
-    assert item.status == ResultStatus.SUCCESS, (item.reason, item.message)
-    return item.payload
 
 
 def name(text):

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from execution.in_process import InProcess
+from execution.in_process import InProcess, ok
 from execution.kmip_client import BOTH, GCM, attribute, create_request
 from openkcm.execution.operations import OPERATIONS
 from openkcm.kmip import KMIP_1_0, KMIP_1_2, PAYLOADS, custom_attribute
@@ -19,7 +19,6 @@ from openkcm.kmip.enums import (
     ObjectType,
     PaddingMethod,
     ResultReason,
-    ResultStatus,
     RevocationReasonCode,
     SecretDataType,
     State,
@@ -49,18 +48,6 @@ from openkcm.kmip.structures import CryptographicParameters, Name, ProtocolVersi
 from openkcm.kmip.ttlv import ItemType
 
 COMPROMISE, SUPERSEDED = RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCode.SUPERSEDED
-
-
-@pytest.fixture
-def inside(tmp_path):
-    inside = InProcess(tmp_path)
-    yield inside
-    inside.end()
-
-
-def ok(item):
-    assert item.status == ResultStatus.SUCCESS, (item.reason, item.message)
-    return item.payload
 
 
 def registered(inside, material=bytes(range(16)), form=KeyFormatType.RAW, more=(), **block):
