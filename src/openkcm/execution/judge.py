@@ -65,12 +65,10 @@ def judged(state: State, m: Arrived) -> Outcome:
         return (state, _affirmed(residence)[:-1]) if known else dropped(state, "bad-seal")  # the lane will bring it
     judge = _critical if where.lane == "critical" else _routine
     forgotten = judge is _routine and _forgotten(state, residence, e, m)
-    if forgotten:
-        residence = replace(residence, missing_critical=True)
-    after, effects = judge(state, residence, e, m)
+    after, effects = judge(state, replace(residence, missing_critical=True) if forgotten else residence, e, m)
     if forgotten:
         effects = [Effect("alarm", where.tenant, "forgotten"), *effects, Effect("reread", where.tenant)]
-    if after is not residence or forgotten:
+    if after is not residence:
         state = replace(state, residences={**state.residences, where.tenant: after})
     return state, effects
 
