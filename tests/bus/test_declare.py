@@ -81,3 +81,21 @@ async def test_a_drifted_or_missing_stream_or_consumer_is_named_and_only_an_upda
         assert await servers.diff_streams(*everything) == []
         for connection in (admin, region, node):
             await connection.close()
+
+
+async def test_a_stream_that_syncs_where_it_need_not_any_more_is_no_drift_and_can_be_updated(tmp_path: Path) -> None:
+    with running_orbital(tmp_path) as orbital:
+        everything = (orbital.state_dir, orbital.regions, orbital.ports)
+        admin = await orbital.connect("audit-admin")
+        body = next(d.body for d in declare.declared("audit", orbital.regions) if d.consumer is None)
+        earlier = {key: value for key, value in body.items() if key != "persist_mode"}
+        assert (await api(admin, "$JS.API.STREAM.DELETE.LEDGER"))["success"]
+        assert "error" not in await api(admin, "$JS.API.STREAM.CREATE.LEDGER", earlier)
+        assert await servers.diff_streams(*everything) == []
+        assert "error" not in await api(admin, "$JS.API.STREAM.UPDATE.LEDGER", earlier | {"description": "earlier"})
+        assert [found.split(" is ")[0] for found in await servers.diff_streams(*everything)] == [
+            "hub: stream LEDGER: description"
+        ]
+        await servers.apply_streams(*everything, update=declare.PARTS)
+        assert await servers.diff_streams(*everything) == []
+        await admin.close()

@@ -48,6 +48,8 @@ CONSUMER_DEFAULTS: Final[dict[str, Any]] = {
 }
 #: Set by the server itself, or (`first_seq`) by a restore; says nothing of what the stream does.
 IGNORED: Final = frozenset({"metadata", "name", "first_seq"})
+#: Set for good when a stream is created. An earlier one that syncs every write, where it need not any more, stays.
+FIXED: Final = frozenset({"persist_mode"})
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -151,7 +153,8 @@ async def apply(connection: Connection, wanted: Iterable[Declared], *, update: b
             await _send(connection, item, "CREATE")
             done.append(f"created {item}")
         elif differences and update:
-            await _send(connection, item, "UPDATE")
+            body = {key: value for key, value in item.body.items() if key not in FIXED or key in live}
+            await _send(connection, msgspec.structs.replace(item, body=body), "UPDATE")
             done.append(f"updated {item}")
         else:
             drift += [f"{item}: {difference}" for difference in differences]
@@ -210,6 +213,8 @@ def _differences(item: Declared, live: dict[str, Any]) -> list[str]:
     for key in keys:
         default = defaults.get(key)
         want, have = item.body.get(key, default), live.get(key, default)
+        if key in FIXED and not have:
+            continue
         if _plain(want) != _plain(have) and (want or have):  # absent, null, false, 0 and empty are one to the server
             found.append(f"{key} is {have!r}, declared {want!r}")
     return found

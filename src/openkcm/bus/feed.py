@@ -22,6 +22,7 @@ from openkcm.bus.errors import Unavailable
 __all__ = ["Source", "covering", "follow", "matches", "page", "pages"]
 
 PAGE: Final = 1000
+TURN: Final = 100  # messages that a follower takes in at one go: a page is read from the socket in one piece, some 5 ms
 FIRST_LOOK_S: Final = 0.0005  # the subscription hears a message a moment before the stream has stored it
 LAST_LOOK_S: Final = 1.0
 
@@ -116,7 +117,7 @@ async def follow(
         while True:
             woken.clear()
             try:
-                found = await page(connection, source.get, after=cursor, subject=within)
+                found = await page(connection, source.get, after=cursor, subject=within, limit=TURN)
             except Unavailable:
                 if connection.is_closed:
                     raise
