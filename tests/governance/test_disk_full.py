@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,8 +62,8 @@ def idp() -> Iterator[Idp]:
 
 
 @contextlib.asynccontextmanager
-async def cmk(small: Orbital, idp: Idp, home: Path) -> AsyncIterator[Stack]:
-    async with running_cmk(small, idp, home, check_streams=False) as stack:
+async def cmk(small: Orbital, idp: Idp, home: Path, **more: Any) -> AsyncIterator[Stack]:
+    async with running_cmk(small, idp, home, check_streams=False, **more) as stack:
         yield stack
 
 
@@ -134,11 +135,14 @@ async def test_a_full_disk_is_503_for_writers_and_a_wait_for_a_revocation(
         assert again["revocations"][0]["event"] == one["event"]
         shown = (await stack.must(admin, "GET", f"{path}/regions/{EU}/sync"))["critical"]
         assert (shown["status"], shown["counter"]) == ("Revoking", 0)
+        assert shown["certain_by"] is None  # another CMK that knows nothing of it may lengthen leases
         assert await left_out(stack) == (tenant,)
         read_to = stack.cmk.projection.cursor
         assert read_to >= before
-    async with cmk(small, idp, home) as stack:  # it starts with the spool that it left
+    async with cmk(small, idp, home, alone=True) as stack:  # it starts with the spool that it left
         assert await left_out(stack) == (tenant,)
+        shown = (await stack.must(admin, "GET", f"{path}/regions/{EU}/sync"))["critical"]
+        assert (shown["status"], shown["certain_by"] is not None) == ("Revoking", True)
     # The hub dies of it, and the CMK is restarted with an empty hand: what was promised is on its own disk.
     small.kill(servers.HUB)
     ballast.unlink()

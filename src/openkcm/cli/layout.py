@@ -355,6 +355,7 @@ class Layout:
             "signing_seed": str(self.signing_seed),
             "registry": str(home / "registry.sqlite"),
             "spool": str(home / "spool"),
+            "alone": True,
             "directory": str(home / "directory.sqlite"),
             "oidc": {"issuer": self.issuer, "audience": AUDIENCE, "jwks_uri": None, "ca": None},
             "regions": str(self.state / "nodes-regions"),

@@ -70,6 +70,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         origin: Where people reach the pages (scheme, host, port); passkeys are bound to it. None: wherever they do.
         proxies: Addresses of reverse proxies in front, whose `X-Forwarded-For` and `-Proto` are believed.
         check_streams: Refuse to start when the live streams are not as declared.
+        alone: No other CMK runs: leases end for certain, too, while a revocation is only in the spool (ADR 0054).
     """
 
     listen: Listen
@@ -88,6 +89,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     origin: Annotated[str, Meta(pattern=r"^https?://[a-z0-9.\[\]:-]{1,260}$")] | None = None
     proxies: tuple[str, ...] = ()
     check_streams: bool = True
+    alone: bool = False
 
 
 def read_configuration(path: Path) -> Configuration:

@@ -85,7 +85,7 @@ class Cmk:
             self.registry, Spool(Path(configuration.spool)), connected=lambda: connection.is_connected,
             on_recorded=self._on_recorded,
         )  # fmt: skip
-        self.watch.spooled_for_s = self.switch.spooled_for_s
+        self.watch.alone, self.watch.spooled_for_s = configuration.alone, self.switch.spooled_for_s
         self.news = News()
         portal = configuration.tls
         self.expiry = Expiry(configuration.nats, {"portal": portal.cert} if portal else {})

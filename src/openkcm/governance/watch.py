@@ -45,6 +45,8 @@ class Watch:
         self._removed_at: dict[str, float] = {}
         self._born = monotonic()
         self.health: dict[str, Health] = {}
+        #: Whether no other CMK's beats reach the nodes.
+        self.alone = False
         #: Since how many seconds a revocation of (tenant, region) waits in this CMK's spool: its beats leave it out.
         self.spooled_for_s: Callable[[str, str], float | None] = lambda _tenant, _region: None
 
@@ -128,8 +130,8 @@ class Watch:
             certain = pending.certain_after_s(lease_s) - since
         at = None if highest is None else (highest["epoch"], highest["fence"])
         spooled_s = self.spooled_for_s(tenant, region)
-        if at is None and spooled_s is not None:  # it will be the next; until then leases alone close
-            certain = pending.certain_after_s(lease_s) - spooled_s
+        if at is None and spooled_s is not None:  # it will be the next; only leases close, which others' beats lengthen
+            certain = pending.certain_after_s(lease_s) - spooled_s if self.alone else None
             at = max(epochs.values(), default=0), state.get("fence", 0) + 1
         return pending.critical(
             state.get("critical_epoch", 0), state.get("fence", 0), nodes, acks,
