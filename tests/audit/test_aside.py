@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from audit.evidence import life, lines
 from audit.sealed_ledger import ROOT
 from openkcm.audit import replay as replays
@@ -23,15 +25,20 @@ def test_a_replay_aside_of_what_was_verified_gives_the_tables_of_one_that_reads_
     assert compare(told, folded(stored, ROOT.public_key)) == []
 
 
-def test_what_was_told_of_an_event_is_what_is_folded(monkeypatch):
+def test_what_is_known_of_an_event_is_what_is_folded_and_the_lanes_are_counted_all_the_same(monkeypatch):
     monkeypatch.setattr(replays, "ALONE", 0)
     stored = lines(LEDGER)
     leaves = [merkle.ledger_leaf(1, m.sequence, m.subject, m.body) for m in stored]
-    decrees: list = []
-    examine(stored, ROOT.public_key, hear=[lambda event, _body: decrees.append(event.decree)])
-    at = next(n for n, x in enumerate(decrees) if type(x).__name__ == "SystemRegistered")
-    decrees[at] = type(decrees[at])(system="another", registration=decrees[at].registration)
-    with Replay(ROOT.public_key) as aside:
-        aside.take(stored, {m.sequence for m in stored}, leaves, decrees)
-        told = aside.tables()
-    assert {one.table for one in compare(told, folded(stored, ROOT.public_key))} == {"registered_system"}
+    events: list = []
+    examine(stored, ROOT.public_key, hear=[lambda event, _body: events.append(event)])
+    at = next(n for n, x in enumerate(events) if type(x.decree).__name__ == "SystemRegistered")
+    replace = msgspec.structs.replace
+    other = replace(events[at], decree=replace(events[at].decree, system="another"))
+    for put, tables in (
+        (other, {"registered_system"}),
+        (replace(events[at], envelope=replace(events[at].envelope, counter=99)), {"rejected", "event_routine"}),
+    ):
+        with Replay(ROOT.public_key) as aside:
+            aside.take(stored, {m.sequence for m in stored}, leaves, [*events[:at], put, *events[at + 1 :]])
+            told = aside.tables()
+        assert {one.table for one in compare(told, folded(stored, ROOT.public_key))} >= tables

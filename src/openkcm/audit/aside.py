@@ -1,8 +1,8 @@
 """A replay in a process of its own: one core verifies while another folds. Run as a module it is that process.
 
 Messages go through a pipe in frames: 4 bytes of length (big-endian), then msgpack of [messages, good], a message being
-[sequence, subject, body, leaf or nil, told or nil] and `good` the sequences whose seal holds. The end of the pipe ends
-the replay.
+[sequence, subject, body] and, where they are there, the leaf's hash and what is `Known` of it; `good` are the sequences
+whose seal holds. The end of the pipe ends the replay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from queue import Queue
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ from openkcm.audit.verify import AuditError
 from openkcm.contract.resources import ROOT
 from openkcm.contract.stored import Message
 from openkcm.projector import ProjectorError, open_writer
-from openkcm.projector.ledger import Projection, Told
+from openkcm.projector.ledger import Known, Projection
 
 __all__ = ["Aside"]
 
@@ -37,8 +37,8 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     subject: str
     body: bytes
-    leaf: bytes | None
-    told: tuple[Any, ...] | None
+    leaf: bytes | None = None
+    known: Known | None = None
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -63,12 +63,12 @@ class Aside:
 
     def take(
         self, messages: Sequence[Message], good: Container[int], leaves: Sequence[bytes] = (),
-        told: Sequence[Told] = (),
+        known: Sequence[Known] = (),
     ) -> None:  # fmt: skip
-        """Fold the next messages; returns before it is done. `leaves`, `told`: what is known of each, or nothing."""
-        known = [m.sequence for m in messages if m.sequence in good]
-        sent = [(m.sequence, m.subject, m.body, *more) for m, *more in zip_longest(messages, leaves, told)]
-        self._frames.put(self._encoder.encode((sent, known)))
+        """Fold the next messages; returns before it is done. `leaves`, `known`: of each, or nothing."""
+        checked = [] if known else [m.sequence for m in messages if m.sequence in good]
+        sent = [(m.sequence, m.subject, m.body, *more) for m, *more in zip_longest(messages, leaves, known)]
+        self._frames.put(self._encoder.encode((sent, checked)))
 
     def finish(self) -> None:
         """Return when all of it is in the file.

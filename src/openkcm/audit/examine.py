@@ -16,7 +16,6 @@ from openkcm.audit.authority import Authority, Finding
 from openkcm.audit.seals import Vouched, checked
 from openkcm.audit.verify import Event, TrustedLedger
 from openkcm.contract.checkpoint import epoch_of
-from openkcm.contract.decrees import Decree
 from openkcm.contract.merkle import ledger_leaf
 from openkcm.contract.stored import Identified, Message
 
@@ -24,7 +23,7 @@ __all__ = ["Examined", "examine"]
 
 Heard = Callable[[Event, bytes], None]
 Seen = Callable[[Message, bytes], None]
-Folded = Callable[[Sequence[Message], set[int], Sequence[bytes], Sequence[Decree]], object]
+Folded = Callable[[Sequence[Message], set[int], Sequence[bytes], Sequence[Event]], object]
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ def examine(
         whole: False for a tenant's slice.
         see: Called with each event as stored and its leaf's hash, before it is verified: what else must hold of it.
         hear: Called with each verified event and its bytes.
-        fold: Called with each verified batch, the sequences whose seal holds, leaves if any, and decrees: a replay.
+        fold: Called with each verified batch, the sequences whose seal holds, leaves if any, and events: a replay.
         progress: Told how many events are done.
         workers: Processes for seals; None takes all cores.
         vouched: Whether somebody vouches for an event's seal; `see` must hold its bytes to be those that are meant.
@@ -82,7 +81,7 @@ def examine(
     for batch in checked(messages, trust_root, workers=workers, vouched=vouched):
         stored = batch.messages
         leaves = [ledger_leaf(epoch_of(m.sequence), m.sequence, m.subject, m.body) for m in stored] if see else []
-        decrees: list[Decree] = []
+        events: list[Event] = []
         for message, opened, leaf in zip(stored, batch.opened, leaves or repeat(b""), strict=False):
             for look in see:
                 look(message, leaf)
@@ -91,11 +90,11 @@ def examine(
                 checked=message.sequence in batch.good, opened=opened,
             )  # fmt: skip
             authority.judge(event)
-            decrees.append(event.decree)
+            events.append(event)
             for listener in hear:
                 listener(event, message.body)
         if fold is not None:
-            fold(stored, batch.good, leaves, decrees)
+            fold(stored, batch.good, leaves, events)
         spared += batch.spared
         progress(trusted.events)
     return Examined(

@@ -15,8 +15,7 @@ import msgspec
 
 from openkcm.audit.aside import Aside
 from openkcm.audit.seals import checked
-from openkcm.audit.verify import AuditError
-from openkcm.contract.decrees import Decree
+from openkcm.audit.verify import AuditError, Event
 from openkcm.contract.envelope import Envelope
 from openkcm.contract.resources import ROOT
 from openkcm.contract.stored import Message
@@ -88,13 +87,13 @@ class Replay:
 
     def take(
         self, messages: Sequence[Message], checked: Container[int] = (), leaves: Sequence[bytes] = (),
-        decrees: Sequence[Decree] = (),
+        events: Sequence[Event] = (),
     ) -> None:  # fmt: skip
         """Fold the next messages.
 
         Args:
             checked: Whose seal was found good before.
-            leaves, decrees: Their hashes and what they say, where somebody has computed and read them before.
+            leaves, events: Their hashes and what they say, where somebody has computed and verified them before.
 
         Raises:
             ProjectorError: The shipped SQL does not fit.
@@ -104,8 +103,8 @@ class Replay:
             self._writer.close()
             self._aside = Aside(self._file, self._trust_root)
         if self._aside is not None:
-            told = [self._projection.told(decree) for decree in decrees]
-            self._aside.take(messages, checked, leaves, told)
+            known = [self._projection.known(event.envelope, event.decree) for event in events]
+            self._aside.take(messages, checked, leaves, known)
         else:
             self._projection.apply(messages, checked=checked)
 

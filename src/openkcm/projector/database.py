@@ -183,7 +183,7 @@ class Writer(Reader):
     def _run(self, named: Named, rows: Sequence[Row]) -> None:
         if len(named.statements) == 1:
             (one,) = named.statements
-            self._connection.executemany(one.sql, map(one.pick, rows))
+            self._connection.executemany(one.sql, rows if one.as_is else map(one.pick, rows))
             return
         execute, statements_ = self._connection.cursor().execute, [(one.sql, one.pick) for one in named.statements]
         for row in rows:  # statements of one name may build on one another

@@ -29,7 +29,7 @@ from openkcm.projector.heads import HeadFold
 from openkcm.projector.prepared import Row
 from openkcm.projector.trees import TreeFold
 
-__all__ = ["LEDGER_TABLES", "Applied", "Projection"]
+__all__ = ["LEDGER_TABLES", "Applied", "Known", "Projection"]
 
 #: What the ledger alone decides: an auditor's replay gives these tables row for row.
 LEDGER_TABLES: Final = (
@@ -41,9 +41,9 @@ LEDGER_TABLES: Final = (
     "suspension", "lifted",
     "revocation_confirmed", "revocation", "removed", "emergency_floor", "destruction", "tree", "tile", "critical_head",
 )  # fmt: skip
-#: What each event's row begins with. Behind it comes what the statements of its decree name: texts and numbers of it
-#: as `:its_<field>`, and all of it as JSON as `:data`.
-COLUMNS: Final = ("sequence", "id", "subject", "tag", "region", "tenant", "kind", "aggregate", "counter", "epoch",
+#: Each event's row, as its own table takes it. For the statements of its decree its aggregate comes behind it, and what
+#: they name: texts and numbers of the decree as `:its_<field>`, and all of it as JSON as `:data`.
+COLUMNS: Final = ("sequence", "id", "subject", "tag", "region", "tenant", "kind", "counter", "epoch",
                   "issuer", "person", "correlation", "at_ms", "body")  # fmt: skip
 _COUNTER: Final = COLUMNS.index("counter")
 _LEARNT: Final = (d.LedgerOpened, d.SigningKeyRotated)
@@ -52,10 +52,24 @@ _Row = tuple[str, Mapping[str, Value]]
 Told = tuple[Value, ...]
 
 
-class Applied(msgspec.Struct, frozen=True):
-    """What became of one message: `fault` says why it changed nothing. `body` is what is stored, byte for byte.
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """What is stored of an event beside its place and its bytes. `told`: what its decree's statements take of it."""
 
-    `told` is what the decree's statements take of it; the decree is there unless the message came with that.
+    id: str
+    tag: str
+    counter: int
+    epoch: int
+    issuer: str
+    person: str
+    correlation: str
+    at_ms: int
+    told: tuple[Any, ...] | None = None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What became of one message: `fault` says why it changed nothing. `row` is what is stored of it.
+
+    `told` is what the decree's statements take of it. Envelope and decree are there unless the message was `known`.
     """
 
     sequence: int
@@ -64,7 +78,8 @@ class Applied(msgspec.Struct, frozen=True):
     envelope: env.Envelope | None = None
     decree: d.Decree | None = None
     fault: str | None = None
-    body: bytes = b""
+    epoch: int = 0
+    row: tuple[Value, ...] = ()
     file: str | None = None
     told: Told = ()
 
@@ -104,9 +119,9 @@ class Projection:
             if retired_at is None or sequence < retired_at
         }  # fmt: skip
 
-    def told(self, decree: d.Decree) -> Told:
-        """Return what the statements of a decree take of it: of a message as `told`, it spares decoding that again."""
-        return self._tells[type(decree)](decree)
+    def known(self, e: env.Envelope, decree: d.Decree) -> Known:
+        """Return what is stored of a verified event: of a message as `known`, it spares verifying that again here."""
+        return _known(e, self._tells[type(decree)](decree))
 
     def apply(self, messages: Sequence[Message], *, checked: Container[int] = ()) -> list[Applied]:
         """Take messages in, in the order of their sequences, in one transaction with the cursor.
@@ -161,52 +176,62 @@ class Projection:
         }
 
     def _judge(self, message: Message, checked: bool) -> Applied:
+        known: Known | None = getattr(message, "known", None)  # verified in this very program: (2), (3), (5) hold
+        e: env.Envelope | None = None
         try:  # (1)
             where = subjects.parse_decree(message.subject)
-            e = env.decode(message.body)
+            if known is None:
+                e = env.decode(message.body)
+                known = _known(e)
         except ContractError:
             return Applied(message.sequence, message.subject, fault="malformed")
-        kind = d.kind_of(e.tag)
-        by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
-        try:  # (2)
-            env.verify(e, message.subject, self._trust if by_root else self._in_force, checked=checked)
-        except ContractError:
-            return Applied(message.sequence, message.subject, where, fault="bad-seal")
+        kind = d.kind_of(known.tag)
+        if e is not None:
+            by_root = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
+            try:  # (2)
+                env.verify(e, message.subject, self._trust if by_root else self._in_force, checked=checked)
+            except ContractError:
+                return Applied(message.sequence, message.subject, where, fault="bad-seal")
         if kind is None:  # (5)
-            return self._marked(message, where, e, fault="unknown-event")
-        critical = e.priority == env.PRIORITY_CRITICAL
-        if (kind.aggregate, kind.lane) != (where.kind, where.lane) or critical != (where.lane == "critical"):  # (3)
+            return self._marked(message, where, known, e, fault="unknown-event")
+        lane = "critical" if e is not None and e.priority == env.PRIORITY_CRITICAL else "routine"
+        if (kind.aggregate, kind.lane) != (where.kind, where.lane) or (e is not None and lane != where.lane):  # (3)
             return Applied(message.sequence, message.subject, where, fault="wrong-lane")
-        mark = self._marks.get((message.subject, e.epoch), 0)
-        if e.counter <= mark:  # (4)
+        mark = self._marks.get((message.subject, known.epoch), 0)
+        if known.counter <= mark:  # (4)
             return Applied(message.sequence, message.subject, where, fault="duplicate")
-        if e.counter != mark + 1 and where.lane == "routine":
+        if known.counter != mark + 1 and where.lane == "routine":
             return Applied(message.sequence, message.subject, where, fault="gap")
-        told: Told | None = getattr(message, "told", None)  # who verified it in this very program has read it
-        decree = None
+        told, decree = known.told, None
         if told is None or kind.decree in _LEARNT:
             try:  # (5)
+                e = e or env.decode(message.body)
                 decree = d.read(e.tag, e.data)
             except EnvelopeError:
-                return self._marked(message, where, e, fault="unreadable")
-            told = self.told(decree)
+                return self._marked(message, where, known, e, fault="unreadable")
+            told = self._tells[kind.decree](decree)
             if kind.decree in _LEARNT:
                 self._learn(decree, message.sequence)
-        return self._marked(message, where, e, decree, file=kind.decree.__name__, told=told)
+        return self._marked(message, where, known, e, decree, file=kind.decree.__name__, told=told)
 
     def _marked(
         self,
         message: Message,
         where: DecreeSubject,
-        e: env.Envelope,
+        known: Known,
+        e: env.Envelope | None,
         decree: d.Decree | None = None,
         fault: str | None = None,
         file: str | None = None,
         told: Told = (),
     ) -> Applied:
-        mark = self._marks.get((message.subject, e.epoch), 0)
-        self._marks[message.subject, e.epoch] = max(mark, e.counter)
-        return Applied(message.sequence, message.subject, where, e, decree, fault, message.body, file, told)
+        mark = self._marks.get((message.subject, known.epoch), 0)
+        self._marks[message.subject, known.epoch] = max(mark, known.counter)
+        row = (
+            message.sequence, known.id, message.subject, known.tag, where.region, where.tenant, where.kind,
+            known.counter, known.epoch, known.issuer, known.person, known.correlation, known.at_ms, message.body,
+        )  # fmt: skip
+        return Applied(message.sequence, message.subject, where, e, decree, fault, known.epoch, row, file, told)
 
     def _learn(self, decree: d.Decree, sequence: int) -> None:
         if isinstance(decree, d.LedgerOpened):
@@ -248,7 +273,7 @@ class _Batch:
 
     def take(self, outcome: Applied) -> None:
         """Add what one message changes."""
-        where, e = outcome.where, outcome.envelope
+        where, row = outcome.where, outcome.row
         if outcome.fault is not None:
             refused: dict[str, Value] = {
                 "sequence": outcome.sequence,
@@ -256,17 +281,13 @@ class _Batch:
                 "reason": outcome.fault,
             }
             self.add("rejected", refused)
-        if where is None or e is None:
+        if where is None or not row:
             return
-        row = (
-            outcome.sequence, e.id, outcome.subject, e.tag, where.region, where.tenant, where.kind, where.id, e.counter,
-            e.epoch, e.actor.issuer, e.actor.subject, e.correlation, e.at_ms, outcome.body,
-        )  # fmt: skip
         event, mark = LANES[where.lane]
         self.add(event, row)
-        self._marks[outcome.subject, e.epoch] = mark, row
+        self._marks[outcome.subject, outcome.epoch] = mark, row
         if outcome.file is not None:
-            self.add(outcome.file, (*row, *outcome.told))
+            self.add(outcome.file, (*row, where.id, *outcome.told))
 
     def runs(self, marks: Mapping[tuple[str, int], int]) -> list[tuple[str, list[Row]]]:
         """Return all of it. `marks`: how far each lane has come with it."""
@@ -275,12 +296,16 @@ class _Batch:
         return self._runs
 
 
+def _known(e: env.Envelope, told: Told | None = None) -> Known:
+    return Known(e.id, e.tag, e.counter, e.epoch, e.actor.issuer, e.actor.subject, e.correlation, e.at_ms, told)
+
+
 def _laid_out(writer: Writer, decree: type[d.Decree]) -> Callable[[Any], Told]:
     """Tell the writer what the rows of a decree's file hold; return what gives the part that is the decree's own."""
     named = writer.parameters(decree.__name__)
     fields = [field for field in decree.__struct_fields__ if f"its_{field}" in named]
     whole = ["data"] if "data" in named else []
-    writer.lay_out(decree.__name__, (*COLUMNS, *(f"its_{field}" for field in fields), *whole))
+    writer.lay_out(decree.__name__, (*COLUMNS, "aggregate", *(f"its_{field}" for field in fields), *whole))
     if whole:  # written anew, so that every field is there and in one form
         return lambda x: (*[getattr(x, field) for field in fields], msgspec.json.encode(x).decode())
     return attrgetter(*fields) if len(fields) > 1 else lambda x: tuple([getattr(x, field) for field in fields])

@@ -31,6 +31,7 @@ class Statement(msgspec.Struct, frozen=True):
     sql: str
     names: tuple[str, ...]
     pick: Picked
+    as_is: bool = False  # a row is its parameters
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -68,7 +69,10 @@ def by_place(named: Named, columns: Sequence[str]) -> Named:
         KeyError: A statement names a parameter that is none of them.
     """
     at = {column: place for place, column in enumerate(columns)}
-    statements = (Statement(s.sql, s.names, _picking([at[name] for name in s.names])) for s in named.statements)
+    statements = (
+        Statement(s.sql, s.names, _picking([at[name] for name in s.names]), as_is=s.names == tuple(columns))
+        for s in named.statements
+    )
     return msgspec.structs.replace(named, statements=tuple(statements))
 
 
