@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from openkcm.bus.ledger import Ledger
-from openkcm.cli.ceremony import announce_key, open_ledger, retire_other_keys
+from openkcm.cli.ceremony import announce_key, open_epoch, open_ledger, retire_other_keys
+from openkcm.contract import decrees as d
+from openkcm.contract import envelope as env
+from openkcm.contract import subjects
 from press import seed
 
 EU, US = "eu-frankfurt", "us-virginia"
@@ -35,4 +38,23 @@ async def test_a_key_is_announced_once_and_the_others_are_retired_once_and_for_e
     with pytest.raises(ValueError, match="was retired"):
         await announce_key(ledger, root, old.public_key)
     assert await open_ledger(ledger, root, old.public_key, NODES) == [], "a start on the old seed must not revive it"
+    await trust.close()
+
+
+async def test_a_restored_ledger_announces_what_governance_has_and_retires_all_else_that_it_lost_sight_of(orbital):
+    trust = await orbital.connect("trust")
+    ledger, root = Ledger(trust), seed("root")
+    stolen, present, upcoming = (seed(name) for name in ("stolen", "cmk", "upcoming"))
+    await open_ledger(ledger, root, present.public_key, NODES)
+    await announce_key(ledger, root, stolen.public_key)  # that it was retired lay in the lost tail
+    before = await ledger.read(str(subjects.ledger_aggregate("critical")))
+    for epoch in (2, 3):
+        await open_epoch(ledger, root, epoch, epoch << 40, (), [present.public_key, upcoming.public_key])
+    after = await ledger.read(str(subjects.ledger_aggregate("critical")), after=before[-1].sequence)
+    said = [(e.epoch, d.read(e.tag, e.data)) for e in (env.decode(m.body) for m in after)]
+    announced, retired = said
+    assert (announced[0], announced[1].key, announced[1].retires) == (2, upcoming.key_id, ())
+    assert (retired[0], retired[1].key) == (2, upcoming.key_id)
+    assert stolen.key_id in retired[1].retires
+    assert not {present.key_id, upcoming.key_id} & set(retired[1].retires)
     await trust.close()

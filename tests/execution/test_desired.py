@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,10 +137,100 @@ def retirement(world) -> env.Envelope:
 
 def test_from_where_on_a_key_is_retired_the_lane_says_and_not_the_signal(world):
     retired = retirement(world)
-    world.arrive(retired, "lane0", sequence=10**6)  # whoever repeats a decree on lane0 writes its sequence himself
+    old = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    for sequence in (10**6, 50):  # whoever repeats a decree on lane0 writes its sequence himself
+        world.arrive(retired, "lane0", sequence=sequence)
     world.arrive(retired, "critical", sequence=102)
     world.arrive(revoke(world), "critical", sequence=103)
     assert (world.verdict(), world.state.dropped) == ("active", {"bad-seal": 1})
+    world.arrive(old, sequence=100)
+    assert world.verdict() == "suspended"
+
+
+SECOND = 2 << 40  # where the stream of epoch 2 begins
+
+
+def restored(world, *, at: int, retirement: env.Envelope | None = None) -> None:
+    """The ledger is made anew under epoch 2; `retirement`: what it holds of that at `at`, else its opening lies there."""
+    if retirement is not None:
+        world.arrive(retirement, "critical", sequence=at)
+    opened = world.press.ledger(d.LedgerOpened(epoch=2, first_sequence=SECOND), epoch=2, counter=1)
+    world.arrive(opened, sequence=at + (0 if retirement is None else 3))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["the retirement is there again", "the retirement was lost"])
+def test_in_a_restored_ledger_a_retired_key_sealed_what_lies_before_its_end_and_nothing_behind(world, lost):
+    old = [world.press.residence("acme", x) for x in (d.AccessSuspended(reason="test"), d.AccessResumed())]
+    retired = retirement(world)
+    world.arrive(retired, "critical", sequence=102)
+    restored(world, at=SECOND + 5, retirement=None if lost else retired)
+    world.arrive(old[0], sequence=SECOND + 4)  # it never came in the stream that was lost
+    assert world.verdict() == "suspended"
+    world.arrive(old[1], sequence=SECOND + 6, final=True)  # by a stolen key, for the closed epoch
+    world.arrive(revoke(world), sequence=SECOND + 7)
+    world.arrive(revoke(world, epoch=2, counter=1), sequence=SECOND + 9)
+    assert (world.verdict(), world.state.dropped) == ("suspended", {"bad-seal": 3})
+    world.arrive(old[1], sequence=101)  # where the lost stream had it
+    assert world.verdict() == "active"
+
+
+def test_a_routine_decree_under_a_retired_key_waits_until_a_restored_ledger_says_where_that_ends(world):
+    old = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    retired = retirement(world)
+    world.arrive(retired, "critical", sequence=102)
+    assert world.kinds(world.arrive(old, sequence=SECOND + 4)) == ["defer"]
+    world.arrive(old, sequence=SECOND + 4, final=True)
+    assert (world.verdict(), world.state.dropped) == ("active", {"bad-seal": 1})
+    restored(world, at=SECOND + 5)
+    assert world.state.again_from == SECOND + 4
+    world.give(ReadAgain("routine"))
+    world.arrive(old, sequence=SECOND + 4)
+    assert world.verdict() == "suspended"
+
+
+def test_a_critical_decree_under_a_retired_key_is_obeyed_before_a_restored_ledger_says_where_that_ends(world):
+    world.arrive(retirement(world), "critical", sequence=102)
+    world.arrive(revoke(world), "critical", sequence=SECOND + 4)
+    assert world.verdict() == "revoked"
+
+
+def test_the_first_place_of_a_retirement_in_a_stream_counts(world):
+    retired = retirement(world)
+    world.arrive(retired, "critical", sequence=102)
+    restored(world, at=SECOND + 5, retirement=retired)
+    world.arrive(retired, "critical", sequence=SECOND + 9)  # a bus appended it once more
+    world.arrive(revoke(world), sequence=SECOND + 7)
+    assert (world.verdict(), world.state.dropped) == ("active", {"bad-seal": 1})
+
+
+def test_an_opening_that_is_read_again_ends_no_key_that_was_retired_in_its_own_epoch(world):
+    restored(world, at=SECOND + 5)
+    late = world.press.residence("acme", d.AccessSuspended(reason="test"), epoch=2, counter=1)
+    world.arrive(retirement(world), "critical", sequence=SECOND + 9)
+    restored(world, at=SECOND + 5)
+    world.arrive(late, sequence=SECOND + 8)
+    assert world.verdict() == "suspended"
+
+
+def test_where_keys_end_outlives_a_restart(world):
+    world.arrive(retirement(world), "critical", sequence=102)
+    restored(world, at=SECOND + 5)
+    assert reloaded(world).retired == world.state.retired == {world.press.cmk.key_id: (
+        world.press.cmk.public_key, {1: 102, 2: SECOND + 5}
+    )}  # fmt: skip
+
+
+def test_a_database_that_knows_one_place_only_has_the_critical_lane_read_again(world):
+    retired = retirement(world)
+    world.arrive(retired, "critical", sequence=102)
+    restored(world, at=SECOND + 5, retirement=retired)
+    key, (public, ends) = next(iter(world.state.retired.items()))
+    before = rows.node_row(world.state)[1]["body"].replace(msgspec.json.encode(ends), b"102")
+    world.state = rows.load(reloaded(world), (world.state.cursor_routine, world.state.cursor_critical, before), [])
+    assert (world.state.retired, world.state.forked) == ({key: (public, {1: 102})}, True)
+    world.give(ReadAgain("critical"))
+    world.arrive(retired, "critical", sequence=SECOND + 5)
+    assert world.state.retired == {key: (public, {1: 102, 2: SECOND + 5})}
 
 
 def test_on_lane0_a_retired_key_asks_for_our_ack_again_and_nothing_else(world):

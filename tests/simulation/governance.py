@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from openkcm.bus.connection import Stored
@@ -239,7 +239,7 @@ class Cmk:
         self.link = Link(rng)
         self.spool = Spool()
         self.drift = 1.0 + rng.uniform(-4e-4, 4e-4)
-        self.up = False
+        self.up = self.serving = False
         self.health = False
         self.tasks: list[asyncio.Task[Any]] = []
         self.shown: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -251,7 +251,7 @@ class Cmk:
 
     def start(self) -> None:
         assert not self.up
-        self.up = True
+        self.up, self.serving = True, False
         self.fold = Fold(self.trust_root)
         self.ledger = Ledger(self.hub, self.link)
         self.watch = Watch(self.fold, monotonic=self.monotonic)  # type: ignore[arg-type]
@@ -280,20 +280,22 @@ class Cmk:
             self.beats.join(region)
         self.report_cursor = 0
         self.shown = {}
-        self.tasks = [
-            asyncio.ensure_future(w)
-            for w in (
-                self._follow(),
-                self._follow_reports(),
-                self.switch.resend(),
-                self._repeat(),
-                self._tend(),
-                *(self.beats.follow(r) for r in self.regions),
-                *(self.beats.answer(r) for r in self.regions),
-            )
-        ]
-        for task in self.tasks:
+        self.tasks = []
+        self._spawn(self._follow())
+
+    def _spawn(self, *works: Coroutine[Any, Any, None]) -> None:
+        for work in works:
+            task = asyncio.ensure_future(work)
             task.add_done_callback(self._ended)
+            self.tasks.append(task)
+
+    def _serve(self) -> None:
+        """As the real one: not before the ledger is read to where it ended at the start."""
+        self.serving = True
+        self._spawn(
+            self._follow_reports(), self.switch.resend(), self._repeat(), self._tend(),
+            *(self.beats.follow(r) for r in self.regions), *(self.beats.answer(r) for r in self.regions),
+        )  # fmt: skip
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -301,7 +303,7 @@ class Cmk:
 
     def kill(self) -> None:
         if self.up:
-            self.up = False
+            self.up = self.serving = False
             for task in self.tasks:
                 task.cancel()
             self.history.add("kill", node=self.name)
@@ -309,10 +311,13 @@ class Cmk:
     # --- the production service's loops, in short -------------------------------------------------------------------
 
     async def _follow(self) -> None:
+        end = self.hub.last
         async for m in self.ledger.follow(after=0):
             applied = self.fold.apply(m)
             if applied is not None:
                 self.watch.saw([applied])
+            if not self.serving and m.sequence >= end:
+                self._serve()
 
     async def _follow_reports(self) -> None:
         while True:
@@ -337,7 +342,7 @@ class Cmk:
                 said[key] = (heard.report, heard.body)
 
     def on_health(self, m: Stored) -> None:
-        if self.up and self.hub.up and self.link.up:
+        if self.serving and self.hub.up and self.link.up:
             self.beats.on_health(m.subject, m.body)
 
     def _heard(self, check: HealthCheck) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from history_checker import check
 from openkcm.bus.connection import Stored
-from openkcm.bus.errors import BusError
+from openkcm.bus.errors import BusError, Unavailable
 from openkcm.contract import decrees as d
 from openkcm.contract import digest as canon
 from openkcm.contract import envelope as env
@@ -89,6 +89,8 @@ class World:
         self.evil = {f"p-evil-{n}": seal.Signer(f"evil{n}".encode().ljust(32)) for n in "ab"}
         self.signed: dict[str, list[str]] = {}
         self.governance = {s.key_id: s.public_key for s in signers}  # every key it ever sealed with
+        self.stolen: list[seal.Signer] = []  # retired, and in somebody's hand
+        self.void: set[str] = set()  # what they seal: it must never count
         self.count = itertools.count(1)
         self.healed = False
         self.enrolled: dict[str, str] = {}
@@ -212,6 +214,8 @@ class World:
                 if not node.up:
                     continue
                 for tenant, r in node.custodian.state.residences.items():
+                    if self.void & {r.head_routine, *r.head_critical}:
+                        self.problems.append(f"{node.name} obeys in {tenant} what a retired key sealed")
                     for lane, marks in (("routine", r.routine), ("critical", r.critical)):
                         for epoch, mark in marks.items():
                             key = (node.name, tenant, lane, epoch)
@@ -226,7 +230,15 @@ class World:
     lives: dict[tuple[str, str, str, int], int] = {}
 
     def cmk(self) -> Cmk:
-        return self.rng.choice([c for c in self.cmks if c.up] or self.cmks)
+        """Whom an order goes to.
+
+        Raises:
+            Unavailable: No CMK serves.
+        """
+        serving = [c for c in self.cmks if c.serving]
+        if not serving:
+            raise Unavailable("no CMK serves")
+        return self.rng.choice(serving)
 
     async def onboard(self, tenant: str, region: str) -> None:
         approvers = tuple(d.Approver(person=p, public_key=s.public_key) for p, s in sorted(self.people[tenant].items()))
@@ -254,7 +266,8 @@ class World:
         ]  # fmt: skip
         optional = {
             "leases": [(2, self.lease)], "forgery": [(2, self.forged_restore), (1, self.forged_anything)],
-            "membership": [(1, self.membership)], "keys": [(1, self.rotate_key)], "approvers": [(1, self.approvers)],
+            "membership": [(1, self.membership)], "keys": [(1, self.rotate_key), (1, self.stolen_key)],
+            "approvers": [(1, self.approvers)],
         }  # fmt: skip
         for feature, acts in optional.items():
             if feature in self.features:
@@ -273,16 +286,13 @@ class World:
     async def revoke(self, tenant: str, region: str) -> None:
         cmk, key = self.cmk(), f"revoke-{next(self.count)}"
         regions = list(self.regions) if self.rng.random() < 0.3 else [region]
-        if cmk.up:
-            for pulled in await cmk.switch.pull(tenant, regions, "test", cmk.order(tenant, "Revoke", key)):
-                self.history.add(
-                    "answer", tenant=tenant, region=pulled.region, event=pulled.event, recorded=pulled.recorded
-                )  # fmt: skip
+        for pulled in await cmk.switch.pull(tenant, regions, "test", cmk.order(tenant, "Revoke", key)):
+            self.history.add(
+                "answer", tenant=tenant, region=pulled.region, event=pulled.event, recorded=pulled.recorded
+            )
 
     async def restore(self, tenant: str, region: str) -> None:
         cmk = self.cmk()
-        if not cmk.up:
-            return
         r = await cmk.registry.load(subjects.residence_aggregate(region, tenant), Residence)
         if not r.facts.open_revocations:
             return
@@ -297,7 +307,7 @@ class World:
 
     async def forged_restore(self, tenant: str, region: str) -> None:
         """The provider tries: one signature, strangers', another region's, for ids in advance, without any."""
-        rng, cmk = self.rng, self.cmk()
+        rng, cmk = self.rng, self.rng.choice(self.cmks)
         subject = str(subjects.residence_aggregate(region, tenant))
         known = [
             statements.Lift(epoch=e.epoch, fence=e.counter, event=e.id)
@@ -322,7 +332,7 @@ class World:
 
     async def forged_anything(self, tenant: str, region: str) -> None:
         """Strangers, nodes and the provider on subjects and under seals that are not theirs."""
-        rng, cmk = self.rng, self.cmk()
+        rng, cmk = self.rng, self.rng.choice(self.cmks)
         stranger = rng.choice([seal.Signer(b"stranger".ljust(32)), next(iter(self.nodes.values())).signer])
         routine, critical = (str(subjects.residence_aggregate(region, tenant, x)) for x in ("routine", "critical"))
         main = str(subjects.ledger_aggregate("critical"))
@@ -357,7 +367,7 @@ class World:
     async def labels(self, tenant: str, region: str) -> None:
         """Both CMKs may do it at once, each its own."""
         texts = [str(next(self.count)) for _ in range(self.rng.choice((1, len(self.cmks))))]
-        cmks = [self.cmk()] if len(texts) == 1 else [c for c in self.cmks if c.up]
+        cmks = [self.cmk()] if len(texts) == 1 else [c for c in self.cmks if c.serving]
         await asyncio.gather(*(
             self._quietly(c.do(tenant, region, f"labels-{t}", lambda r, t=t: r.configure({"labels": {"n": t}})))
             for c, t in zip(cmks, texts, strict=False)
@@ -365,8 +375,6 @@ class World:
 
     async def lease(self, tenant: str, region: str) -> None:
         cmk, lease_s = self.cmk(), self.rng.choice(LEASES_S)
-        if not cmk.up:
-            return
         approval = f"approval-{next(self.count):08d}"
         people = dict(list(self.people[tenant].items())[:2])
         words = statements.configuration_statement(tenant, region, approval, lease_s)
@@ -409,7 +417,7 @@ class World:
 
     async def rotate_key(self, _tenant: str, _region: str) -> None:
         """Governance seals with a new key; the old one is retired, now or never."""
-        cmk, n = self.cmk(), next(self.count)
+        cmk, n = self.rng.choice(self.cmks), next(self.count)
         new, old = seal.Signer(f"cmk key {n}".encode().ljust(32)), cmk.signer
         retires = (old.key_id,) if self.rng.random() < 0.6 else ()
         if retires and cmk.up:
@@ -418,11 +426,29 @@ class World:
         self.governance[new.key_id] = new.public_key
         self.by_root(d.SigningKeyRotated(key=new.key_id, public_key=new.public_key, retires=retires))
         cmk.signer = new
+        if retires:
+            self.stolen.append(old)
         if cmk.up:
             cmk.kill()
         await asyncio.sleep(0.5)
         if not cmk.up:
             cmk.start()
+
+    async def stolen_key(self, tenant: str, region: str) -> None:
+        """Somebody seals with a key whose retirement all nodes have read; those that may read anew know it late."""
+        nodes, rng = self.nodes.values(), self.rng
+        known = [s for s in self.stolen if all(n.up and s.key_id in n.custodian.state.retired for n in nodes)]
+        if not known or {"lying", "disks", "membership"} & self.features:
+            return
+        decree = rng.choice((
+            d.AccessRevoked(reason="test"), d.AccessSuspended(reason="test"), d.AccessResumed(),
+            d.TenantConfigurationUpdated(lease_s=min(LEASES_S)),
+        ))  # fmt: skip
+        subject = str(subjects.residence_aggregate(region, tenant, d.lane_of(decree)))
+        e = self.forge(decree, subject, rng.choice(known), epoch=rng.randint(1, self.hub.epoch))
+        self.void.add(e.id)
+        if self.hub.up:
+            self.hub.store(e.subject, env.encode(e), e.id)
 
     async def membership(self, _tenant: str, _region: str) -> None:
         extra = self.nodes.get(f"{EU}-3")
@@ -695,15 +721,19 @@ class World:
             hub.store(m.subject, m.body, m.id)
         self.by_root(d.LedgerOpened(epoch=hub.epoch, first_sequence=hub.base + 1, closes=("accepted",)))
         rotations = [env.decode(m.body) for m in hub.ledger if b"SigningKeyRotated" in m.body]
-        announced = {d.read(e.tag, e.data).key for e in rotations if e.tag == "SigningKeyRotated.1"}  # type: ignore[attr-defined]
-        for signer in {c.signer.key_id: c.signer for c in self.cmks}.values():  # as at every start: what is missing
-            if signer.key_id not in announced:
+        said: list[Any] = [d.read(e.tag, e.data) for e in rotations if e.tag == "SigningKeyRotated.1"]
+        for signer in {c.signer.key_id: c.signer for c in self.cmks}.values():  # as `ceremony.open_epoch`
+            if signer.key_id not in {x.key for x in said}:
                 self.by_root(d.SigningKeyRotated(key=signer.key_id, public_key=signer.public_key))
+        back = {x.key for x in said} & {s.key_id for s in self.stolen} - {key for x in said for key in x.retires}
+        if back:
+            own = self.cmks[0].signer
+            self.by_root(d.SigningKeyRotated(key=own.key_id, public_key=own.public_key, retires=tuple(sorted(back))))
         hub.up = True
         hub.pulse()
         for cmk in self.cmks:
-            if not cmk.up:
-                cmk.start()
+            cmk.kill()
+            cmk.start()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -822,9 +852,8 @@ class World:
             home["workloads"] = [w for w, on in home["workloads"].items() if on]
         return facts
 
-    @staticmethod
-    def _counts(e: env.Envelope, decree: d.Decree) -> bool:
-        return (e.priority == "PRIORITY_CRITICAL") == (d.lane_of(decree) == "critical")
+    def _counts(self, e: env.Envelope, decree: d.Decree) -> bool:
+        return e.id not in self.void and (e.priority == "PRIORITY_CRITICAL") == (d.lane_of(decree) == "critical")
 
     async def converged(self) -> None:
         left = self.different()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -20,7 +20,7 @@ from openkcm.contract.ids import event_id
 from openkcm.contract.seal import Signer, key_id
 from openkcm.contract.subjects import DecreeSubject
 
-__all__ = ["announce_key", "open_ledger", "remove_nodes", "retire_other_keys"]
+__all__ = ["announce_key", "open_epoch", "open_ledger", "remove_nodes", "retire_other_keys"]
 
 ACTOR: Final = env.Actor(issuer="trust-root", subject="ceremony")
 
@@ -67,14 +67,26 @@ async def open_ledger(
     return done
 
 
-async def open_epoch(ledger: Ledger, root: Signer, epoch: int, first_sequence: int, closes: tuple[str, ...]) -> None:
+async def open_epoch(
+    ledger: Ledger, root: Signer, epoch: int, first_sequence: int, closes: tuple[str, ...], keys: Sequence[bytes]
+) -> None:
     """Open a restored ledger's epoch: it closes the older ones and accepts the loss that `closes` names.
+
+    What the ledger lost of governance's keys it says anew: one that was retired must not come back (ADR 0058).
+
+    Args:
+        keys: Public keys that governance has: all others of the ledger's are retired. The last one is the newest.
 
     Raises:
         BusError: The ledger does not take it.
     """
     routine = await _Lane.read(ledger, subjects.ledger_aggregate("routine"))
     await routine.append(root, d.LedgerOpened(epoch=epoch, first_sequence=first_sequence, closes=closes), epoch=epoch)
+    critical = await _Lane.read(ledger, subjects.ledger_aggregate("critical"))
+    for public in keys:
+        if key_id(public) not in _keys(critical)[0]:
+            await critical.append(root, d.SigningKeyRotated(key=key_id(public), public_key=public), epoch=epoch)
+    await _retire_others(critical, root, epoch, keys)
 
 
 async def remove_nodes(ledger: Ledger, root: Signer, nodes: Iterable[tuple[str, str]]) -> list[str]:
@@ -117,12 +129,15 @@ async def retire_other_keys(ledger: Ledger, root: Signer, governance: bytes) -> 
         BusError: The ledger does not take it.
     """
     epoch, critical = await _opened(ledger)
+    return await _retire_others(critical, root, epoch, [governance])
+
+
+async def _retire_others(critical: _Lane, root: Signer, epoch: int, keys: Sequence[bytes]) -> list[str]:
     known, retired = _keys(critical)
-    own = key_id(governance)
-    others = tuple(sorted(known - retired - {own}))
-    if not others:
-        return []
-    await critical.append(root, d.SigningKeyRotated(key=own, public_key=governance, retires=others), epoch=epoch)
+    others = tuple(sorted(known - retired - {key_id(public) for public in keys}))
+    if others:
+        newest = d.SigningKeyRotated(key=key_id(keys[-1]), public_key=keys[-1], retires=others)
+        await critical.append(root, newest, epoch=epoch)
     return [f"retired {key}" for key in others]
 
 

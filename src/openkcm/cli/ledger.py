@@ -7,7 +7,8 @@ A restore, numbered as in the design ("Loss"):
 2. every copy is read: what the hub still has, the regions' mirrors, the auditor's, governance's read model;
 3. `audit.recovery` decides what the new ledger is made of, or that these copies do not make one;
 4. the stream is made anew at `epoch << 40` and filled in the old order, before any mirror can read of it;
-5. the trust root opens the epoch: it names what was recovered and the loss that is accepted with it;
+5. the trust root opens the epoch: it names what was recovered and the loss that is accepted with it, and retires anew
+   every sealing key that governance has no more;
 6. consumers and the other streams are declared again, and the mirrors follow.
 """
 
@@ -36,6 +37,7 @@ from openkcm.cli.sources import mirrored
 from openkcm.cli.supervisor import ChildFailed, Supervisor
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import envelope as env
+from openkcm.governance.sealing import next_of
 from openkcm.projector import ProjectorError, open_reader
 
 __all__ = ["check_not_lost", "make_backup", "restore"]
@@ -195,10 +197,16 @@ async def _fill(layout: Layout, decided: Plan) -> None:
     await _with(  # (5)
         layout, "trust", HUB,
         lambda c: ceremony.open_epoch(
-            Ledger(c), layout.trust_root, decided.epoch, decided.first_sequence, decided.words()
+            Ledger(c), layout.trust_root, decided.epoch, decided.first_sequence, decided.words(), _keys(layout)
         ),
     )  # fmt: skip
     await orbital.apply_streams(layout.state, layout.regions, layout.server_ports)  # (6)
+
+
+def _keys(layout: Layout) -> list[bytes]:
+    """Return governance's sealing keys, the next one of an unfinished rotation last."""
+    seeds = (layout.signing_seed, next_of(layout.signing_seed))
+    return [layout.signer(seed).public_key for seed in seeds if seed.exists()]
 
 
 async def _copies(layout: Layout, after: int) -> list[Copy]:

@@ -18,6 +18,7 @@ from openkcm.execution.authorities import claimed
 from openkcm.execution.decree_rules import RULES, Refused
 from openkcm.execution.inputs import Arrived
 from openkcm.execution.residence_state import CLOSED, Effect, Mark, Residence, State, verdict
+from openkcm.execution.sealing import placed
 
 __all__ = ["Outcome", "dropped", "judged"]
 
@@ -42,7 +43,8 @@ def judged(state: State, m: Arrived) -> Outcome:
         return dropped(state, "foreign-region")
     kind = d.kind_of(e.tag)
     root_sealed = kind is not None and kind.decree in d.TRUST_ROOT_DECREES
-    book = {seal.key_id(state.trust_root): state.trust_root} if root_sealed else state.sealing_keys(m.sequence)
+    governance = state.sealing_keys(m.sequence, in_order=m.source == "critical")
+    book = {seal.key_id(state.trust_root): state.trust_root} if root_sealed else governance
     if e.key not in book and not root_sealed and not m.final and m.source == "routine":
         return state, [Effect("defer", detail="unknown-key")]  # its SigningKeyRotated may be on the other lane still
     try:  # (2) sealed by governance (by the trust root, where that is asked), for this very subject
@@ -84,8 +86,7 @@ def _forgotten(state: State, r: Residence, e: env.Envelope, m: Arrived) -> bool:
 def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope, m: Arrived) -> Outcome:
     marks = state.ledger_critical if where.lane == "critical" else state.ledger_routine
     mark = marks.get(e.epoch, Mark())
-    if e.counter in mark:
-        return state, []
+    new = e.counter not in mark
     marked = {**marks, e.epoch: mark.add(e.counter)}
     after = (
         replace(state, ledger_critical=marked) if where.lane == "critical" else replace(state, ledger_routine=marked)
@@ -93,15 +94,16 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope, m: Arr
     try:
         decree = d.read(e.tag, e.data)
     except EnvelopeError:
-        return after, [Effect("alarm", detail="unreadable-ledger-event")]
+        return (after, [Effect("alarm", detail="unreadable-ledger-event")]) if new else (state, [])
+    if isinstance(decree, (d.SigningKeyRotated, d.LedgerOpened)) and m.source == "lane0":
+        return state, []  # from where on a key is retired, the lane alone says
+    if not new:
+        return placed(state, decree, m.sequence), []
+    after = placed(after, decree, m.sequence)
     if isinstance(decree, d.LedgerOpened):
         if decree.epoch > state.epoch:  # the trust root accepts what was lost, and ends what two histories froze
             again = [x for r in after.residences.values() for x in _affirmed(r)]  # acks count anew: say what we have
             return replace(after, epoch=decree.epoch, fork=None, behind_mark=False), [Effect("commit"), *again]
-    elif isinstance(decree, d.SigningKeyRotated) and m.source == "lane0":
-        return state, []  # from where on a key is retired, the lane alone says
-    elif isinstance(decree, d.SigningKeyRotated):
-        after = _rotated(after, decree, m.sequence)
     elif isinstance(decree, d.NodeEnrolled) and decree.node in after.removed_nodes:  # a name is used once
         after = replace(after, former={**after.former, decree.key: (decree.public_key, decree.region)})
     elif isinstance(decree, d.NodeEnrolled):
@@ -261,22 +263,6 @@ def _affirmed(r: Residence) -> list[Effect]:
     """What says again what we have of a residence: the critical lane, then the routine one."""
     fence = [Effect("fence", r.tenant)] if r.revocations or r.destroyed else []
     return [*fence, Effect("ack", r.tenant, "critical"), Effect("ack", r.tenant, "routine")]
-
-
-def _rotated(state: State, x: d.SigningKeyRotated, sequence: int) -> State:
-    """Take a new key of governance in. A retired one is retired for ever, in whatever order the two arrive."""
-    keys, retired = dict(state.keys), dict(state.retired)
-    for key in x.retires:
-        public, _ = keys.pop(key, (retired.get(key, (b"", 0))[0], ""))
-        retired[key] = (public, retired[key][1] if key in retired else sequence)
-    if x.key in retired:
-        retired[x.key] = (x.public_key, retired[x.key][1])
-    else:
-        keys[x.key] = (x.public_key, "cmk")
-    if x.key not in retired and x.key not in state.keys and state.unjudged is not None:
-        first = min(state.unjudged, state.again_from or state.unjudged)
-        state = replace(state, unjudged=None, again_from=first)
-    return replace(state, keys=keys, retired=retired)
 
 
 def _contiguous(r: Residence, e: env.Envelope, mark: Mark) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from openkcm.contract.decrees import DEFAULT_LEASE_S, HandOut, RootReference, stricter
 from openkcm.contract.reports import Verdict
+from openkcm.contract.retirement import before_end
 from openkcm.contract.statements import REQUIRED_SIGNATURES
 
 __all__ = [
@@ -160,8 +161,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         trust_root: Public key pinned in node.toml.
         removed_nodes: Names that count no more, this node's own perhaps among them; none is ever enrolled again.
         keys: Sealing keys by id: (public key, "cmk" or a node's name).
-        retired: Governance's retired keys by id: (public key, sequence of the retirement). What the ledger holds from
-            before is still theirs: a node that reads from the start needs them.
+        retired: Governance's retired keys by id: (public key, where it ends in each epoch's stream). What the ledger
+            holds from before is still theirs: a node that reads from the start needs them.
         former: Keys of removed nodes by id: (public key, region). What they sealed into the vault is read on.
         cursor_routine, cursor_critical: Stream sequences (on the hub) up to which everything was applied.
         seen_routine, seen_critical: The highest sequences ever applied: a lane may be read again, its mark stays (S8).
@@ -185,7 +186,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trust_root: bytes
     epoch: int = 0
     keys: dict[str, tuple[bytes, str]] = {}
-    retired: dict[str, tuple[bytes, int]] = {}
+    retired: dict[str, tuple[bytes, dict[int, int]]] = {}
     nodes: dict[str, str] = {}
     removed_nodes: frozenset[str] = frozenset()
     former: dict[str, tuple[bytes, str]] = {}
@@ -209,10 +210,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     forked: bool = False
     dropped: dict[str, int] = {}
 
-    def sealing_keys(self, sequence: int) -> dict[str, bytes]:
-        """Return the keys of governance's that may have sealed what the ledger holds at `sequence`."""
+    def sealing_keys(self, sequence: int, *, in_order: bool = False) -> dict[str, bytes]:
+        """Return the keys of governance's that may have sealed what the ledger holds at `sequence`.
+
+        Args:
+            in_order: It comes in the order of the lane that retirements are in.
+        """
         known = {k: p for k, (p, who) in self.keys.items() if who == "cmk"}
-        return known | {k: p for k, (p, at) in self.retired.items() if sequence < at}
+        ended = {k: p for k, (p, ends) in self.retired.items() if before_end(ends, sequence, in_order=in_order)}
+        return known | ended
 
     def lease_until(self, residence: Residence) -> int:
         """CLOCK_BOOTTIME ns until which this residence may be served; 0 without a beat of this boot, or once removed.

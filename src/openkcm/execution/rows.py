@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.structs import replace
 
+from openkcm.contract.checkpoint import epoch_of
 from openkcm.execution.residence_state import Effect, Mark, Residence, Row, State, verdict
 
 __all__ = ["committed", "load", "node_row", "residence_row"]
@@ -21,7 +22,7 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
 
     epoch: int
     keys: dict[str, tuple[bytes, str]]
-    retired: dict[str, tuple[bytes, int]] = {}
+    retired: dict[str, tuple[bytes, dict[int, int] | int]] = {}  # int: an earlier version's, of the first stream alone
     seen_routine: int = 0
     seen_critical: int = 0
     nodes: dict[str, str]
@@ -91,11 +92,15 @@ def load(fresh: State, node: tuple[int, int, bytes] | None, residences: Iterable
             loaded.append(_RESIDENCE.decode(raw))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # unknown is closed, until it is read again
             kept = replace(kept, dropped={**kept.dropped, UNREADABLE: kept.dropped.get(UNREADABLE, 0) + 1})
+    outdated = kept.epoch > 1 and any(isinstance(at, int) for _, at in kept.retired.values())  # the lane has the others
+    ends = {k: (p, {epoch_of(at): at} if isinstance(at, int) else at) for k, (p, at) in kept.retired.items()}
+    kept = replace(kept, retired=ends)
     return replace(
         fresh,
         cursor_routine=node[0],
         cursor_critical=node[1],
         recent_heads={node[1]: kept.chain},
         residences={r.tenant: r for r in loaded},
+        forked=outdated,
         **{f: getattr(kept, f) for f in _Node.__struct_fields__},
     )
