@@ -11,15 +11,25 @@ from types import SimpleNamespace
 import pytest
 
 from openkcm.bus import copies
-from openkcm.bus.connection import Connection
+from openkcm.bus.connection import Connection, Stored
 from openkcm.bus.errors import BusError
+from openkcm.bus.lanes import LaneReader
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.publish import api
 from openkcm.cli import flow, mirrors
+from openkcm.contract import checkpoint as cp
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
-from orbital_fixture import EU, Orbital, running_orbital
-from press import Press
+from openkcm.contract import merkle
+from openkcm.contract.merkle import Edge
+from openkcm.contract.published import seal_published
+from openkcm.contract.subjects import tree_of
+from openkcm.execution.inputs import MirrorShort
+from openkcm.execution.mirrored import Kept
+from openkcm.execution.residence_state import State
+from openkcm.execution.treewatch import TreeWatch
+from orbital_fixture import EU, EU_NODE, Orbital, running_orbital
+from press import Press, seed
 
 STREAMS = ("LEDGER", "LEDGER-CRITICAL")
 
@@ -92,6 +102,45 @@ async def test_a_mirror_with_a_damaged_block_is_made_anew_with_all_that_the_hub_
     assert (await api(admin, "$JS.API.STREAM.INFO.LEDGER"))["config"]["deny_delete"] is True
     assert (await api(admin, f"$JS.API.CONSUMER.INFO.LEDGER.{EU}-1-routine"))["num_pending"] > 0
     await admin.close()
+
+
+async def test_a_node_that_read_its_tree_in_a_damaged_mirror_agrees_once_that_is_made_anew(ground) -> None:
+    orbital, cmk = ground.orbital, ground.press.cmk
+    orbital.kill(EU)
+    damage(orbital)
+    orbital.start(EU)
+    await append(ground.cmk, revocation(ground.press))
+    await flow.wait_until_flowing(ground.layout)
+    edge, last = Edge(), 0
+    for m in await copies.copy_of(ground.hub, "LEDGER", after=0):
+        if tree_of(m.subject) == EU:
+            edge, last = edge.append(merkle.ledger_leaf(1, m.sequence, m.subject, m.body)), m.sequence
+    origin = cp.origin_of(cp.ledger_name(ground.press.root.public_key), EU, 1)
+    signed = cp.Checkpoint(origin=origin, size=edge.size, root=edge.root(), epoch=1, sequence=last)
+    said = seal_published(signed, cmk, counter=1, epoch=1, at_ms=1, time_source="t")
+    state = State(node=EU_NODE, region=EU, boot_id="b", trust_root=ground.press.root.public_key, epoch=1,
+                  keys={cmk.key_id: (cmk.public_key, "cmk")})  # fmt: skip
+    told, node = [], await orbital.connect(EU_NODE)
+
+    async def nothing(_: object) -> None:
+        pass
+
+    watch = TreeWatch(LaneReader(node, "LEDGER", f"{EU_NODE}-tree"), seed("n"), Kept(), state=lambda: state,
+                      take=told.append, keep=nothing, send=nothing)  # fmt: skip
+    reading = asyncio.ensure_future(watch.run())
+    async with asyncio.timeout(30):
+        while watch.tree.kept.sequence < last:  # noqa: ASYNC110 -- another one's progress
+            await asyncio.sleep(0.05)
+        await watch.hear(Stored(1, said.subject, env.encode(said), said.id))
+        assert told == [MirrorShort(None), MirrorShort(f"signed is {signed}")]
+        await mirrors.make_whole(ground.layout, [EU])
+        while len(told) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert told[2:] == [MirrorShort(None)]
+    assert watch.tree.kept.agreed == signed
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await node.close()
 
 
 async def test_a_mirror_that_is_late_is_left_alone(ground) -> None:

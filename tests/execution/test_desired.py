@@ -19,6 +19,7 @@ from openkcm.execution.inputs import (
     BeatArrived,
     ForkSeen,
     MirrorMeasured,
+    MirrorShort,
     NonceSent,
     ReadAgain,
     RootObserved,
@@ -801,7 +802,7 @@ def test_a_fork_enables_nothing_obeys_revocations_and_ends_with_a_new_epoch(worl
     assert "A; here is B" in effects[1].detail
     system = world.press.residence("acme", d.SystemRegistered(system="archive", registration="reg-acme-archive"))
     at = world.press.sequence + 1
-    assert ("alarm", "forked-ledger") in [(x.kind, x.detail) for x in world.arrive(system)]
+    assert ("alarm", "ForkedLedger") in [(x.kind, x.detail) for x in world.arrive(system)]
     assert "reg-acme-archive" not in world.state.residences["acme"].systems
     assert world.verdict() == "active", "what is served goes on under its lease"
     assert "close" in world.kinds(world.arrive(revoke(world)))
@@ -817,6 +818,25 @@ def test_a_fork_enables_nothing_obeys_revocations_and_ends_with_a_new_epoch(worl
     world.arrive(system, sequence=at)
     assert "reg-acme-archive" in world.state.residences["acme"].systems
     assert world.state.residences["acme"].frozen_at is None
+
+
+def test_a_mirror_that_lacks_events_enables_nothing_until_it_is_whole(world):
+    for halted in (True, True, False):
+        effects = world.give(MirrorShort("signed is A" if halted else None))
+    assert world.kinds(effects) == ["commit", "provision"]
+    assert [x.detail for x in world.effects if x.kind == "alarm"] == ["mirror incomplete: signed is A"], "said once"
+    world.give(MirrorShort("signed is B"))
+    world.state = reloaded(world)
+    system = world.press.residence("acme", d.SystemRegistered(system="archive", registration="reg-acme-archive"))
+    at = world.press.sequence + 1
+    world.arrive(system)
+    assert "reg-acme-archive" not in world.state.residences["acme"].systems
+    assert world.verdict() == "active", "what is served goes on under its lease"
+    world.give(MirrorShort(None))
+    world.give(ReadAgain("routine"))
+    world.arrive(system, sequence=at)
+    assert "reg-acme-archive" in world.state.residences["acme"].systems
+    assert "close" in world.kinds(world.arrive(revoke(world)))
 
 
 def test_a_fork_outlives_a_restart(world):

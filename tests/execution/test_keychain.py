@@ -215,10 +215,18 @@ async def test_suspension_leaves_the_keys_readable_only(pair):
     assert one.arena.gate(slot) is Gate.OPEN
 
 
-async def test_a_node_whose_mirror_holds_less_than_its_mark_opens_nothing(pair):
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        ({"behind_mark": True}, "SmallerThanMark"),
+        ({"fork": "two"}, "ForkedLedger"),
+        ({"short": "A"}, "MirrorIncomplete"),
+    ],
+)
+async def test_a_node_that_sees_less_or_another_history_than_it_should_opens_nothing(pair, why, said):
     (one, _), _, _ = pair
-    one.state = msgspec.structs.replace(one.state, behind_mark=True)
-    assert await one.keychain.provision("acme") == ("SmallerThanMark", ())
+    one.state = msgspec.structs.replace(one.state, **why)
+    assert await one.keychain.provision("acme") == (said, ())
     assert not one.keychain.is_open("acme")
 
 

@@ -95,17 +95,65 @@ def test_a_fork_is_found_when_the_events_come_after_the_checkpoint() -> None:
     assert [type(x) for x in outcomes] == [Forked]
 
 
-def test_a_mirror_that_lacks_an_event_is_a_fork_as_soon_as_it_is_past_it() -> None:
+def test_a_mirror_that_lacks_an_event_says_so_as_soon_as_it_is_past_it() -> None:
     messages = history(31)
     tree = fed(messages[:20])
-    assert tree.heard(said(points(messages)[-1], 1)) is None
-    lacking = [m for m in messages[20:] if m[0] != 25]
-    outcomes = [x for one in lacking for x in tree.leaf(*one)]
-    assert [type(x) for x in outcomes] == [Forked]
+    last = points(messages)[-1]
+    assert tree.heard(said(last, 1)) is None
+    for one in messages[20:]:
+        assert tree.kept.lacks is None
+        assert one[0] == 25 or tree.leaf(*one) == []
+    assert (tree.kept.lacks, tree.lacking, tree.kept.fork) == (last, True, None)
     # without an event of the region behind it, a trust event shows that the mirror is past
     tree = fed(messages[:27])
     assert tree.heard(said(points(messages)[18], 1)) is None  # sequence 28
-    assert [type(x) for x in tree.leaf(*message(30, "global"))] == [Forked]
+    assert tree.leaf(*message(30, "global")) == []
+    assert tree.kept.lacks == points(messages)[18]
+    # a later event of the region in the missing one's place in the tree is no other history
+    tree = fed([m for m in messages if m[0] != 25])
+    assert tree.heard(said(points(messages)[17], 1)) is None
+    assert (tree.kept.lacks, tree.kept.fork) == (points(messages)[17], None)
+
+
+def test_what_a_mirror_lacked_is_there_when_it_agrees_with_a_checkpoint_that_covers_it_and_not_before() -> None:
+    messages = history(31)
+    signed = points(messages)
+    tree = fed([m for m in messages if m[0] != 25])
+    assert tree.heard(said(signed[-1], 2)) is None
+    assert tree.heard(said(signed[5], 1)) is None
+    for one in messages:
+        tree.leaf(*one)
+    assert tree.kept.lacks == signed[-1], "it is not read again by itself"
+    tree.again()
+    for one in messages[:-1]:
+        tree.leaf(*one)
+        assert tree.kept.lacks == signed[-1]
+    assert [type(x) for x in tree.leaf(*messages[-1])] == [Agreed]
+    assert tree.kept.lacks is None
+
+
+def test_a_mirror_with_more_than_was_signed_is_a_fork() -> None:
+    messages = history(31)
+    tree = fed(messages)
+    assert isinstance(tree.heard(said(points([m for m in messages if m[0] != 25])[-1], 1)), Forked)
+
+
+def test_in_a_later_epoch_the_tree_is_read_again_from_that_epochs_start() -> None:
+    old, new = history(12), history(31, first=2 << 40)
+    tree = fed([*old, *(m for m in new if m[0] != (2 << 40) + 5)])
+    assert tree.heard(said(points(new, 2)[-1], 1)) is None
+    assert tree.kept.lacks is not None
+    tree.again()
+    outcomes = [x for one in [*old, *new] for x in tree.leaf(*one)]
+    assert [type(x) for x in outcomes] == [Agreed]
+    assert tree.kept.lacks is None
+
+
+def test_a_new_epoch_ends_what_the_mirror_lacked_of_the_one_before() -> None:
+    tree = fed([m for m in history(31) if m[0] != 25])
+    assert tree.heard(said(points(history(31))[-1], 1)) is None
+    tree.leaf(*message((2 << 40) + 1))
+    assert (tree.kept.lacks, tree.lacking) == (None, False)
 
 
 def test_a_ledger_that_shrank_is_a_fork() -> None:

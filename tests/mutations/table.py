@@ -28,6 +28,8 @@ class Mutation(NamedTuple):
     caught_by: str
 
 
+TREE: Final = "test:tests/execution/test_mirrored.py::"
+
 M = Mutation
 # fmt: off
 MUTATIONS: Final[tuple[Mutation, ...]] = (
@@ -69,6 +71,14 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("what is skipped is read again", E + "desired", "cursor = min(state.cursor_routine, min(starts) - 1)", "cursor = state.cursor_routine", DESIRED + "test_what_came_under_a_key_not_yet_announced_is_read_again_once_it_is"),
     M("from its start when that did not help", E + "judge", "frozen_at=1 if r.thawed else at", "frozen_at=at", DESIRED + "test_a_gap_below_what_was_appended_again_has_the_lane_read_from_its_start_the_second_time"),
     M("smaller than mark", E + "desired", "behind = m.last_routine < state.seen_routine or m.last_critical < state.seen_critical", "behind = False", DESIRED + "test_a_mirror_smaller_than_the_mark_is_an_alarm_and_enables_nothing"),
+    M("a hole in the mirror is no fork", E + "mirrored", "if point.size > kept.edge.size or sequence > point.sequence:", "if point.size > kept.edge.size:", TREE + "test_a_mirror_that_lacks_an_event_says_so_as_soon_as_it_is_past_it"),
+    M("a hole is noticed", E + "mirrored", "                self.kept, self.lacking = replace(kept, lacks=point), True\n", "                pass\n", TREE + "test_a_mirror_that_lacks_an_event_says_so_as_soon_as_it_is_past_it"),
+    M("more than was signed is a fork", E + "mirrored", "if edge.root() != point.root or sequence != point.sequence:", "if edge.root() != point.root and sequence == point.sequence:", TREE + "test_a_mirror_with_more_than_was_signed_is_a_fork"),
+    M("whole is what covers the hole", E + "mirrored", "lacks = None if kept.lacks is None or kept.lacks.size <= point.size else kept.lacks", "lacks = None", TREE + "test_what_a_mirror_lacked_is_there_when_it_agrees_with_a_checkpoint_that_covers_it_and_not_before"),
+    M("a mirror with a hole enables nothing", E + "judge", "if state.halted is not None:", "if state.fork is not None:", DESIRED + "test_a_mirror_that_lacks_events_enables_nothing_until_it_is_whole"),
+    M("a mirror with a hole opens nothing", E + "keychain", "if state.halted is not None and not", "if state.fork is not None and not", "test:tests/execution/test_keychain.py::test_a_node_that_sees_less_or_another_history_than_it_should_opens_nothing"),
+    M("a hole outlives a restart", E + "rows", "    short: str | None = None\n", "", DESIRED + "test_a_mirror_that_lacks_events_enables_nothing_until_it_is_whole"),
+    M("a mirror with a hole is read again", E + "treewatch", "                self.tree.again()\n            except", "                pass\n            except", "test:tests/execution/test_treewatch.py::test_a_hole_in_its_mirror_halts_a_node_until_the_mirror_is_mended"),
     M("own cursor at start", E + "feeds", 'await self._readers["critical"].reset(self._custodian.state.cursor_critical)', 'await self._readers["critical"].reset(1 << 60)', "sim:kills:20"),
     M("the lease of a node without memory", E + "feeds", "if not self._without_memory or await", "if not self._without_memory or True or await", "test:tests/execution/test_feeds.py::test_a_node_without_memory_opens_only_behind_the_routine_lane_too"),
     # --- what a node holds against what the ledger says

@@ -7,8 +7,8 @@ Invariants (the scenario and guard tests carry the same numbers):
 - S5 The lanes are independent: nothing routine delays or undoes anything critical.
 - S6 The lease runs from the sending of a nonce that governance echoed, and only once the head named is applied; for a
   tenant that the beat leaves out it runs on from the last beat that did not.
-- S8 A node that sees less than its mark, or a fork of the ledger, enables nothing: routine decrees wait, critical ones
-  are obeyed.
+- S8 A node that sees less than its mark or than was signed, or a fork of the ledger, enables nothing: routine decrees
+  wait, critical ones are obeyed.
 - S10 A decree of one tenant changes nothing of another.
 - Effects come in the order in which they must happen: close, commit, fence, acknowledge.
 """
@@ -31,6 +31,7 @@ from openkcm.execution.inputs import (
     ForkSeen,
     Input,
     MirrorMeasured,
+    MirrorShort,
     NonceSent,
     ReadAgain,
     Reread,
@@ -192,6 +193,16 @@ def _fork(state: State, f: ForkSeen) -> Outcome:
     return after, [Effect("commit", rows=(rows.node_row(after),)), Effect("alarm", detail=f"forked ledger: {f.why}")]
 
 
+def _short(state: State, s: MirrorShort) -> Outcome:
+    if s.why == state.short:
+        return state, []
+    after = replace(state, short=s.why)
+    commit = Effect("commit", rows=(rows.node_row(after),))
+    if s.why is None:
+        return after, [commit, *(Effect("provision", t) for t in state.residences)]
+    return after, [commit, Effect("alarm", detail=f"mirror incomplete: {s.why}")]
+
+
 def _stranger(state: State, _: StrangerMet) -> Outcome:
     return replace(state, again_from=1), [Effect("alarm", detail="record-of-unknown-key")]
 
@@ -221,6 +232,7 @@ _STEPS: Final[dict[type, Callable[[State, Any], Outcome]]] = {
     BroughtAbout: _brought_about,
     MirrorMeasured: _measured,
     ForkSeen: _fork,
+    MirrorShort: _short,
     ReadAgain: _again,
     Reread: reread,
     StrangerMet: _stranger,

@@ -114,8 +114,8 @@ class Feeds:
                     pause, again_at = min(2 * pause, AGAIN_MAX_S), 0.0
                 if lane == "critical" and not self.at_head.is_set():
                     await self._check_head()
+                halted = self._custodian.state.halted
                 batch = await reader.fetch(BATCH, WAIT_S if self.at_head.is_set() else RETRY_S)
-                forked = self._custodian.state.fork
                 began = self._now()
                 for count, stored in enumerate(batch, 1):
                     await self._give(lane, stored)
@@ -127,8 +127,8 @@ class Feeds:
                 if batch:
                     await self._custodian.committed()
                     await reader.ack(batch)
-                if lane == "routine" and forked is not None and self._custodian.state.fork is None:
-                    await self._again("routine")  # an epoch was opened: what waited is judged now
+                if lane == "routine" and halted is not None and self._custodian.state.halted is None:
+                    await self._again("routine")  # an epoch was opened, or the mirror mended: it is judged now
             except BusError as away:
                 _log.warning("%s lane: %s", lane, away)
                 pause, again_at = AGAIN_S, 0.0  # it may be another mirror that comes back

@@ -17,6 +17,7 @@ __all__ = [
     "Held",
     "Input",
     "MirrorMeasured",
+    "MirrorShort",
     "NonceSent",
     "ReadAgain",
     "Reread",
@@ -82,6 +83,12 @@ class ForkSeen(msgspec.Struct, frozen=True):
     why: str
 
 
+class MirrorShort(msgspec.Struct, frozen=True):
+    """The mirror lacks events that governance signed; `why` names the checkpoint. None: it lacks none any more."""
+
+    why: str | None
+
+
 class ReadAgain(msgspec.Struct, frozen=True):
     """A lane is about to be read again: the routine one from where a residence froze, the critical one from its start
     (the head that governance names is not ours).
@@ -120,5 +127,5 @@ class Reread(msgspec.Struct, frozen=True):
 
 Input = (
     ForkSeen | Arrived | BeatArrived | NonceSent | RootObserved | BroughtAbout | MirrorMeasured | ReadAgain | Reread
-    | StrangerMet
+    | StrangerMet | MirrorShort
 )  # fmt: skip

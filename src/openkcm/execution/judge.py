@@ -129,8 +129,8 @@ def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[R
         return r, [Effect("alarm", r.tenant, "late-epoch")]
     if e.epoch > state.epoch:  # the opening of its epoch lies before it in this lane
         return _frozen(r, r.routine_sequence + 1, "epoch-not-opened")
-    if state.fork is not None:
-        return _frozen(r, m.sequence, "forked-ledger")
+    if state.halted is not None:
+        return _frozen(r, m.sequence, state.halted)
     if e.counter != mark.floor + 1 and m.source == "lane0":  # told again, and not the next: the lane will bring it
         return r, []
     if e.counter != mark.floor + 1:  # a gap: what lies before it decides about what comes after it

@@ -100,8 +100,8 @@ class Keychain:
         said = verdict(residence)
         if state.behind_mark:
             return "SmallerThanMark", ()
-        if state.fork is not None and not self._gates.slots(tenant):
-            return "ForkedLedger", ()  # what serves goes on under its lease; nothing is opened anew
+        if state.halted is not None and not self._gates.slots(tenant):
+            return state.halted, ()  # what serves goes on under its lease; nothing is opened anew
         if residence.root is None or (said in CLOSED and said not in ("linked", "locked")):
             return None, ()
         if residence.first_approvers_hash is None:

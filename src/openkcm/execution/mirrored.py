@@ -3,12 +3,15 @@
 `Mirrored.leaf` takes every stored message of the mirror in order, `Mirrored.heard` every signed checkpoint. Both return
 nothing, `Agreed` (we computed that very root), or `Forked`, which names the two checkpoints. A fork is one of
 
-1. the same size with another root: the ledger has two histories;
-2. fewer leaves here than were signed, though the mirror is past the signed sequence: it lost or never had some;
-3. a later checkpoint that is smaller than one before it: the ledger shrank;
-4. two different checkpoints under one number.
+1. as many leaves as were signed with another root, or more of them: the ledger has two histories;
+2. a later checkpoint that is smaller than one before it: the ledger shrank;
+3. two different checkpoints under one number.
 
 After a fork nothing is agreed any more until a new epoch begins a new tree.
+
+Fewer leaves than were signed, though the mirror is past the signed sequence, are no fork yet: the mirror has a hole, or
+somebody keeps events from us. `Kept.lacks` names that checkpoint until we agree with one that covers it: after `again`,
+in a mirror that was mended meanwhile (ADR 0059).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from openkcm.contract import merkle
-from openkcm.contract.checkpoint import Checkpoint, epoch_of, origin_of
+from openkcm.contract.checkpoint import EPOCH_SHIFT, Checkpoint, epoch_of, origin_of
 from openkcm.contract.merkle import Edge
 from openkcm.contract.published import Published
 from openkcm.contract.subjects import tree_of
@@ -43,6 +46,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     edge: Edge = Edge()
     counter: int = 0
     agreed: Checkpoint | None = None
+    lacks: Checkpoint | None = None
     fork: str | None = None
 
 
@@ -75,6 +79,15 @@ class Mirrored:
         self._edges: OrderedDict[int, tuple[Edge, int]] = OrderedDict({kept.edge.size: (kept.edge, kept.leaf_sequence)})
         self._waiting: dict[int, Published] = {}
         self._numbers: OrderedDict[int, str] = OrderedDict()
+        self.lacking = False
+        if kept.lacks is not None:
+            self.again()
+
+    def again(self) -> None:
+        """Begin the epoch's tree anew, from `kept.sequence` on: what the mirror lacked may be there now."""
+        begin = (self.kept.epoch << EPOCH_SHIFT) - 1 if self.kept.epoch > 1 else 0
+        self.kept, self.lacking = replace(self.kept, sequence=begin, leaf_sequence=0, edge=Edge()), False
+        self._edges = OrderedDict({0: (Edge(), 0)})
 
     def leaf(self, sequence: int, subject: str, body: bytes) -> list[Agreed | Forked]:
         """Take the mirror's next message in; what is at or below our place changes nothing."""
@@ -89,7 +102,7 @@ class Mirrored:
             self._edges.clear()
             self._waiting.clear()
             self._numbers.clear()
-            kept = Kept(epoch=epoch)
+            kept, self.lacking = Kept(epoch=epoch), False
         edge = kept.edge.append(merkle.ledger_leaf(epoch, sequence, subject, body))
         self._edges[edge.size] = (edge, sequence)
         if len(self._edges) > SIZES_KEPT:
@@ -108,29 +121,33 @@ class Mirrored:
         known = self._numbers.setdefault(published.counter, published.note.text)
         if len(self._numbers) > NUMBERS_KEPT:
             self._numbers.popitem(last=False)
-        if known != published.note.text:  # (4)
+        if known != published.note.text:  # (3)
             return self._fork(point, f"number {published.counter} was also {known.splitlines()[:3]}")
         if published.counter <= kept.counter:
             return None
-        if kept.agreed is not None and point.size < kept.agreed.size:  # (3)
+        if kept.agreed is not None and point.size < kept.agreed.size:  # (2)
             return self._fork(point, f"it is later and smaller than {kept.agreed}")
+        if self.lacking:
+            self._wait(published)
+            return None
         return self._compare(published)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _compare(self, published: Published) -> Outcome:
         point, kept = published.checkpoint, self.kept
-        if point.size > kept.edge.size:
-            if kept.sequence >= point.sequence:  # (2)
-                return self._fork(point, f"this node's mirror is at {kept.sequence} with {self._own(kept.edge.size)}")
+        edge, sequence = self._edges.get(point.size, (Edge(), 0))
+        if point.size > kept.edge.size or sequence > point.sequence:
+            if kept.sequence >= point.sequence:
+                self.kept, self.lacking = replace(kept, lacks=point), True
             self._wait(published)
             return None
         if point.size not in self._edges:
             return None  # too old to say; the next one covers it
-        edge, sequence = self._edges[point.size]
         if edge.root() != point.root or sequence != point.sequence:  # (1)
             return self._fork(point, f"this node's mirror gives {self._own(point.size)}")
-        self.kept = replace(kept, counter=published.counter, agreed=point)
+        lacks = None if kept.lacks is None or kept.lacks.size <= point.size else kept.lacks
+        self.kept = replace(kept, counter=published.counter, agreed=point, lacks=lacks)
         return Agreed(published)
 
     def _wait(self, published: Published) -> None:
@@ -139,8 +156,8 @@ class Mirrored:
             del self._waiting[min(self._waiting)]
 
     def _judge_waiting(self) -> list[Agreed | Forked]:
-        found = []
-        for counter in sorted(self._waiting):
+        found: list[Agreed | Forked] = []
+        for counter in () if self.lacking else sorted(self._waiting):
             point = self._waiting[counter].checkpoint
             if self.kept.epoch >= point.epoch and (
                 self.kept.edge.size >= point.size or self.kept.sequence >= point.sequence

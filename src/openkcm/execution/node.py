@@ -349,7 +349,7 @@ class Node:
 
         return TreeWatch(
             lanes.LaneReader(connection, STREAM, f"{self._node.node}-tree"), voice.signer, kept[0] if kept else Kept(),
-            state=lambda: custodian.state, forked=custodian.take, keep=keep, send=cosigned,
+            state=lambda: custodian.state, take=custodian.take, keep=keep, send=cosigned,
         )  # fmt: skip
 
     @staticmethod

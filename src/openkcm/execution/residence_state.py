@@ -176,6 +176,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         again_from: Sequence from which the routine lane is read again, since such a key is announced now, or a node's
             may have been, or None.
         fork: Two checkpoints of the ledger that cannot both be true, in words, or None. Nothing is enabled meanwhile.
+        short: A signed checkpoint of which our mirror lacks events, in words, or None. Nothing is enabled meanwhile.
         forked: A beat named a head at a sequence where we have another one, or came under a key we were not told of.
         dropped: Messages that were not what they claimed, by reason.
     """
@@ -207,8 +208,14 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     unjudged: int | None = None
     again_from: int | None = None
     fork: str | None = None
+    short: str | None = None
     forked: bool = False
     dropped: dict[str, int] = {}
+
+    @property
+    def halted(self) -> str | None:
+        """Why nothing is enabled, whatever the ledger says, or None."""
+        return "ForkedLedger" if self.fork is not None else "MirrorIncomplete" if self.short is not None else None
 
     def sealing_keys(self, sequence: int, *, in_order: bool = False) -> dict[str, bytes]:
         """Return the keys of governance's that may have sealed what the ledger holds at `sequence`.

@@ -37,6 +37,7 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
     unjudged: int | None = None
     again_from: int | None = None
     fork: str | None = None
+    short: str | None = None
 
 
 _NODE = msgspec.json.Decoder(_Node)

@@ -21,7 +21,7 @@ from openkcm.contract.errors import ContractError
 from openkcm.contract.published import Published, open_published
 from openkcm.contract.seal import Signer
 from openkcm.contract.tasks import end_tasks
-from openkcm.execution.inputs import ForkSeen
+from openkcm.execution.inputs import ForkSeen, MirrorShort
 from openkcm.execution.mirrored import Agreed, Forked, Kept, Mirrored
 from openkcm.execution.residence_state import State
 from openkcm.execution.rows import Named
@@ -35,6 +35,9 @@ TURN: Final = 16  # leaves at one go
 REST_S: Final = 0.001  # after them: about as long as they took
 WAIT_S: Final = 5.0
 RETRY_S: Final = 0.2
+#: How long a mirror that lacks events is left alone before it is read again: at first, and at most, doubling.
+AGAIN_S: Final = 2.0
+AGAIN_MAX_S: Final = 300.0
 #: How often the place in the mirror is written down; what came after it is read again at a restart.
 KEEP_EVERY_S: Final = 1.0
 
@@ -57,12 +60,16 @@ def turn(nodes: list[str], at_ms: int) -> str | None:
     return sorted(nodes)[at_ms // 60_000 % len(nodes)] if nodes else None
 
 
+def _words(lacks: cp.Checkpoint | None) -> str | None:
+    return None if lacks is None else f"signed is {lacks}"
+
+
 class TreeWatch:
     """One node's view of its region's tree.
 
     Args:
         state: The node's state: keys, nodes, name.
-        forked: Told once of a fork, before anything else follows.
+        take: Told once of a fork, and of each change of what the mirror lacks, before anything else follows.
         keep: Writes rows down; done when they are on the disk.
         send: Sends a report.
     """
@@ -74,15 +81,16 @@ class TreeWatch:
         kept: Kept,
         *,
         state: Callable[[], State],
-        forked: Callable[[ForkSeen], object],
+        take: Callable[[ForkSeen | MirrorShort], object],
         keep: Callable[[list[Named]], Awaitable[None]],
         send: Callable[[reports.CheckpointCosigned], Awaitable[None]],
     ) -> None:
         self._reader, self._signer, self._state = reader, signer, state
-        self._forked, self._keep, self._send = forked, keep, send
+        self._take, self._keep, self._send = take, keep, send
         self._ledger = cp.ledger_name(state().trust_root)
         self.tree = Mirrored(self._ledger, state().region, kept)
         self._written = kept
+        self._lacks = kept.lacks
         self._cosigned_minute = 0
         self._sending: set[asyncio.Task[None]] = set()
         self.refused = 0
@@ -90,16 +98,19 @@ class TreeWatch:
     async def run(self) -> None:
         """Read the mirror, for ever."""
         if self.tree.kept.fork is not None and self.tree.kept.epoch >= self._state().epoch:
-            self._forked(ForkSeen(self.tree.kept.fork))
-        kept_at = 0.0
+            self._take(ForkSeen(self.tree.kept.fork))
+        self._take(MirrorShort(_words(self._lacks)))
+        kept_at, pause_s = 0.0, AGAIN_S
         while True:
             try:
                 await self._reader.reset(self.tree.kept.sequence)
-                while True:
+                lacking_at: float | None = None
+                while lacking_at is None or asyncio.get_running_loop().time() < lacking_at + pause_s:
                     batch = await self._reader.fetch(BATCH, WAIT_S)
                     for count, stored in enumerate(batch, 1):
                         for outcome in self.tree.leaf(stored.sequence, stored.subject, stored.body):
                             self._obey(outcome)
+                        self._look()
                         if count % TURN == 0:
                             await asyncio.sleep(REST_S)  # whatever lane0 brought meanwhile goes first
                     now = asyncio.get_running_loop().time()
@@ -107,8 +118,15 @@ class TreeWatch:
                         await self._write_down()
                         kept_at = now
                         await self._reader.ack(batch)
+                    if self.tree.lacking:
+                        lacking_at = lacking_at or now
+                pause_s = min(2 * pause_s, AGAIN_MAX_S)
+                self.tree.again()
             except BusError as away:
                 _log.warning("mirror: %s", away)
+                pause_s = AGAIN_S
+                if self.tree.lacking:  # it may be another mirror that comes back
+                    self.tree.again()
                 await asyncio.sleep(RETRY_S)
 
     async def hear(self, stored: Stored) -> None:
@@ -121,6 +139,7 @@ class TreeWatch:
             _log.warning("dropped a checkpoint: %s", bad)
             return
         outcome = self.tree.heard(published)
+        self._look()
         if outcome is not None:
             self._obey(outcome)
 
@@ -131,10 +150,17 @@ class TreeWatch:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _look(self) -> None:
+        lacks = self.tree.kept.lacks
+        if lacks != self._lacks:
+            self._lacks = lacks
+            self._take(MirrorShort(_words(lacks)))
+            self._spawn(self._write_down())
+
     def _obey(self, outcome: Agreed | Forked) -> None:
         if isinstance(outcome, Forked):
             _log.error("FORK of the ledger: %s. Nothing is enabled any more; revocations are obeyed", outcome.why)
-            self._forked(ForkSeen(outcome.why))
+            self._take(ForkSeen(outcome.why))
             self._spawn(self._write_down())
             return
         published, state = outcome.published, self._state()
