@@ -17,10 +17,11 @@ from openkcm.cli.layout import Layout
 from openkcm.cli.onboarding import portal_of
 from openkcm.contract.seal import Signer
 
-__all__ = ["PERSON_RATE", "SETTLE_S", "Fleet", "until"]
+__all__ = ["PERSON_RATE", "SETTLE_S", "SIGNED_IN_S", "Fleet", "until"]
 
 PERSON_RATE = 50.0  # revocations a second that one person gets
 SETTLE_S = 60.0
+SIGNED_IN_S = 200.0  # the kill switch is for people who signed in within the last 300 s
 
 
 class Fleet:
@@ -51,7 +52,7 @@ class Fleet:
         for person in people[:2]:
             own = Signer(os.urandom(32)).public_key
             person["approval_key"] = base64.b64encode(own).decode()
-        token = self.admins[tenant] = idp.mint(self._accounts, f"{tenant}/0")
+        token = self.sign_in(tenant)
         with portal_of(e, "provider/operator") as operator:
             operator.post("/tenants", {"id": tenant, "regions": self.regions, "people": people})
         with httpx.Client(**self._http(token)) as admin:
@@ -61,6 +62,11 @@ class Fleet:
                 _done(admin, "PUT", f"{path}/root-key", {"provider": root.provider, "ref": root.ref})
                 _done(admin, "POST", f"{path}/systems", {"system": "payments"})
                 until(lambda at=f"{path}/sync": admin.get(at).json()["routine"]["status"] == "InSync")
+
+    def sign_in(self, tenant: str) -> str:
+        """Return a new token of the tenant's admin."""
+        self.admins[tenant] = idp.mint(self._accounts, f"{tenant}/0")
+        return self.admins[tenant]
 
     def _http(self, token: str) -> dict[str, Any]:
         return {"base_url": f"{self.url}/cmk/v1", "headers": {"Authorization": f"Bearer {token}"},

@@ -33,7 +33,7 @@ from typing import Any
 import httpx
 import killswitch_plot
 import msgspec
-from fleet import PERSON_RATE, SETTLE_S, Fleet
+from fleet import PERSON_RATE, SETTLE_S, SIGNED_IN_S, Fleet
 
 from openkcm.bus.connection import connect
 from openkcm.bus.ledger import Ledger
@@ -45,6 +45,7 @@ from openkcm.contract import reports
 from openkcm.contract.subjects import residence_aggregate
 
 ROOT = Path(__file__).parents[2]
+FEW = 500  # ordinary orders, at most
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 GATE, ACK, ORDINARY = (
     "answer to gate closed (ms)",
@@ -109,6 +110,9 @@ async def pull(fleet: Fleet, count: int, rate: float, lane: str, stop: Any = lam
             await asyncio.sleep(max(0.0, begun + n / rate - time.monotonic()))
             if stop():
                 break
+            if n % int(SIGNED_IN_S * rate) == 0:
+                for tenant in fleet.tenants:
+                    fleet.sign_in(tenant)
             work.append(asyncio.ensure_future(one(client, n)))
         return list(await asyncio.gather(*work))
 
@@ -131,7 +135,7 @@ async def measure(fleet: Fleet, args: argparse.Namespace, backlog: int) -> dict[
     begun = boottime_ms()
     pulled = await pull(fleet, args.revocations, args.rate, "critical",
                         lambda: bool(backlog) and all(free_at(n) < boottime_ms() for n in fleet.nodes))  # fmt: skip
-    ordinary = [] if backlog else await pull(fleet, args.revocations // 4, args.rate / 4, "routine")
+    ordinary = [] if backlog else await pull(fleet, min(args.revocations // 4, FEW), args.rate / 4, "routine")
     until, ledger = time.monotonic() + SETTLE_S, Ledger(connection)
     spooled = [(o["tenant"], r) for o in pulled for r in o["body"]["revocations"] if r["recorded"] == "spool"]
     while True:
