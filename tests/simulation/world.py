@@ -883,6 +883,7 @@ def run(seed: int, features: Iterable[str] | None = None, play_s: float | None =
         await world.play()
 
     gc.collect()
+    gc.freeze()  # what is there now is not looked through again after each run
     gc.disable()  # a run is short
     with cheap_seals(), own_clocks(), seeded(random.Random(seed), lambda: WALL_NS):
         run_loop(main)
