@@ -115,6 +115,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("left out twice, it is the first beat's", E + "desired", "{t: state.withheld.get(t, state.beat) for t in left_out}", "{t: state.beat for t in left_out}", "world:Withheld"),
     M("a restart forgets nobody left out", E + "rows", "    withheld: dict[str, tuple[str, int] | None] = {}\n", "", "world:Withheld"),
     M("beats leave out whose revocation is spooled", G + "beat", "withheld = self._withheld(region)  # (6)", "withheld = ()", "sim:full:40"),
+    M("who does not run alone promises no T for the spool", G + "watch", " - spooled_s if self.alone else None", " - spooled_s", "sim:full:40"),
     M("too many to leave out: no beat", G + "beat", "if len(withheld) > reports.MOST_WITHHELD:", "if False:", "test:tests/governance/test_beat.py::test_with_more_tenants_to_leave_out_than_a_beat_holds_there_is_none"),
     M("T counts the lease", G + "pending", "return lease_s * (1 + DRIFT_RATIO) + DRIFT_S", "return DRIFT_S", "sim:partitions:20"),
     M("T counts the lease not yet replaced", G + "pending", "longest = max([longest, *still, *in_force, ack.lease_s if ack else 0])", "longest = max([longest, ordered[-1][2] if ordered else 0])", PENDING + "test_the_longest_lease_is_the_longest_not_yet_replaced_in_every_node"),

@@ -266,7 +266,7 @@ class Cmk:
             on_recorded=self._recorded,  # type: ignore[arg-type]
             monotonic=self.monotonic,
         )
-        self.watch.spooled_for_s = self.switch.spooled_for_s
+        self.watch.alone, self.watch.spooled_for_s = self.alone, self.switch.spooled_for_s
         self.beats = Beats(
             self.ledger, self.signer, node_keys=self.fold.node_keys,  # type: ignore[arg-type]
             epoch=lambda: self.fold.epoch, heard=self._heard, send=self._send_beat,
@@ -398,7 +398,7 @@ class Cmk:
     def _spooled(self, tenant: str, region: str) -> list[str]:
         """Revocations that wait here and are promised a T: another CMK's beats know nothing of them (ADR 0054)."""
         where = str(subjects.residence_aggregate(region, tenant, "critical"))
-        return sorted(s.id for s in self.spool.entries() if s.subject == where and self.alone)
+        return sorted(s.id for s in self.spool.entries() if s.subject == where)
 
     def look(self) -> None:
         """What the portal shows now, written down when it changes."""
