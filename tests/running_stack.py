@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from kmip.core import enums
-from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 
+from kmip_client import PykmipClient, connected_as
 from openkcm.cli import endpoints
 from openkcm.cli.onboarding import portal_of
 from openkcm.client import Portal, Problem
@@ -73,13 +73,10 @@ class Stack:
     def node(self, region: str, number: int = 1) -> endpoints.Node:
         return next(n for n in self.endpoints.nodes if n.name == f"{region}-{number}")
 
-    def kmip(self, workload: str, region: str, number: int = 1) -> ProxyKmipClient:
+    def kmip(self, workload: str, region: str, number: int = 1) -> PykmipClient:
         """PyKMIP's client, connected as a workload."""
         at, who = self.node(region, number).kmip, self.endpoints.workloads[workload]
-        return ProxyKmipClient(
-            hostname=at.host, port=at.port, cert=who.cert, key=who.key, ca=who.ca, ssl_version="PROTOCOL_TLS",
-            config_file=os.devnull,
-        )  # fmt: skip
+        return connected_as(at.host, at.port, who.cert, who.key, who.ca)
 
     def revoke(self, tenant: str = "acme", *regions: str):
         with self.portal(f"{tenant}/admin") as portal:

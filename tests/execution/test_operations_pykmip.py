@@ -14,10 +14,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyKMIP's own, not ours
     from kmip.core.attributes import Name
     from kmip.core.factories.attributes import AttributeFactory
-    from kmip.pie.client import ProxyKmipClient
     from kmip.pie.exceptions import KmipOperationFailure
 
     from kmip import enums as k
+    from kmip_client import PykmipClient
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLSv1_2 is deprecated")  # PyKMIP names no newer one
 VERSIONS = [k.KMIPVersion.KMIP_1_2, k.KMIPVersion.KMIP_1_4]
@@ -38,7 +38,7 @@ async def custodian(tmp_path):
 
 def pykmip(custodian, files, version):
     (tmp := custodian.folder / "pykmip.conf").write_text("[client]\n")
-    return ProxyKmipClient(
+    return PykmipClient(
         "127.0.0.1", custodian.port, cert=str(files[0]), key=str(files[1]), ca=str(custodian.pki.ca),
         ssl_version="PROTOCOL_TLSv1_2", config_file=str(tmp), kmip_version=version,
     )  # fmt: skip

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from kmip.core import enums
-from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 
+from kmip_client import PykmipClient, connected_as
 from openkcm.cli import background, endpoints, load, pki
 from openkcm.cli.customer import customer_of
 from openkcm.cli.onboarding import onboard
@@ -65,12 +65,9 @@ class Corp:
             ):
                 admin.wait_in_sync(self.path, "routine", order()["generation"])
 
-    def client(self, node: int) -> ProxyKmipClient:
+    def client(self, node: int) -> PykmipClient:
         at = self.stack.node(NEW, node).kmip
-        return ProxyKmipClient(
-            hostname=at.host, port=at.port, cert=str(self.cert), key=str(self.key), ca=str(self.ca),
-            ssl_version="PROTOCOL_TLS", config_file=os.devnull,
-        )  # fmt: skip
+        return connected_as(at.host, at.port, self.cert, self.key, self.ca)
 
     def encrypt(self, node: int) -> tuple[str, bytes, bytes]:
         with self.client(node) as client:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 from kmip.core import enums
-from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 from playwright.sync_api import Browser, expect
 
 from browser import Person, chromium
+from kmip_client import connected_as
 from openkcm.cli import pki
 from openkcm.cli.customer import AwsCustomer
 from openkcm.cli.layout import Layout
@@ -107,10 +108,7 @@ def test_a_newcomer_comes_aboard_cuts_access_and_restores_it_with_a_second_perso
     anna.accessible()
     anna.shoot(SHOTS, "workloads")
     node = stack.node(REGION)
-    client = lambda: ProxyKmipClient(  # noqa: E731
-        hostname=node.kmip.host, port=node.kmip.port, cert=str(certificate), key=str(key),
-        ca=str(stack.state / "pki" / "ca.pem"), ssl_version="PROTOCOL_TLS", config_file=os.devnull,
-    )  # fmt: skip
+    client = partial(connected_as, node.kmip.host, node.kmip.port, certificate, key, stack.state / "pki" / "ca.pem")
     with client() as kmip:
         uid = kmip.create(GCM["cryptographic_algorithm"], 256, cryptographic_usage_mask=USAGE)
         kmip.activate(uid)

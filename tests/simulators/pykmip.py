@@ -72,13 +72,13 @@ class PyKmip:
         """The owner's client."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyKMIP's own
-            from kmip.pie.client import ProxyKmipClient
 
             from kmip import enums
+            from kmip_client import PykmipClient
 
             certificate, key = self.pki.issue_workload("customer", "admin")
             (none := self.directory / "client.conf").write_text("[client]\n")
-            with ProxyKmipClient(
+            with PykmipClient(
                 "127.0.0.1", self.port, cert=str(certificate), key=str(key), ca=str(self.pki.ca),
                 ssl_version="PROTOCOL_TLSv1_2", config_file=str(none), kmip_version=enums.KMIPVersion.KMIP_1_2,
             ) as client:  # fmt: skip
