@@ -1,7 +1,8 @@
 """The floor: a TLS server on uvloop that answers so many bytes with so many, and does nothing else.
 
-`python scripts/bench/echo.py PORT CERT KEY CLIENT_CA REQUEST_BYTES ANSWER_BYTES`. TLS as the worker has it; reads and
-writes through the OpenSSL object itself, the least that Python can do.
+`python scripts/bench/echo.py PORT CERT KEY CLIENT_CA REQUEST_BYTES ANSWER_BYTES floor|protocol`. TLS as the worker has
+it. `floor` reads and writes through the OpenSSL object itself, the least that Python can do; `protocol` is the server
+that one writes with uvloop: `create_server` with TLS and a protocol.
 """
 
 from __future__ import annotations
@@ -17,11 +18,35 @@ import uvloop
 from openkcm.execution.worker import Listener, tls_context
 
 
-async def main(port: int, cert: str, key: str, client_ca: str, request_bytes: int, answer_bytes: int) -> None:
-    """Serve until killed."""
+class Echo(asyncio.Protocol):
+    """A connection of uvloop's own TLS."""
+
+    def __init__(self, request_bytes: int, answer: bytes) -> None:
+        self._want, self._answer, self._have = request_bytes, answer, 0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self._write = transport.write
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what is whole."""
+        self._have += len(data)
+        if self._have == self._want:
+            self._have = 0
+            self._write(self._answer)
+
+
+async def protocol(port: int, context: ssl.SSLContext, request_bytes: int, answer: bytes) -> None:
+    """Serve until killed, as uvloop does it."""
     loop = asyncio.get_running_loop()
-    context = tls_context(Listener(host="127.0.0.1", port=port, cert=cert, key=key, client_ca=client_ca))
-    buffer, answer = bytearray(1 << 16), bytes(answer_bytes)
+    server = await loop.create_server(lambda: Echo(request_bytes, answer), "127.0.0.1", port, ssl=context, backlog=256)
+    await server.serve_forever()
+
+
+async def floor(port: int, context: ssl.SSLContext, request_bytes: int, answer: bytes) -> None:
+    """Serve until killed, with as little as possible."""
+    loop = asyncio.get_running_loop()
+    buffer = bytearray(1 << 16)
     listening = socket.create_server(("127.0.0.1", port), backlog=256)
     listening.setblocking(False)
 
@@ -69,6 +94,12 @@ async def main(port: int, cert: str, key: str, client_ca: str, request_bytes: in
     await asyncio.Event().wait()
 
 
+def main(port: str, cert: str, key: str, client_ca: str, request_bytes: str, answer_bytes: str, how: str) -> None:
+    """Serve until killed."""
+    context = tls_context(Listener(host="127.0.0.1", port=int(port), cert=cert, key=key, client_ca=client_ca))
+    serve = {"floor": floor, "protocol": protocol}[how]
+    uvloop.run(serve(int(port), context, int(request_bytes), bytes(int(answer_bytes))))
+
+
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    uvloop.run(main(int(given[0]), given[1], given[2], given[3], int(given[4]), int(given[5])))
+    main(*sys.argv[1:])

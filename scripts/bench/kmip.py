@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -55,7 +56,7 @@ from openkcm.kmip.payloads.server import DiscoverVersionsRequest
 HERE: Final = Path(__file__).resolve().parent
 OUT: Final = ROOT / "docs" / "bench"
 BATCH: Final = 10
-PAIRS: Final = 4  # of echo and Encrypt, one right after the other, a round
+PAIRS: Final = 4  # of the echoes and Encrypt, one right after the other, a round
 PAIR_S: Final = 0.4
 WAITS: Final = frozenset({"create"})  # for others on the load's core, so the load must not spin
 
@@ -159,7 +160,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     seconds, rounds = options.seconds, options.rounds
     found: dict[str, list[Result]] = {}
-    pairs: list[float] = []
+    pairs: dict[str, list[float]] = {"echo": [], "uvloop's own TLS echo": []}
     writes: list[dict[int, float]] = []
 
     def note(name: str, result: Result | None) -> None:
@@ -183,22 +184,29 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         target = Target(node.kmip.host, node.kmip.port, node.worker_pids[0], workload, None)
         payloads = payloads_of(target)
         cases = {n: c for n, c in cases_of(payloads).items() if options.only in n}
-        echo_port, sizes = options.port_base + 900, {}
+        echo_port = options.port_base + 900
         encrypt = encode_request(payloads["encrypt"])
         sizes = (len(encrypt), len(target.raw(encrypt)))
         certificate = authority(folder / "stack").issue("echo")
-        echo = (HERE / "echo.py", echo_port, *certificate, workload.ca, *sizes)
-        with pinned(*echo, port=echo_port) as echo_pid:
-            floor = Target("127.0.0.1", echo_port, echo_pid, workload, None)
+        with contextlib.ExitStack() as echoes:
+
+            def echo(port: int, how: str) -> Target:
+                program = (HERE / "echo.py", port, *certificate, workload.ca, *sizes, how)
+                return Target("127.0.0.1", port, echoes.enter_context(pinned(*program, port=port)), workload, None)
+
+            floor, usual = echo(echo_port, "floor"), echo(echo_port + 2, "protocol")
             for _ in range(rounds):
                 for connections in (1, 8, 64):
                     more = {"connections": connections, "seconds": seconds, "answer_bytes": sizes[1]}
                     note(f"echo x{connections}", measure(floor, encrypt, mode="closed", **more))
+                    note(f"uvloop's own TLS echo x{connections}", measure(usual, encrypt, mode="closed", **more))
                 for _ in range(PAIRS):
                     more = {"mode": "closed", "connections": 8, "seconds": PAIR_S, "answer_bytes": sizes[1]}
-                    least, ours = (measure(x, encrypt, **more) for x in (floor, target))
-                    if least and ours:
-                        pairs.append(ours.server_cpu_us / least.server_cpu_us)
+                    found_of = [measure(x, encrypt, **more) for x in (floor, usual, target)]
+                    if all(found_of):
+                        *theirs, ours = (x.server_cpu_us for x in found_of if x)
+                        for of, cpu_us in zip(pairs.values(), theirs, strict=True):
+                            of.append(ours / cpu_us)
                 writes.append(asyncio.run(vault_writes(folder / "stack", seconds)))
                 for name, (request, more) in cases.items():
                     if not name.startswith("get"):
@@ -237,7 +245,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "openssl_aes_256_gcm_per_s": round(cipher),
         "disk_syncs_per_s": round(syncs),
         "vault_writes_per_s": (vault := {n: statistics.median(w[n] for w in writes) for n in writes[0]}),
-        "ratios": {"CPU per Encrypt / CPU per echo": round(statistics.median(pairs), 2)}
+        "ratios": {f"CPU per Encrypt / CPU per {n}": round(statistics.median(of), 2) for n, of in pairs.items()}
         | ratios(results, cipher, vault),
         "results": results,
         "node_counts": counts,
