@@ -1,7 +1,7 @@
 """`just bench storm`: every custodian of a stack is killed at once, and unseals all of its residences again.
 
-Says how long until every residence is served on every node, how many unseal helpers ran at once on one node (they are
-bounded). Memory and ports bound the sizes: 24 custodians, and about 170 MB for each with its one worker.
+Says how long until every residence is served on every node. Memory and ports bound the sizes: 24 custodians, and about
+170 MB for each with its one worker.
 
     just bench storm --nodes 3 --tenants 20
 """
@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,31 +25,7 @@ from openkcm.cli import endpoints
 from openkcm.cli.layout import Layout
 
 ROOT = Path(__file__).parents[2]
-LOOK_S, AGAIN_S, LONGEST_S = 0.001, 0.3, 600.0
-
-
-class Helpers(threading.Thread):
-    """Counts the unseal helpers of each node: the children of its zygote."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most: dict[str, int] = {}
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        """Look, again and again."""
-        zygotes, until_s = self._zygotes(), 0.0
-        while not self.ended.wait(LOOK_S):
-            if time.monotonic() > until_s:
-                zygotes, until_s = self._zygotes(), time.monotonic() + AGAIN_S
-            for zygote in zygotes:
-                children = len(_read(f"/proc/{zygote}/task/{zygote}/children").split())
-                self.most[zygote] = max(self.most.get(zygote, 0), children)
-
-    @staticmethod
-    def _zygotes() -> list[str]:
-        mine = [p.name for p in Path("/proc").iterdir() if p.name.isdigit()]
-        return [p for p in mine if "unseal_helper\0zygote" in _read(f"/proc/{p}/cmdline")]
+LONGEST_S = 600.0
 
 
 def _read(path: str) -> str:
@@ -82,8 +57,6 @@ def played(fleet: Fleet, state: Path) -> dict[str, Any]:
     until(lambda: served(fleet) == pairs, LONGEST_S)
     before = [n.custodian_pid for n in endpoints.load(state).nodes]
     memory = resident_mib(before)
-    helpers = Helpers()
-    helpers.start()
     begun = time.monotonic()
     for pid in before:
         os.kill(pid, signal.SIGKILL)
@@ -91,13 +64,10 @@ def played(fleet: Fleet, state: Path) -> dict[str, Any]:
     ready = time.monotonic() - begun
     time.sleep(2.5)  # the signs of life from before are replaced
     until(lambda: served(fleet) == pairs, LONGEST_S)
-    helpers.ended.set()
-    helpers.join()
     return {
         "custodians": len(fleet.nodes), "residences each": len(fleet.tenants), "keys unsealed": pairs,
         "every custodian ready again (s)": round(ready, 1),
         "every residence served again (s)": round(time.monotonic() - begun, 1),
-        "most unseal helpers at once on one node": max(helpers.most.values(), default=0),
         "memory of a custodian (MiB)": memory // len(before),
         "load average": round(os.getloadavg()[0], 1),
     }  # fmt: skip

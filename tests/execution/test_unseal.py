@@ -19,7 +19,7 @@ from openkcm.execution import keyring
 from openkcm.execution.arena import KeyArena
 from openkcm.execution.breaker import Breaker
 from openkcm.execution.roots.base import RootError, RootSettings, UnsealCancelled, Wrapped
-from openkcm.execution.unseal import Unsealer
+from openkcm.execution.unseal import CONCURRENCY, Unsealer
 from openkcm.execution.unseal_probe import Observation, Prober
 
 ID = "0123456789abcdef" * 2
@@ -181,6 +181,19 @@ async def test_equal_unseals_at_once_are_one_process_and_each_gets_the_key(house
     await asyncio.gather(*(house.unsealer.unwrap("acme", house.root, wrapped, house.context(), view) for view in views))
     assert all(view == kek for view in views)
     assert house.unsealer._n == asked + 1
+
+
+async def test_a_provider_is_asked_by_so_many_at_once_and_another_one_keeps_nobody_waiting(house: House) -> None:
+    tenants = [f"t{n}" for n in range(CONCURRENCY + 2)]
+    calls = [asyncio.ensure_future(house.never(house.cell(), tenant)) for tenant in tenants]
+    await house.under_way(CONCURRENCY)
+    await house.wrap()  # of the other provider
+    assert [call.tenant for call in house.unsealer._calls.values()] == tenants[:CONCURRENCY]
+    house.unsealer.cancel(tenants[0])
+    await until(lambda: tenants[CONCURRENCY] in {call.tenant for call in house.unsealer._calls.values()})
+    for tenant in tenants:
+        house.unsealer.cancel(tenant)
+    assert all(isinstance(end, UnsealCancelled) for end in await asyncio.gather(*calls, return_exceptions=True))
 
 
 async def test_a_caller_that_gives_up_takes_its_view_away_and_no_process_stays(house: House) -> None:

@@ -42,7 +42,7 @@ from openkcm.execution.unseal_process import (
 __all__ = ["Unsealer"]
 
 _log: Final = logging.getLogger("openkcm.unseal")
-CONCURRENCY: Final = 4  # a provider: one that hangs keeps nobody at another one waiting
+CONCURRENCY: Final = 4  # calls at once, a provider: one that hangs keeps nobody at another one waiting
 #: Over the root's own deadline, which a helper keeps by itself: a burst on a busy machine waits for the SDKs' import.
 START_GRACE_S: Final = 28.0
 GONE_S: Final = 0.5  # a killed process ends within milliseconds; after this its zygote goes too
@@ -67,15 +67,14 @@ class _Call:
 class Unsealer:
     """The custodian's way to the roots. Use it from one event loop, in the main thread."""
 
-    def __init__(self, settings: RootSettings, *, concurrency: int = CONCURRENCY) -> None:
+    def __init__(self, settings: RootSettings) -> None:
         """Prepare; `start` makes the zygote.
 
         Args:
             settings: Of this node's configuration; go with every request.
-            concurrency: Most calls at once to one provider.
         """
         self._settings = settings
-        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(concurrency))
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CONCURRENCY))
         self._queues: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
         self._closings: defaultdict[str, int] = defaultdict(int)
