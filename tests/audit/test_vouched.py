@@ -13,10 +13,11 @@ from audit.mutations import STRANGER
 from audit.sealed_ledger import CMK, ROOT, SealedLedger
 from openkcm.audit import export
 from openkcm.audit.replay import Line, Replay
+from openkcm.audit.trees import Leaf, SignedTrees
 from openkcm.audit.verify import BadEvent
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import decrees as d
-from openkcm.contract import envelope
+from openkcm.contract import envelope, merkle
 from openkcm.contract.seal import Signer
 
 NEXT = Signer(b"\x08" * 32)
@@ -99,6 +100,20 @@ def test_what_came_after_the_checkpoint_is_checked_one_by_one(tmp_path):
         ledger.residence(d.TenantConfigurationUpdated())
     result, proven = examined(written(ledger, tmp_path / "export", notes))
     assert (result.vouched, proven) == (before, len(ledger.entries) - 4)
+
+
+@pytest.mark.parametrize("sequences", [(1, 2, 3, 4), (1, 2, 4), (1, 3, 4)])
+def test_its_word_holds_for_what_lies_in_the_tree_and_for_nothing_between(sequences):
+    grown, leaf = merkle.Growing(), bytes(32)
+    for _ in sequences:
+        grown.append(leaf)
+    origin = cp.origin_of(cp.ledger_name(ROOT.public_key), "global", 1)
+    point = cp.Checkpoint(origin=origin, size=len(sequences), root=grown.root(), epoch=1, sequence=sequences[-1])
+    note = cp.Note(point.text(), (cp.vouch(point.text(), origin, CMK),))
+    leaves = [Leaf(sequence=n, tree="global", epoch=1, index=i, leaf=leaf) for i, n in enumerate(sequences)]
+    trees = SignedTrees({("global", 1): note}, leaves, {CMK.key_id: CMK.public_key})
+    subject = "kcm.decree.global._.routine.ledger.main"
+    assert [n for n in range(7) if trees.vouched(n, subject, CMK.key_id)] == list(sequences)
 
 
 def test_a_key_that_gives_its_word_for_a_seal_that_is_not_its_own_is_only_found_by_every_seal(tmp_path):

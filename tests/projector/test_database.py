@@ -9,6 +9,7 @@ import pytest
 from openkcm.contract.resources import ROOT
 from openkcm.projector import open_reader, open_writer
 from openkcm.projector.database import SchemaError, StorageFailed, UnknownStatement
+from openkcm.projector.prepared import TOGETHER, together
 from openkcm.projector.statements import split
 
 
@@ -55,6 +56,43 @@ def test_a_failing_statement_undoes_the_whole_batch(tmp_path: Path, schema: Path
         writer.apply([("put", {"a": 1, "b": "x"}), ("absent", {})])
     assert writer.rows("SELECT * FROM t") == []
     writer.close()
+
+
+@pytest.mark.parametrize("count", [1, TOGETHER - 1, TOGETHER, 2 * TOGETHER, 3 * TOGETHER + 1])
+@pytest.mark.parametrize("columns", [("a", "b"), ("b", "c", "a")])
+def test_rows_of_one_insert_are_all_there_once_and_the_first_of_a_key_stays(
+    tmp_path: Path, schema: Path, columns: tuple[str, ...], count: int
+) -> None:
+    (schema / "rows" / "one.sql").write_text("INSERT OR IGNORE INTO t (a, b)\nVALUES (:a,\n    :b);\n")
+    (schema / "rows" / "strict.sql").write_text("INSERT INTO t (a, b) VALUES (:a, :b);\n")
+    writer = open_writer(tmp_path / "t.sqlite", schema)
+    for name in ("one", "strict"):
+        writer.lay_out(name, columns)
+    rows = [{"a": n, "b": f"{n}!", "c": None} for n in range(count)]
+    placed = [tuple(row[column] for column in columns) for row in [*rows, {"a": 0, "b": "again", "c": None}]]
+    writer.apply_runs([("one", placed)])
+    assert writer.rows("SELECT a, b FROM t ORDER BY a") == [(row["a"], row["b"]) for row in rows]
+    writer.apply_runs([("strict", [tuple({**row, "a": 500 + row["a"]}[c] for c in columns) for row in rows])])
+    assert writer.rows("SELECT a - 500, b FROM t WHERE a >= 500") == [(row["a"], row["b"]) for row in rows]
+    with pytest.raises(StorageFailed, match="strict"):  # the last of many: none of them is kept
+        writer.apply_runs([("strict", [tuple({**row, "a": 1000 + row["a"]}[c] for c in columns) for row in rows]),
+                           ("strict", placed[-1:])])  # fmt: skip
+    assert writer.rows("SELECT count(*) FROM t") == [(2 * count,)]
+    writer.close()
+
+
+def test_several_rows_are_one_statement_only_where_that_says_the_same() -> None:
+    assert together("INSERT INTO t (a, b) VALUES (?, ?);") == "INSERT INTO t (a, b) VALUES (?, ?)" + ", (?, ?)" * (
+        TOGETHER - 1
+    )
+    for sql in (
+        "INSERT INTO t (a) SELECT ?",
+        "INSERT INTO t (a) VALUES ((SELECT count(*) FROM t WHERE a = ?))",
+        "INSERT OR REPLACE INTO t (a) VALUES (?)",
+        "INSERT INTO t (a) VALUES (?) ON CONFLICT DO NOTHING",
+        "DELETE FROM t WHERE a = ?",
+    ):
+        assert together(sql) is None, sql
 
 
 def test_a_reader_cannot_write(tmp_path: Path, schema: Path) -> None:

@@ -67,7 +67,7 @@ class Aside:
     ) -> None:  # fmt: skip
         """Fold the next messages; returns before it is done. `leaves`, `known`: of each, or nothing."""
         checked = [] if known else [m.sequence for m in messages if m.sequence in good]
-        sent = [(m.sequence, m.subject, m.body, *more) for m, *more in zip_longest(messages, leaves, known)]
+        sent = [(m.sequence, m.subject, m.body, leaf, one) for m, leaf, one in zip_longest(messages, leaves, known)]
         self._frames.put(self._encoder.encode((sent, checked)))
 
     def finish(self) -> None:

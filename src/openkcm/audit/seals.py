@@ -103,16 +103,13 @@ def _opened(body: bytes) -> Envelope | None:
 
 def _split(one: Checked[Any], keys: dict[str, bytes], vouched: Vouched | None) -> list[_Seal]:
     """Take in who is vouched for; return the seals that are to be checked."""
-    left: list[_Seal] = []
-    for message, e in zip(one.messages, one.opened, strict=True):
-        if e is None:
-            continue
-        if vouched is not None and vouched(message.sequence, message.subject, e.key):
-            one.good.add(message.sequence)
-            one.spared += 1
-        else:
-            left.append((message.sequence, keys.get(e.key), e.seal, e.signed_bytes()))
-    return left
+    pairs = [(message, e) for message, e in zip(one.messages, one.opened, strict=True) if e is not None]
+    if vouched is not None:
+        one.good.update([m.sequence for m, e in pairs if vouched(m.sequence, m.subject, e.key)])
+        one.spared = len(one.good)
+    return [
+        (m.sequence, keys.get(e.key), e.seal, e.signed_bytes()) for m, e in pairs if m.sequence not in one.good
+    ]  # fmt: skip
 
 
 def _learn(one: Checked[Any], keys: dict[str, bytes]) -> None:

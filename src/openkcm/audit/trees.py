@@ -87,6 +87,8 @@ class SignedTrees:
             self._sequences.append(last)
             self._leaves += one.leaf
             tree.append(one.leaf)
+        whole = last - len(self._sequences) + 1  # where they begin if none is missing, for they rise
+        self._run = range(whole, last + 1) if self._sequences and self._sequences[0] == whole else range(0)
         for place, note in notes.items():
             point = note.checkpoint()
             if grown[place][0].root() != point.root:
@@ -100,11 +102,12 @@ class SignedTrees:
 
     def vouched(self, sequence: int, subject: str, key: str) -> bool:
         """Return whether the key that an event names gave its word for it, over the tree in which `see` finds it."""
-        asked = subject, key, cp.epoch_of(sequence)
+        asked = subject, key, sequence >> cp.EPOCH_SHIFT
         word = self._words.get(asked)
         if word is None:
-            word = self._words[asked] = key in self._vouching.get((subjects.tree_of(subject), asked[2]), ())
-        return word and self.signed(sequence)
+            place = subjects.tree_of(subject), cp.epoch_of(sequence)
+            word = self._words[asked] = key in self._vouching.get(place, ())
+        return word and (sequence in self._run or self.signed(sequence))
 
     def signed(self, sequence: int) -> bool:
         """Return whether an event with this sequence is under a checkpoint."""

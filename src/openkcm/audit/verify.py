@@ -149,9 +149,18 @@ class TrustedLedger:
             raise self._bad(sequence, "envelope", f"event {sealed.id} is stored under the id {message_id[:80]!r}")
         if sealed.id in self._ids:
             raise self._bad(sequence, "envelope", f"event {sealed.id} is here a second time")
-        home = self._check_place(sequence, subject, sealed)  # (3)
-        decree = self._check_shape(sequence, sealed, home)  # (4)
-        epoch = self._check_epoch(sequence, sealed, decree)  # (5)
+        home = self._homes.get((subject, sealed.subject == subject, sealed.tag))  # (3)
+        if type(home) is not _Home:
+            home = self._check_place(sequence, subject, sealed)
+        try:  # (4)
+            decree = decrees.read(sealed.tag, sealed.data)
+        except EnvelopeError as bad:
+            raise self._bad(sequence, "shape", str(bad)) from bad
+        if sealed.priority != home.priority:
+            raise self._bad(sequence, "shape", f"{sealed.tag} with priority {sealed.priority}")
+        epoch = self.epoch  # (5)
+        if home.by_root or epoch == 0 or sealed.epoch != epoch:
+            epoch = self._check_epoch(sequence, sealed, decree)
         self._check_seal(sequence, subject, sealed, decree, home, checked)  # (6)
         counted = self._counters.get((epoch, subject), 0)  # (7)
         if sealed.counter != counted + 1 and not (home.place.kind in self._skips and sealed.counter > counted):
@@ -160,7 +169,7 @@ class TrustedLedger:
         self._counters[epoch, subject] = sealed.counter
         self._ids.add(sealed.id)
         self.epoch, self.sequence, self.events = epoch, sequence, self.events + 1
-        if isinstance(decree, decrees.SigningKeyRotated):
+        if home.by_root and isinstance(decree, decrees.SigningKeyRotated):
             self._keys[decree.key] = decree.public_key
             self._retired.update(decree.retires)
         return Event(sequence=sequence, subject=home.place, envelope=sealed, decree=decree)
@@ -182,15 +191,6 @@ class TrustedLedger:
             code, why = found
             raise self._bad(sequence, code, why.replace(_SEALED_FOR, sealed.subject))
         return found
-
-    def _check_shape(self, sequence: int, sealed: Envelope, home: _Home) -> decrees.Decree:
-        try:
-            decree = decrees.read(sealed.tag, sealed.data)
-        except EnvelopeError as bad:
-            raise self._bad(sequence, "shape", str(bad)) from bad
-        if sealed.priority != home.priority:
-            raise self._bad(sequence, "shape", f"{sealed.tag} with priority {sealed.priority}")
-        return decree
 
     def _check_epoch(self, sequence: int, sealed: Envelope, decree: decrees.Decree) -> int:
         if not isinstance(decree, decrees.LedgerOpened):

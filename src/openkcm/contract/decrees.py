@@ -482,7 +482,8 @@ def read(tag: str, data: bytes | msgspec.Raw) -> Decree:
     if decoder is None:
         raise UnknownTag(f"unknown event {tag}")
     try:
-        return _newest(tag, decoder.decode(data))
+        value: Any = decoder.decode(data)
+        return _newest(tag, value) if tag in RETIRED else value
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise PayloadError(f"{tag}: {bad}") from bad
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -47,10 +48,16 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def ledger_leaf(epoch: int, sequence: int, subject: str, body: bytes) -> bytes:
     """Return the leaf hash of one stored event: where it stands in the ledger, and its very bytes."""
-    e, n, s = b"%d" % epoch, b"%d" % sequence, subject.encode()
-    # `leaf_hash` of `seal.canonical`, spelled out: an audit does it for every event, and this takes half of the time.
-    fields = (_LEAF, _SIZE(len(e)), e, _SIZE(len(n)), n, _SIZE(len(s)), s, _SIZE(len(body)), body)
+    # `leaf_hash` of `seal.canonical`, spelled out: an audit does it for every event, and this takes a third of it.
+    n = b"%d" % sequence
+    fields = (_LEAF, _field(epoch), _SIZE(len(n)), n, _field(subject), _SIZE(len(body)), body)
     return _SHA256(b"".join(fields)).digest()
+
+
+@lru_cache(maxsize=16_384)  # a ledger has many more events than subjects
+def _field(value: int | str) -> bytes:
+    data = str(value).encode()
+    return _SIZE(len(data)) + data
 
 
 class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +104,7 @@ class Growing:
         """Take one leaf more."""
         size, carried, hashes = self.size, leaf, self._hashes
         while size & 1:
-            carried, size = node_hash(hashes.pop(), carried), size >> 1
+            carried, size = _SHA256(b"\x01" + hashes.pop() + carried).digest(), size >> 1
         hashes.append(carried)
         self.size += 1
 

@@ -12,11 +12,12 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from openkcm.projector import statements
-from openkcm.projector.prepared import Named, Row, by_place, prepared
+from openkcm.projector.prepared import TOGETHER, Named, Row, by_place, prepared
 from openkcm.projector.signatures import register
 
 __all__ = [
@@ -183,7 +184,12 @@ class Writer(Reader):
     def _run(self, named: Named, rows: Sequence[Row]) -> None:
         if len(named.statements) == 1:
             (one,) = named.statements
-            self._connection.executemany(one.sql, rows if one.as_is else map(one.pick, rows))
+            picked = rows if one.as_is else [one.pick(row) for row in rows]
+            whole = len(picked) - len(picked) % TOGETHER if one.together is not None else 0
+            if one.together is not None:
+                parts = (picked[at : at + TOGETHER] for at in range(0, whole, TOGETHER))
+                self._connection.executemany(one.together, (tuple(chain.from_iterable(part)) for part in parts))
+            self._connection.executemany(one.sql, picked[whole:])
             return
         execute, statements_ = self._connection.cursor().execute, [(one.sql, one.pick) for one in named.statements]
         for row in rows:  # statements of one name may build on one another
