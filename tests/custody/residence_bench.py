@@ -8,11 +8,12 @@ import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from execution.kmip_client import Failed, KmipClient, client_context
-from node_bench import Governor, RunningNode, new_key_file
+from node_bench import Governor, RunningNode, new_key_file, opening
 from openkcm.bus.vault import Vault
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
@@ -21,9 +22,11 @@ from openkcm.execution.keyring import L2Record, L3Record, RingRecord
 from openkcm.execution.objects import context_of
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.roots.file import FileRoot
+from orbital_fixture import running_orbital
+from press import Press
 
 REGION = "eu-frankfurt"
-__all__ = ["REGION", "Residence", "Thief", "descendants", "onboard", "settled", "workers_of"]
+__all__ = ["REGION", "Residence", "Thief", "descendants", "onboard", "serving_node", "settled", "workers_of"]
 
 
 class Residence:
@@ -63,6 +66,24 @@ async def onboard(governor: Governor, node: RunningNode, tenant: str, *, lease_s
         await governor.append(e if replaced is None else press.residence(tenant, replaced, counter=e.counter))
     await governor.until(lambda: governor.acked(tenant, "routine", 5, "active"))
     return Residence(tenant, client_context(cert, key, node.authority.ca))
+
+
+@contextlib.asynccontextmanager
+async def serving_node(folder: Path, **options: Any) -> AsyncIterator[tuple[Governor, RunningNode]]:
+    """A stack with one node that hears governance; `options` are `RunningNode`'s."""
+    press = Press()
+    with running_orbital(folder / "stack") as orbital:
+        node = RunningNode(orbital, press, folder / "node", **options)
+        async with Governor(orbital, press) as governor:
+            for e in opening(press):
+                await governor.append(e)
+            node.start()
+            try:
+                await node.wait_ready()
+                await settled(governor)
+                yield governor, node
+            finally:
+                node.stop()
 
 
 async def settled(governor: Governor) -> None:

@@ -14,36 +14,26 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from custody.memory_rounds import MemoryRounds, Search
-from custody.residence_bench import settled
-from node_bench import Governor, RunningNode, opening
-from orbital_fixture import running_orbital
-from press import Press
+from custody.residence_bench import serving_node
 
 
 async def soak(workers: int, rounds: int, *, fallback: bool) -> None:
     """So many rounds on one node."""
-    press = Press()
-    with tempfile.TemporaryDirectory() as folder, running_orbital(Path(folder) / "stack") as orbital:
-        node = RunningNode(orbital, press, Path(folder) / "node", workers=workers, fallback=fallback)
-        async with Governor(orbital, press) as governor, Search() as search:
-            for e in opening(press):
-                await governor.append(e)
-            node.start()
-            try:
-                await node.wait_ready()
-                await settled(governor)
-                played = MemoryRounds(governor, node, search, readable=fallback)
-                for n in range(rounds):
-                    began = time.monotonic()
-                    await played.play(f"r{n}")
-                    print(f"{workers} workers{', fall-back' if fallback else ''}: round {n + 1} of {rounds}, "
-                          f"{played.operations} operations, {played.bytes >> 20} MiB read, {played.dumps} dumps, "
-                          f"{played.forks} forks, control found {played.controls} times, {len(played.transient)} of "
-                          f"operations under way, {time.monotonic() - began:.1f} s: no hit", flush=True)  # fmt: skip
-                for hit in played.transient:
-                    print(f"of an operation under way, gone the next instant: {hit}", flush=True)
-            finally:
-                node.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            serving_node(Path(folder), workers=workers, fallback=fallback) as (governor, node),
+            Search() as search,
+        ):
+            played = MemoryRounds(governor, node, search, readable=fallback)
+            for n in range(rounds):
+                began = time.monotonic()
+                await played.play(f"r{n}")
+                print(f"{workers} workers{', fall-back' if fallback else ''}: round {n + 1} of {rounds}, "
+                      f"{played.operations} operations, {played.bytes >> 20} MiB read, {played.dumps} dumps, "
+                      f"{played.forks} forks, control found {played.controls} times, {len(played.transient)} of "
+                      f"operations under way, {time.monotonic() - began:.1f} s: no hit", flush=True)  # fmt: skip
+            for hit in played.transient:
+                print(f"of an operation under way, gone the next instant: {hit}", flush=True)
 
 
 if __name__ == "__main__":

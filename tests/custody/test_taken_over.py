@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from custody.fork_inside import Inside
-from custody.residence_bench import onboard, settled, workers_of
-from node_bench import Governor, RunningNode, opening
-from orbital_fixture import running_orbital
-from press import Press
+from custody.residence_bench import onboard, serving_node, workers_of
+from node_bench import RunningNode
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or platform.machine() != "x86_64", reason="plays the attacker with ptrace on x86-64, as root"
@@ -47,35 +45,24 @@ def arenas(pid: int) -> list[tuple[int, int, str]]:
 
 
 async def test_a_worker_that_is_taken_over_reaches_nothing_but_its_own_memory(tmp_path):
-    press = Press()
-    with running_orbital(tmp_path / "stack") as orbital:
-        node = RunningNode(orbital, press, tmp_path / "node")
-        async with Governor(orbital, press) as governor:
-            for e in opening(press):
-                await governor.append(e)
-            node.start()
-            try:
-                await node.wait_ready()
-                await settled(governor)
-                residence = await onboard(governor, node, "acme")
-                await residence.new_key(node)
-                custodian = node.process.pid
-                (worker,) = workers_of(custodian)
-                nats = orbital.ports[press.region].client
-                with Inside(worker) as inside:
-                    _no_gate_and_no_key_is_written(inside)
-                    _no_credential_is_read(inside, node)
-                    _nobody_is_spoken_to(inside, nats)
-                    for number in (signal.SIGKILL, signal.SIGSTOP):
-                        assert inside.call(KILL, custodian, int(number)) == -errno.EPERM
-                    assert inside.call(PTRACE, 16, custodian, 0, 0) == -errno.EPERM
-                _no_descriptor_leads_elsewhere(worker, orbital)
-                assert await residence.new_key(node)  # it serves on as if nothing had been
-                os.kill(custodian, signal.SIGKILL)
-                node.process.wait()
-                await governor.until(lambda: not is_alive(worker))
-            finally:
-                node.stop()
+    async with serving_node(tmp_path) as (governor, node):
+        residence = await onboard(governor, node, "acme")
+        await residence.new_key(node)
+        custodian = node.process.pid
+        (worker,) = workers_of(custodian)
+        nats = governor.orbital.ports[governor.press.region].client
+        with Inside(worker) as inside:
+            _no_gate_and_no_key_is_written(inside)
+            _no_credential_is_read(inside, node)
+            _nobody_is_spoken_to(inside, nats)
+            for number in (signal.SIGKILL, signal.SIGSTOP):
+                assert inside.call(KILL, custodian, int(number)) == -errno.EPERM
+            assert inside.call(PTRACE, 16, custodian, 0, 0) == -errno.EPERM
+        _no_descriptor_leads_elsewhere(worker, governor.orbital)
+        assert await residence.new_key(node)  # it serves on as if nothing had been
+        os.kill(custodian, signal.SIGKILL)
+        node.process.wait()
+        await governor.until(lambda: not is_alive(worker))
 
 
 def _no_gate_and_no_key_is_written(inside: Inside) -> None:

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from custody.residence_bench import REGION, onboard, settled
+from custody.residence_bench import REGION, onboard, serving_node
 from execution.in_process import InProcess
 from execution.kmip_client import Failed
-from node_bench import Governor, RunningNode, opening
 from openkcm.bus.errors import Unavailable
 from openkcm.bus.reports import usage
 from openkcm.contract import decrees as d
@@ -27,8 +26,6 @@ from openkcm.kmip.enums import ResultReason
 from openkcm.kmip.payloads.retrieval import GetRequest
 from openkcm.projector import open_writer
 from openkcm.projector.database import StorageFailed
-from orbital_fixture import running_orbital
-from press import Press
 
 CLOCK = itertools.count(1000)
 
@@ -279,47 +276,41 @@ async def test_a_node_killed_right_after_gets_reports_them_when_it_is_back_and_b
         mine = [r for r in governor.seen if isinstance(r, reports.HandedOut)]
         return sum(one.times for r in mine for one in r.handed)
 
-    press = Press()
-    with running_orbital(tmp_path / "stack") as orbital:
-        node = RunningNode(orbital, press, tmp_path / "node")
-        async with Governor(orbital, press) as governor:
-            for e in opening(press):
-                await governor.append(e)
-            node.start()
-            await node.wait_ready()
-            await settled(governor)
-            acme = await onboard(governor, node, "acme")
-            client = await acme.client(node)
-            uid = await client.new_key()
-            for _ in range(20):
-                await client.call(GetRequest(unique_identifier=uid))
-            node.kill()
-            await client.close()
-            node.start()
-            await node.wait_ready()
-            await governor.until(lambda: handed() == 20)
-            client = await acme.client(node)
-            for _ in range(7):
-                await client.call(GetRequest(unique_identifier=uid))
-            # another policy holds for connections that are there, once it is acknowledged
-            never = d.SystemConfigured(registration=acme.registration, hand_out="never")
-            await governor.append(press.residence("acme", never, counter=6))
-            await governor.until(lambda: governor.acked("acme", "routine", 6))
-            with pytest.raises(Failed, match="hand-out policy"):
-                await client.call(GetRequest(unique_identifier=uid))
-            done = [await client.encrypt(uid, b"x") for _ in range(5)]
-            assert await client.decrypt(uid, done[0]) == b"x"
-            await governor.append(press.residence("acme", d.AccessRevoked(reason="ordered"), counter=1))
-            await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))
-            assert handed() == 27
-            numbers = [r.number for r in governor.seen if isinstance(r, reports.HandedOut)]
-            assert numbers == list(range(1, len(numbers) + 1))
-            await client.close()
-            node.stop()
-            auditor = await orbital.connect(f"{REGION}-auditor")  # the use of keys is in the region, and nowhere else
-            held = await usage(auditor, REGION, "acme")
-            assert await usage(auditor, REGION, "bolt") == []
-            await auditor.close()
-            told = [reports.read(e.tag, e.data) for e in (decode(body) for _, body in held)]
-            assert [(r.number, u.object_id, u.encrypted, u.decrypted) for r in told for u in r.used] == [(1, uid, 5, 1)]
-            assert not [r for r in governor.seen if isinstance(r, reports.KeyUsage)]
+    async with serving_node(tmp_path) as (governor, node):
+        acme = await onboard(governor, node, "acme")
+        client = await acme.client(node)
+        uid = await client.new_key()
+        for _ in range(20):
+            await client.call(GetRequest(unique_identifier=uid))
+        node.kill()
+        await client.close()
+        node.start()
+        await node.wait_ready()
+        await governor.until(lambda: handed() == 20)
+        client = await acme.client(node)
+        for _ in range(7):
+            await client.call(GetRequest(unique_identifier=uid))
+        # another policy holds for connections that are there, once it is acknowledged
+        never = d.SystemConfigured(registration=acme.registration, hand_out="never")
+        await governor.append(governor.press.residence("acme", never, counter=6))
+        await governor.until(lambda: governor.acked("acme", "routine", 6))
+        with pytest.raises(Failed, match="hand-out policy"):
+            await client.call(GetRequest(unique_identifier=uid))
+        done = [await client.encrypt(uid, b"x") for _ in range(5)]
+        assert await client.decrypt(uid, done[0]) == b"x"
+        await governor.append(governor.press.residence("acme", d.AccessRevoked(reason="ordered"), counter=1))
+        await governor.until(lambda: governor.acked("acme", "critical", 1, "revoked"))
+        assert handed() == 27
+        numbers = [r.number for r in governor.seen if isinstance(r, reports.HandedOut)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        await client.close()
+        node.stop()
+        auditor = await governor.orbital.connect(
+            f"{REGION}-auditor"
+        )  # the use of keys is in the region, and nowhere else
+        held = await usage(auditor, REGION, "acme")
+        assert await usage(auditor, REGION, "bolt") == []
+        await auditor.close()
+        told = [reports.read(e.tag, e.data) for e in (decode(body) for _, body in held)]
+        assert [(r.number, u.object_id, u.encrypted, u.decrypted) for r in told for u in r.used] == [(1, uid, 5, 1)]
+        assert not [r for r in governor.seen if isinstance(r, reports.KeyUsage)]

@@ -23,15 +23,13 @@ from pathlib import Path
 
 import pytest
 
-from custody.residence_bench import onboard, settled
-from node_bench import Governor, RunningNode, opening
+from custody.residence_bench import onboard, serving_node
+from node_bench import Governor, RunningNode
 from openkcm.contract import decrees as d
 from openkcm.execution.operations import OPERATIONS
 from openkcm.execution.operations.profiles import PROFILES, USED
 from openkcm.kmip.enums import Operation
 from openkcm.kmip.names import member_name
-from orbital_fixture import running_orbital
-from press import Press
 
 TENANT = "oasis"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -135,22 +133,14 @@ async def replay_all(folder: Path, found: dict[str, list[Path]]) -> list[dict]:
         for file in files:
             of = json.dumps(SETTINGS.get(group) or SETTINGS.get(file.stem.removesuffix("-14"), {}))
             runs.setdefault(of, {}).setdefault(group, []).append(file)
-    results, press = [], Press()
-    with running_orbital(folder / "stack") as orbital:
-        node = RunningNode(orbital, press, folder / "node")
-        async with Governor(orbital, press) as governor:
-            for e in opening(press):
-                await governor.append(e)
-            node.start()
-            await node.wait_ready()
-            await settled(governor)
-            await onboard(governor, node, TENANT)
-            served = Served(node, governor)
-            for of in sorted(runs, key=len):  # no settings first
-                await served.under(json.loads(of))
-                for group, files in runs[of].items():
-                    results += await served.replay(group, files)
-        node.stop()
+    results = []
+    async with serving_node(folder) as (governor, node):
+        await onboard(governor, node, TENANT)
+        served = Served(node, governor)
+        for of in sorted(runs, key=len):  # no settings first
+            await served.under(json.loads(of))
+            for group, files in runs[of].items():
+                results += await served.replay(group, files)
     return results
 
 
