@@ -138,6 +138,13 @@ async def test_a_region_reads_nothing_of_another_and_makes_no_consumer_and_repor
 async def test_a_reply_subject_makes_no_server_write_into_the_ledger(orbital: Orbital) -> None:
     cmk, node = await orbital.connect("cmk"), await orbital.connect(EU_NODE)
     before = await Ledger(cmk).info()
+    heard: list[bytes] = []
+
+    async def hear(message: object) -> None:
+        heard.append(message.body)
+
+    await cmk.subscribe("kcm.report.*.*._.health-check", hear)
+    await cmk.subscribe("kcm.report.*.*.*.sync-ack", hear)
     target = f"kcm.decree.{EU}.acme.critical.residence.acme"
     control = b"NATS/1.0 100 FlowControl Request\r\nNats-Consumer-Stalled: " + target.encode()
     for subject, body in (
@@ -156,12 +163,6 @@ async def test_a_reply_subject_makes_no_server_write_into_the_ledger(orbital: Or
             await node.publish(subject, body, reply=reply)
     await node.flush()
     # Behind all of it on the same path: one honest health check that the hub has heard.
-    heard: list[bytes] = []
-
-    async def hear(message: object) -> None:
-        heard.append(message.body)
-
-    await cmk.subscribe("kcm.report.*.*._.health-check", hear)
     while b"last" not in heard:
         await node.publish(f"kcm.report.{EU}.{EU_NODE}._.health-check", b"last")
         await cmk.flush()
@@ -214,13 +215,15 @@ def test_a_region_with_one_of_the_buss_own_names_is_refused() -> None:
             account_of_region(name)
 
 
-def test_no_account_crossing_leads_into_the_ledger_but_health() -> None:
+def test_no_account_crossing_leads_into_the_ledger_but_health_and_acknowledgements() -> None:
     regions = shipped_regions()
     text = hub_includes(regions, dict.fromkeys(users_of_hub(regions), "U"))["ledger.conf"]
     imports = text[text.index("imports:") :]
     streams = [line for line in imports.splitlines() if "{ stream:" in line]
-    assert len(streams) == 3  # each region's health, and what REPORTS republishes
-    assert all("health-check" in line or "kcm.reported" in line for line in streams)
+    heard = [
+        f"kcm.report.{region.region}.{what}" for region in regions for what in ("*._.health-check", "*.*.sync-ack")
+    ]
+    assert sorted(line.split('subject: "')[1].split('"')[0] for line in streams) == sorted([*heard, "kcm.reported.>"])
 
 
 async def test_a_connection_with_unreadable_files_or_nobody_there_says_so(orbital: Orbital) -> None:

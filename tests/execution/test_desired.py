@@ -102,6 +102,15 @@ def test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_r
     assert world.kinds(world.arrive(e, "lane0")) == ["fence", "ack"]
 
 
+def test_a_routine_decree_repeated_on_lane0_is_acknowledged_again_and_in_the_mirror_is_a_duplicate(world):
+    e = world.press.residence("acme", d.AccessSuspended(reason="test"))
+    world.arrive(e)
+    before = world.state
+    assert [(x.kind, x.detail) for x in world.arrive(e, "lane0")] == [("ack", "routine")]
+    assert "ack" not in world.kinds(world.arrive(e))
+    assert world.state.residences == before.residences
+
+
 def test_a_new_epoch_has_everything_acknowledged_anew(world):
     world.arrive(revoke(world))
     opened = world.press.ledger(d.LedgerOpened(epoch=2, first_sequence=2 << 40))
@@ -235,15 +244,19 @@ def test_a_database_that_knows_one_place_only_has_the_critical_lane_read_again(w
 
 
 def test_on_lane0_a_retired_key_asks_for_our_ack_again_and_nothing_else(world):
+    routine, unknown = (world.press.residence("acme", x) for x in (d.AccessSuspended(reason="test"), d.AccessResumed()))
     known, forged = revoke(world), revoke(world)
+    world.arrive(routine, sequence=100)
     world.arrive(known, sequence=101)
     world.arrive(retirement(world), sequence=102)
     before = world.state
     assert world.kinds(world.arrive(known, "lane0", sequence=101)) == ["fence", "ack"]
+    assert [x.detail for x in world.arrive(routine, "lane0", sequence=100)] == ["routine"]
     assert world.state == before
-    world.arrive(forged, "lane0", sequence=50)  # said to lie before the retirement
-    assert world.state.residences == before.residences
-    assert world.state.dropped == {"bad-seal": 1}
+    for number, e in enumerate((forged, unknown), 1):
+        world.arrive(e, "lane0", sequence=50)  # said to lie before the retirement
+        assert world.state.residences == before.residences
+        assert world.state.dropped == {"bad-seal": number}
 
 
 def test_what_a_removed_node_wrote_into_the_vault_stays_readable(world):

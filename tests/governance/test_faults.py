@@ -174,7 +174,7 @@ async def test_an_unacknowledged_revocation_is_repeated_on_lane0_until_it_is_ack
         heard: list[Stored] = []
 
         async def hear(stored: Stored) -> None:
-            if tenant in stored.subject:
+            if f".{tenant}.critical." in stored.subject:
                 heard.append(stored)
 
         end = await subscribe_lane0(node.connection, EU, hear)

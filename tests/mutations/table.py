@@ -48,6 +48,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     M("no retired key on lane0", E + "judge", 'm.source == "lane0" and e.key in state.retired', "False", DESIRED + "test_on_lane0_a_retired_key_asks_for_our_ack_again_and_nothing_else"),
     M("rotations by the lane", E + "judge", 'isinstance(decree, (d.SigningKeyRotated, d.LedgerOpened)) and m.source == "lane0"', "False", DESIRED + "test_from_where_on_a_key_is_retired_the_lane_says_and_not_the_signal"),
     M("ack again when repeated", E + "judge", "return r, _affirmed(r)[:-1]  # repeated", "return r, []  # repeated", DESIRED + "test_a_revocation_repeated_on_lane0_is_acknowledged_again_behind_its_fence_record"),
+    M("ack a routine one again when repeated", E + "judge", '_affirmed(r)[-1:] if m.source == "lane0" else []', "[]", DESIRED + "test_a_routine_decree_repeated_on_lane0_is_acknowledged_again_and_in_the_mirror_is_a_duplicate"),
     M("ack again in a new epoch", E + "judge", '[Effect("commit"), *again]', '[Effect("commit")]', DESIRED + "test_a_new_epoch_has_everything_acknowledged_anew"),
     # --- whose word it is
     M("seal", E + "judge", "env.verify(e, str(where), book)", "pass", "sim:forgery:60"),

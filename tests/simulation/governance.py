@@ -26,6 +26,7 @@ from openkcm.governance.beat import Beats
 from openkcm.governance.drift import Drift, Told
 from openkcm.governance.errors import GovernanceError
 from openkcm.governance.killswitch import KillSwitch
+from openkcm.governance.node_views import Decreed
 from openkcm.governance.pending import Ack
 from openkcm.governance.registry import Recorded, Registry
 from openkcm.governance.residence import Residence
@@ -195,6 +196,14 @@ class Fold:
             key = (where.tenant, where.region)
             newest[key] = max(newest.get(key, (0, 0)), (e.epoch, e.counter))
         return [(t, r, e, c) for (t, r), (e, c) in newest.items()]
+
+    def lately(self) -> dict[tuple[str, str], tuple[int, int, Decreed]]:
+        found: dict[tuple[str, str], tuple[int, int, Decreed]] = {}
+        for m, e in self.routines[-64:]:
+            where = subjects.parse_decree(e.subject)
+            if where.kind == "residence":
+                found[where.tenant, where.region] = (e.epoch, e.counter, (m.sequence, e.id, m.subject, e.tag, m.body))
+        return found
 
     def above(
         self, tenant: str, region: str, lane: Any, epoch: int, counter: int
@@ -379,7 +388,7 @@ class Cmk:
             await asyncio.sleep(1.0)
             if not (self.hub.up and self.link.up):
                 continue
-            for sequence, id_, subject, _, body in self.watch.unacknowledged():
+            for sequence, id_, subject, _, body in self.watch.unacknowledged() + self.watch.unacknowledged_lately():
                 for region in self.regions.values():
                     region.republish(Stored(sequence, subject, body, id_))
 

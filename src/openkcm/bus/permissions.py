@@ -93,7 +93,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "kcm.cosignature.*.*", "$JS.API.DIRECT.GET.COSIGNATURES", "$JS.API.STREAM.INFO.COSIGNATURES",
         "$JS.reports.API.DIRECT.GET.REPORTS",
         "$JS.reports.API.STREAM.INFO.REPORTS", "$JS.reports.API.STREAM.INFO.HEALTH"),
-    *_rules("cmk", "subscribe", "kcm.decree.>", "kcm.report.*.*._.health-check", "kcm.reported.>"),
+    *_rules("cmk", "subscribe", "kcm.decree.>", "kcm.report.*.*._.health-check", "kcm.report.*.*.*.sync-ack",
+        "kcm.reported.>"),
     # The auditor: reads the mirror in an account of its own.
     *_rules("auditor", "publish",
         "$JS.API.DIRECT.GET.LEDGER", "$JS.API.DIRECT.GET.LEDGER.>", "$JS.API.STREAM.MSG.GET.LEDGER",
@@ -142,11 +143,13 @@ CROSSINGS: Final[tuple[Crossing, ...]] = (
     *(Crossing("service", f"$JS.API.DIRECT.GET.{name}", LEDGER, AUDIT, f"$JS.ledger.API.DIRECT.GET.{name}")
       for name in ("CHECKPOINTS", "COSIGNATURES")),
     # Up: what nodes report is sourced into REPORTS; health is heard by governance at once and kept in REPORTS' account.
+    # Acknowledgements are heard at once, too: after a restart of the hub sourcing rests for some seconds.
     Crossing("service", "$JS.{region}.API.CONSUMER.RESET.REPORTS-OUT.hub-{region}", REGION, REPORTS),
     Crossing("service", "$JS.FC.REPORTS-OUT.hub-{region}.>", REGION, REPORTS),
     Crossing("stream", "kcm.upstream.{region}", REGION, REPORTS),
     Crossing("stream", "kcm.report.{region}.*._.health-check", REGION, REPORTS),
     Crossing("stream", "kcm.report.{region}.*._.health-check", REGION, LEDGER),
+    Crossing("stream", "kcm.report.{region}.*.*.sync-ack", REGION, LEDGER),
     # Governance reads the reports without being in their account.
     Crossing("service", "$JS.API.DIRECT.GET.REPORTS", REPORTS, LEDGER, "$JS.reports.API.DIRECT.GET.REPORTS"),
     Crossing("service", "$JS.API.STREAM.INFO.REPORTS", REPORTS, LEDGER, "$JS.reports.API.STREAM.INFO.REPORTS"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from openkcm.bus import feed
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection, Message, Stored, stored_of
 from openkcm.bus.publish import Appended, publish
 
-__all__ = ["Reports", "send", "usage"]
+__all__ = ["Reports", "send", "subscribe_acks", "usage"]
 
 #: The hub's account REPORTS as governance sees it from the ledger's.
 SOURCE: Final = feed.Source(get="$JS.reports.API.DIRECT.GET.REPORTS", live="kcm.reported.>")
@@ -30,6 +30,20 @@ class Reports:
         """
         async for stored in feed.follow(self._connection, SOURCE, after=after):
             yield stored
+
+
+async def subscribe_acks(connection: Connection, heard: Callable[[Stored], None]) -> Callable[[], Awaitable[None]]:
+    """Call `heard` with each SyncAck as it is said, beside the stream; return what ends it (governance).
+
+    Raises:
+        Refused, Unavailable: As they say.
+    """
+
+    async def hear(message: Message) -> None:  # not from a stream: the subject is the one it came on, the cursor none
+        told = stored_of(message)
+        heard(Stored(0, message.subject, message.body, told.id, told.trace))
+
+    return await connection.subscribe("kcm.report.*.*.*.sync-ack", hear)
 
 
 async def send(

@@ -63,8 +63,10 @@ def judged(state: State, m: Arrived) -> Outcome:
         return dropped(state, "wrong-aggregate")
     residence = state.residences.get(where.tenant) or Residence(tenant=where.tenant)
     if m.source == "lane0" and e.key in state.retired:  # where it lies in the ledger is the sender's word here
-        known = e.counter in residence.critical.get(e.epoch, Mark())
-        return (state, _affirmed(residence)[:-1]) if known else dropped(state, "bad-seal")  # the lane will bring it
+        marks = residence.critical if where.lane == "critical" else residence.routine
+        if e.counter not in marks.get(e.epoch, Mark()):
+            return dropped(state, "bad-seal")  # the lane will bring it
+        return state, _affirmed(residence)[:-1] if where.lane == "critical" else _affirmed(residence)[-1:]
     judge = _critical if where.lane == "critical" else _routine
     forgotten = judge is _routine and _forgotten(state, residence, e, m)
     after, effects = judge(state, replace(residence, missing_critical=True) if forgotten else residence, e, m)
@@ -124,7 +126,7 @@ def _ledger(state: State, where: subjects.DecreeSubject, e: env.Envelope, m: Arr
 def _routine(state: State, r: Residence, e: env.Envelope, m: Arrived) -> tuple[Residence, list[Effect]]:
     mark = r.routine.get(e.epoch, Mark())
     if e.counter in mark:
-        return r, []
+        return r, _affirmed(r)[-1:] if m.source == "lane0" else []  # told again: governance lacks our ack
     if any(epoch > e.epoch for epoch in r.routine):  # a closed epoch's straggler: it would undo what came after it
         return r, [Effect("alarm", r.tenant, "late-epoch")]
     if e.epoch > state.epoch:  # the opening of its epoch lies before it in this lane

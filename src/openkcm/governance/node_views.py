@@ -15,6 +15,8 @@ __all__ = ["NodeViews"]
 LAG_MOST: Final = 1_000_000  # counting stops there
 #: Which decrees are said again, and how many at once: the newest priority ones, the first routine ones.
 SAID_AGAIN: Final[dict[Lane, tuple[str, int]]] = {"critical": ("DESC", 16), "routine": ("ASC", 64)}
+LATELY: Final = 64  # routine decrees whose acks may be on their way
+Decreed = tuple[int, str, str, str, bytes]
 
 
 class NodeViews:
@@ -130,9 +132,15 @@ class NodeViews:
         )
         return [(t, r, e, c) for t, r, e, c in self.reader.rows(query)]
 
-    def above(
-        self, tenant: str, region: str, lane: Lane, epoch: int, counter: int
-    ) -> list[tuple[int, str, str, str, bytes]]:
+    def lately(self) -> dict[tuple[str, str], tuple[int, int, Decreed]]:
+        """Return (epoch, counter, decree) of the last of the `LATELY` newest routine decrees by (tenant, region)."""
+        query = (
+            "SELECT tenant, region, epoch, counter, sequence, id, subject, tag, body FROM "
+            "(SELECT * FROM event_routine ORDER BY sequence DESC LIMIT ?) WHERE kind = 'residence' ORDER BY sequence"
+        )
+        return {(t, r): (e, c, (n, i, s, g, b)) for t, r, e, c, n, i, s, g, b in self.reader.rows(query, (LATELY,))}
+
+    def above(self, tenant: str, region: str, lane: Lane, epoch: int, counter: int) -> list[Decreed]:
         """Return (sequence, id, subject, tag, bytes) of a residence's decrees above a counter, to be said again."""
         way, most = SAID_AGAIN[lane]
         query = (

@@ -22,7 +22,7 @@ from openkcm.bus.errors import BusError
 from openkcm.bus.expiry import Expiry
 from openkcm.bus.lanes import repeat
 from openkcm.bus.ledger import Ledger
-from openkcm.bus.reports import Reports
+from openkcm.bus.reports import Reports, subscribe_acks
 from openkcm.bus.spool import Spool
 from openkcm.contract import decrees, resources, seal, subjects
 from openkcm.contract.envelope import Actor
@@ -34,6 +34,7 @@ from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
 from openkcm.governance.beat import Beats
 from openkcm.governance.configuration import Configuration, ConfigurationError, read_regions
+from openkcm.governance.early import Early
 from openkcm.governance.errors import GovernanceError
 from openkcm.governance.killswitch import KillSwitch
 from openkcm.governance.news import Item, News
@@ -55,6 +56,8 @@ TURN: Final = 100  # events taken in at one go while orders come in beside: some
 BEHIND_S: Final = 1.0  # after a full turn more is likely to come
 GIVE_WAY_S: Final = 0.25  # what a revocation under way keeps such a turn waiting at most
 REPEAT_S: Final = 1.0
+SOON_S: Final = 0.25
+DRY_S: Final = 7.0  # so long after its restart the hub may source no reports
 TEND_S: Final = 0.5
 PROJECTED_TIMEOUT_S: Final = 2.0
 #: What governance does of itself: confirmations, expiries.
@@ -96,12 +99,13 @@ class Cmk:
         )  # fmt: skip
         self.keys_changed = asyncio.Event()
         self.settled_key: str | None = None
+        self.early = Early()
         self.dropped_reports = 0
         self._node_keys: dict[str, tuple[str, str, bytes]] | None = None
         self._grown = asyncio.Event()
         self._behind_until = 0.0
         self._tasks: list[asyncio.Task[None]] = []
-        self._end_health: Any = None
+        self._end_hearing: list[Any] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- start and end ----------------------------------------------------------------------------------------------
@@ -131,10 +135,11 @@ class Cmk:
         self.keys_changed.set()
         if self.signer.key_id not in self.projection.signing_keys:
             log.error("the ledger does not (yet) know this CMK's signing key %s", self.signer.key_id)
-        self._end_health = await subscribe_health(self.connection, self._hear_health)
+        self._end_hearing.append(await subscribe_health(self.connection, self._hear_health))
+        self._end_hearing.append(await subscribe_acks(self.connection, self.early.hear))
         for work in (
-            self._follow_ledger(), self._follow_reports(), self.switch.resend(), self._repeat(), self._tend(),
-            self.expiry.watch(),
+            self._follow_ledger(), self._follow_reports(), self._take_in_early(), self.switch.resend(), self._repeat(),
+            self._tend(), self.expiry.watch(),
             sealing.follow(self),
         ):  # fmt: skip
             self._spawn(work)
@@ -167,8 +172,8 @@ class Cmk:
         self.news.close()
         await end_tasks(self._tasks)
         await self.telling.close()
-        if self._end_health is not None:
-            await self._end_health()
+        for end in self._end_hearing:
+            await end()
         await self.connection.close()
         self.views.reader.close()
         self.writer.close()
@@ -261,21 +266,29 @@ class Cmk:
 
     async def _follow_reports(self) -> None:
         async for batch in _batches(Reports(self.connection).follow(after=self.views.report_cursor()), BATCH):
-            rows: list[Any] = []
-            told: list[inbox.Heard] = []
             for message in batch:
-                heard = await self._hear(message)
-                await asyncio.sleep(0)  # each is a seal to verify; an order goes first
-                if heard is not None:
-                    inbox.note(heard, message.trace)
-                    rows += inbox.rows_of(heard)
-                    told.append(heard)
-            rows.append(("report_cursor", {"sequence": batch[-1].sequence}))
-            await asyncio.to_thread(self.writer.apply, rows, synced=False)  # with the cursor: the stream has them
-            for heard in told:
-                self.news.tell(Item(kind="sync", tenant=heard.tenant, region=heard.region, node=heard.node))
-            if any(inbox.may_confirm(heard) for heard in told):
-                await self._confirm()
+                self.early.brought(message)
+            await self._take_in(batch, ("report_cursor", {"sequence": batch[-1].sequence}))
+
+    async def _take_in_early(self) -> None:
+        async for overdue in self.early.overdue():
+            await self._take_in(overdue)
+
+    async def _take_in(self, batch: list[Stored], *more: inbox.Row) -> None:
+        rows: list[Any] = []
+        told: list[inbox.Heard] = []
+        for message in batch:
+            heard = await self._hear(message)
+            await asyncio.sleep(0)  # each is a seal to verify; an order goes first
+            if heard is not None:
+                inbox.note(heard, message.trace)
+                rows += inbox.rows_of(heard)
+                told.append(heard)
+        await asyncio.to_thread(self.writer.apply, [*rows, *more], synced=False)  # with the cursor: the stream has them
+        for heard in told:
+            self.news.tell(Item(kind="sync", tenant=heard.tenant, region=heard.region, node=heard.node))
+        if any(inbox.may_confirm(heard) for heard in told):
+            await self._confirm()
 
     async def _hear(self, message: Stored) -> inbox.Heard | None:
         try:
@@ -307,12 +320,21 @@ class Cmk:
         self.beats.recorded(subjects.parse_decree(recorded.subject).region, recorded.sequence)
 
     async def _repeat(self) -> None:
-        """Repeat unacknowledged critical decrees on lane0, every second."""
+        """Repeat unacknowledged critical decrees on lane0, every second.
+
+        After the hub was away more often, and the newest routine ones with them: a node that has obeyed says so again,
+        past a stream that is not sourced yet (ADR 0060).
+        """
+        times, until = -1, 0.0
         while True:
-            await asyncio.sleep(REPEAT_S)
+            if times != self.connection.reconnects:
+                times, until = self.connection.reconnects, time.monotonic() + DRY_S
+            dry = time.monotonic() < until
+            await asyncio.sleep(SOON_S if dry else REPEAT_S)
             if not self.connection.is_connected:
                 continue
-            for sequence, id_, subject, tag, body in self.watch.unacknowledged():
+            again = self.watch.unacknowledged()
+            for sequence, id_, subject, tag, body in [*again, *self.watch.unacknowledged_lately()] if dry else again:
                 try:
                     await repeat(self.connection, Stored(sequence, subject, body, id_), tag=tag)
                 except BusError as away:

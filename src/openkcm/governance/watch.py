@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from openkcm.contract import decrees as d
+from openkcm.contract.ids import Lane
 from openkcm.contract.reports import HealthCheck, Mark
 from openkcm.governance import pending
+from openkcm.governance.node_views import Decreed
 from openkcm.governance.pending import Ack, Member, Status
 from openkcm.governance.views import Views
 from openkcm.projector.ledger import Applied
@@ -213,16 +215,27 @@ class Watch:
             )  # fmt: skip
         return due
 
-    def unacknowledged(self) -> list[tuple[int, str, str, str, bytes]]:
+    def unacknowledged(self) -> list[Decreed]:
         """Return (sequence, id, subject, tag, bytes) of critical decrees that a node has not acknowledged yet."""
         found = []
         for tenant, region, at, counter in self._views.critical_waiting():
-            acks = self._views.acks(tenant, region, "critical")
-            floors = [acks[n].mark(at)[0] if n in acks else 0 for n in self.nodes_of(region, 0)]
-            floor = min(floors, default=counter)
+            floor = self._floor(tenant, region, "critical", at, counter)
             if floor < counter:
                 found += self._views.above(tenant, region, "critical", at, floor)
         return found
+
+    def unacknowledged_lately(self) -> list[Decreed]:
+        """Return, likewise, of the newest routine decrees each residence's last, if a node has not acknowledged it."""
+        return [
+            decree for (tenant, region), (at, counter, decree) in self._views.lately().items()
+            if self._floor(tenant, region, "routine", at, counter) < counter
+        ]  # fmt: skip
+
+    def _floor(self, tenant: str, region: str, lane: Lane, at: int, counter: int) -> int:
+        """Return up to where every node of the region has acknowledged a lane in the epoch `at`."""
+        acks = self._views.acks(tenant, region, lane)
+        floors = [acks[n].mark(at)[0] if n in acks else 0 for n in self.nodes_of(region, 0)]
+        return min(floors, default=counter)
 
 
 def _facts(mark: Mark | None) -> tuple[int, int, str] | None:
