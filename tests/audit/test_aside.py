@@ -6,6 +6,7 @@ import msgspec
 
 from audit.evidence import life, lines
 from audit.sealed_ledger import ROOT
+from openkcm.audit import aside as asides
 from openkcm.audit import replay as replays
 from openkcm.audit.examine import examine
 from openkcm.audit.replay import Replay, compare, folded
@@ -22,6 +23,18 @@ def test_a_replay_aside_of_what_was_verified_gives_the_tables_of_one_that_reads_
         told = aside.tables()
     assert len(told["event_routine"]) + len(told["event_critical"]) == len(stored)
     assert told["ledger_epoch"]
+    assert compare(told, folded(stored, ROOT.public_key)) == []
+
+
+def test_what_is_sent_in_one_go_and_what_is_left_at_the_end_are_all_folded(monkeypatch):
+    monkeypatch.setattr(replays, "ALONE", 0)
+    monkeypatch.setattr(asides, "SENT", 3)
+    stored = lines(LEDGER)
+    assert len(stored) % 3
+    with Replay(ROOT.public_key) as aside:
+        for message in stored:
+            aside.take([message], {message.sequence})
+        told = aside.tables()
     assert compare(told, folded(stored, ROOT.public_key)) == []
 
 

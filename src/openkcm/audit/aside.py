@@ -27,8 +27,9 @@ from openkcm.projector.ledger import Known, Projection
 
 __all__ = ["Aside"]
 
-AHEAD: Final = 4  # frames that wait for the other process
-TOGETHER: Final = 4  # frames in one transaction: each writes the pages anew that it touches
+SENT: Final = 16  # frames that are sent in one go: the sending thread waits for its turn each time
+AHEAD: Final = 4  # of those, how many wait for the other process
+TOGETHER: Final = 64  # frames in one transaction: each writes the pages anew that it touches
 PIPE_BYTES: Final = 1 << 20  # the most that Linux gives without privilege; with less the two wait for one another
 _LENGTH: Final = 4
 
@@ -58,6 +59,7 @@ class Aside:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PIPE_BYTES)
         self._frames: Queue[bytes | None] = Queue(AHEAD)
         self._encoder = msgspec.msgpack.Encoder()
+        self._waiting: list[bytes] = []
         self._sending = threading.Thread(target=self._send, name="replay", daemon=True)
         self._sending.start()
 
@@ -68,7 +70,11 @@ class Aside:
         """Fold the next messages; returns before it is done. `leaves`, `known`: of each, or nothing."""
         checked = [] if known else [m.sequence for m in messages if m.sequence in good]
         sent = [(m.sequence, m.subject, m.body, leaf, one) for m, leaf, one in zip_longest(messages, leaves, known)]
-        self._frames.put(self._encoder.encode((sent, checked)))
+        frame = self._encoder.encode((sent, checked))
+        self._waiting += len(frame).to_bytes(_LENGTH, "big"), frame
+        if len(self._waiting) >= 2 * SENT:
+            self._frames.put(b"".join(self._waiting))
+            self._waiting.clear()
 
     def finish(self) -> None:
         """Return when all of it is in the file.
@@ -76,6 +82,7 @@ class Aside:
         Raises:
             AuditError: The replay failed, with its own words.
         """
+        self._frames.put(b"".join(self._waiting))
         self._frames.put(None)
         self._sending.join()
         assert self._process.stderr is not None
@@ -96,11 +103,10 @@ class Aside:
     def _send(self) -> None:
         assert self._process.stdin is not None
         broken = False
-        while (frame := self._frames.get()) is not None:
+        while (frames := self._frames.get()) is not None:
             if not broken:
                 try:
-                    self._process.stdin.write(len(frame).to_bytes(_LENGTH, "big"))
-                    self._process.stdin.write(frame)
+                    self._process.stdin.write(frames)
                 except OSError:  # it ended: `finish` says why; whoever fills the queue must not wait for ever
                     broken = True
         try:

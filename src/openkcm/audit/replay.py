@@ -37,7 +37,7 @@ class Line(msgspec.Struct, frozen=True):
 
 SNAPSHOTS: Final = 20
 #: From so many events on, a process of its own brings more than it costs.
-ALONE: Final = 20_000
+ALONE: Final = 5_000
 EVENTS: Final = ("event_routine", "event_critical")
 #: Tables that no statement of the fold looks up by an index of theirs (the keys of a table are none).
 UNINDEXED: Final = tuple(table for table in LEDGER_TABLES if table != "agreed")

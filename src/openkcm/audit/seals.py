@@ -21,10 +21,11 @@ from openkcm.contract.stored import Message
 
 __all__ = ["Checked", "checked"]
 
-BATCH: Final = 4096
+#: As many as stay in a core's own cache from their decoding to the last look at them: a third of an audit's time.
+BATCH: Final = 256
 #: From so many seals on, a pool brings more than it costs.
-ALONE: Final = 2 * BATCH
-AHEAD: Final = 2  # batches under way while one is judged
+ALONE: Final = 8192
+AHEAD: Final = 8  # batches under way while one is judged
 _M = TypeVar("_M", bound=Message)
 _Seal = tuple[int, bytes | None, bytes, bytes]  # sequence, key, seal, what is under it
 #: Whether somebody vouches for an event's seal: its sequence, its subject, the key it names.

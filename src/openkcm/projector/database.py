@@ -258,7 +258,7 @@ class Writer(Reader):
 PRAGMAS: Final[dict[str, tuple[str, ...]]] = {
     "FULL": ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"),
     "NORMAL": ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"),
-    "OFF": ("page_size = 16384", "journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF",
+    "OFF": ("page_size = 16384", "journal_mode = OFF", "synchronous = OFF", "secure_delete = OFF",
             "cache_size = -262144"),
 }  # fmt: skip
 
@@ -269,8 +269,8 @@ def open_writer(path: Path, schema: Path, *, synchronous: Literal["FULL", "NORMA
     Args:
         path: The file; created 0600.
         schema: Folder of migrations (`NNNN_name.sql`), its subfolders hold the named statements.
-        synchronous: FULL syncs each commit to the disk; NORMAL may lose the last ones with the power, OFF all: for
-            what can be made anew.
+        synchronous: FULL syncs each commit to the disk; NORMAL may lose the last ones with the power. OFF is for what
+            can be made anew: nothing is undone, so after the first failure the file is of no use.
 
     Raises:
         SchemaError: A newer version made the file, or the shipped SQL is not right.
