@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,7 +27,8 @@ def main(target: str, options: list[str]) -> None:
     """Fuzz until libFuzzer ends the process."""
     warnings.simplefilter("ignore")
     with atheris.instrument_imports(include=["openkcm.kmip"]):
-        from fuzz.seeds import dictionary, plant
+        from fuzz.elements import mutator
+        from fuzz.seeds import dictionary, names, plant
         from fuzz.targets import TARGETS
     for function in gc.get_objects():  # generated code is no import
         if isinstance(function, FunctionType) and function.__code__.co_filename.startswith("<kmip "):
@@ -38,7 +40,13 @@ def main(target: str, options: list[str]) -> None:
     dictionary(target, folder / "words")
     sys.stderr.write(f"{target}: {count} real messages to begin with, in {corpus}\n")
     given = [f"-dict={folder / 'words'}", f"-timeout={SLOW_S}", f"-max_len={MAX_LEN}", f"-rss_limit_mb={RSS_MB}"]
-    atheris.Setup([sys.argv[0], *given, *options, str(corpus)], TARGETS[target])
+    own: dict[str, Any] = {}
+    if target == "xml":
+        documents = [file.read_bytes() for file in sorted(corpus.iterdir())]
+        mutate = lambda raw, size: atheris.Mutate(raw, size)  # noqa: E731, PLW0108 -- `Fuzz` puts another in its place
+        own["custom_mutator"] = mutator(documents, names(), mutate)
+    gc.freeze()  # what is there now stays
+    atheris.Setup([sys.argv[0], *given, *options, str(corpus)], TARGETS[target], **own)
     atheris.Fuzz()
 
 

@@ -15,7 +15,7 @@ from openkcm.kmip import SUPPORTED_VERSIONS, KmipError, Tag, encode_request, jso
 from openkcm.kmip.texts import TYPE_NAMES, write_tag
 from openkcm.kmip.ttlv import ItemType, read_item
 
-__all__ = ["dictionary", "plant"]
+__all__ = ["dictionary", "names", "plant"]
 
 
 def messages() -> Iterator[bytes]:
@@ -64,6 +64,12 @@ def plant(target: str, folder: Path) -> int:
     return len(found)
 
 
+def names() -> list[bytes]:
+    """Return the names of tags and of types."""
+    tags = [name for tag in Tag if (name := write_tag(tag))]
+    return [name.encode() for name in (*tags, *TYPE_NAMES.values())]
+
+
 def dictionary(target: str, path: Path) -> None:
     """Write libFuzzer's dictionary: tags with their types as bytes, or names."""
     words: set[bytes]
@@ -73,6 +79,15 @@ def dictionary(target: str, path: Path) -> None:
         }
         words |= {bytes([kind]) + size.to_bytes(4, "big") for kind in ItemType for size in (0, 4, 8, 16, 1 << 31)}
     else:
-        words = {name.encode() for tag in Tag if (name := write_tag(tag))} | {n.encode() for n in TYPE_NAMES.values()}
-        words |= {b'"tag"', b'"type"', b'"value"', b"0x", b"<TTLV tag=", b"type=", b"value=", b"<!DOCTYPE", b"&#x"}
+        words = {*names()} | {
+            b'"tag"',
+            b'"type"',
+            b'"value"',
+            b"0x",
+            b"<TTLV tag=",
+            b"type=",
+            b"value=",
+            b"<!DOCTYPE",
+            b"&#x",
+        }
     path.write_text("".join('"' + "".join(map("\\x{:02x}".format, word)) + '"\n' for word in sorted(words)))

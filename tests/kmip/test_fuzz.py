@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from openkcm.kmip import json_text
+from fuzz.elements import mutator
+from openkcm.kmip import KmipError, json_text, xml_text
 from openkcm.kmip.errors import MalformedMessage
 
 RUN = Path(__file__).parents[1] / "fuzz" / "run.py"
@@ -27,6 +28,29 @@ def test_whatever_comes_only_the_codecs_own_error_leaves(target, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(re.search(r"number_of_executed_units: (\d+)", done.stderr)[1]) >= RUNS
     assert int(re.search(r"(\d+) real messages", done.stderr)[1]) > 100
+
+
+XML = b"""<RequestMessage><RequestHeader><ProtocolVersion><ProtocolVersionMajor type="Integer" value="1"/></ProtocolVersion>
+<BatchCount type="Integer" value="1"/></RequestHeader><BatchItem><Operation type="Enumeration" value="Query"/>
+<RequestPayload><Name type="TextString" value="a &amp; b"/></RequestPayload></BatchItem></RequestMessage>"""
+
+
+def test_mutated_elements_are_read_often_enough_to_reach_what_is_behind_and_differ():
+    """Of mutated bytes four in a hundred are."""
+    mutated = mutator([XML], [b"Name", b"Integer", b"TextString"], lambda raw, size: raw[::-1][:size])
+    made = [mutated(XML, 4096, seed) for seed in range(1000)]
+    assert made == [mutated(XML, 4096, seed) for seed in range(1000)]  # a run can be repeated
+    assert len({*made}) > 500
+    assert all(len(mutated(XML, 500, seed)) <= 500 for seed in range(300))
+    assert mutated(b"<", 10, 1) == b"<"  # no element: as bytes
+    read = 0
+    for one in made:
+        try:
+            xml_text.read(one)
+        except KmipError:
+            continue
+        read += 1
+    assert read > 250
 
 
 @pytest.mark.parametrize("kind", ["[]", "{}", "[[]]", "null", "1", "true"])

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from openkcm.kmip import KmipError, encode_request, json_text, names, xml_text
 from openkcm.kmip.enums import ResultReason, ResultStatus
+from openkcm.kmip.errors import MessageTooLarge
 from openkcm.kmip.http import MAX_HEAD_BYTES, Web
 from openkcm.kmip.messages import KMIP_1_4
 from openkcm.kmip.payloads.server import QueryRequest
 from openkcm.kmip.responses import encode_item, encode_response
 from openkcm.kmip.tags import Tag
-from openkcm.kmip.ttlv import Item, ItemType, read_item, write_item
+from openkcm.kmip.ttlv import MAX_DEPTH, Item, ItemType, read_item, write_item
 
 QUERY = encode_request(QueryRequest(query_function=(1, 2)))
 ANSWER = encode_response(
@@ -52,6 +53,22 @@ def test_texts_go_in_and_out(media, module):
     assert web.opened(raw) == QUERY
     body = web.replied(ANSWER).partition(b"\r\n\r\n")[2]
     assert write_item(module.read(body)) == ANSWER
+
+
+@pytest.mark.parametrize("module", [xml_text, json_text])
+@pytest.mark.parametrize(
+    "innermost", [(), (Item(tag=Tag.BATCH_COUNT, type=ItemType.INTEGER, value=1),)], ids=["empty", "leaf"]
+)
+def test_a_text_nests_as_deep_as_a_binary_message_and_no_deeper(module, innermost):
+    """Found by the fuzzer: an empty structure one level below the deepest was read."""
+    item = Item(tag=Tag.REQUEST_MESSAGE, type=ItemType.STRUCTURE, value=innermost)
+    for _ in range(MAX_DEPTH - 1):
+        item = Item(tag=Tag.REQUEST_MESSAGE, type=ItemType.STRUCTURE, value=(item,))
+    assert module.read(module.write(item)) == read_item(write_item(item)) == item
+    deeper = Item(tag=Tag.REQUEST_MESSAGE, type=ItemType.STRUCTURE, value=(item,))
+    for read, spelled in ((module.read, module.write(deeper)), (read_item, write_item(deeper))):
+        with pytest.raises(MessageTooLarge, match="deeper than 16"):
+            read(spelled)
 
 
 @pytest.mark.parametrize(

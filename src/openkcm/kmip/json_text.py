@@ -38,8 +38,6 @@ def read(data: bytes) -> Item:
 
 
 def _read(tree: Any, attribute: str | None, depth: int) -> Item:
-    if depth > MAX_DEPTH:
-        raise MessageTooLarge(f"structures nested deeper than {MAX_DEPTH}")
     if not isinstance(tree, dict) or not isinstance(tree.get("tag"), str) or tree.keys() - {"tag", "type", "value"}:
         raise MalformedMessage("an item is an object with tag, type and value")
     tag, value = texts.read_tag(tree["tag"]), tree.get("value")
@@ -48,6 +46,8 @@ def _read(tree: Any, attribute: str | None, depth: int) -> Item:
     if kind is None:
         raise MalformedMessage("an item of an unknown type")
     if kind is ItemType.STRUCTURE:
+        if depth == MAX_DEPTH:
+            raise MessageTooLarge(f"structures nested deeper than {MAX_DEPTH}")
         if not isinstance(value, list):
             raise MalformedMessage("the value of a structure is a list")
         if len(value) > MAX_ITEMS:

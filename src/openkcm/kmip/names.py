@@ -57,7 +57,7 @@ def _plain(text: str) -> str:
 
 
 _TAGS: Final = {int(tag): _spelled(tag.name) for tag in Tag}
-_TAG_NUMBERS: Final = {_plain(name): number for number, name in _TAGS.items()}
+_TAG_NUMBERS: Final = {spelling: number for number, name in _TAGS.items() for spelling in (name, _plain(name))}
 
 _CLASSES: Final[dict[str, type[IntEnum]]] = {
     _plain(name): found
@@ -90,7 +90,8 @@ def tag_name(tag: int) -> str | None:
 
 def tag_number(name: str) -> int | None:
     """Return the tag of this name."""
-    return _TAG_NUMBERS.get(_plain(name))
+    found = _TAG_NUMBERS.get(name)  # as the rule spells it: nearly always
+    return _TAG_NUMBERS.get(_plain(name)) if found is None else found
 
 
 def enumeration_of(tag: int, attribute: str | None) -> type[IntEnum] | None:

@@ -36,13 +36,15 @@ class _Reader:
         self._elements += 1
         if self._leaf or self.root is not None:
             raise MalformedMessage("an element inside a value, or after the message")
-        if len(self._open) > MAX_DEPTH or self._elements > MAX_ELEMENTS:
-            raise MessageTooLarge("XML nested too deep, or too many elements")
+        if self._elements > MAX_ELEMENTS:
+            raise MessageTooLarge(f"more than {MAX_ELEMENTS} elements")
         tag = texts.read_tag(given.get("tag", "") if name == _ANY else name)
         kind = texts.TYPES.get(given.get("type", "Structure"))
         if kind is None:
             raise MalformedMessage("an element of an unknown type")
         if kind is ItemType.STRUCTURE:
+            if len(self._open) == MAX_DEPTH:
+                raise MessageTooLarge(f"structures nested deeper than {MAX_DEPTH}")
             self._open.append((tag, [], None))
             return
         if not self._open:
