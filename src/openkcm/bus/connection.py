@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import re
+import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ STALE_S: Final = 10  # by then a connection whose pings nobody answers is anothe
 RECONNECT_WAIT_S: Final = 0.2
 _REFUSAL: Final = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 _BATCH_ENDS: Final = frozenset({"204", "404"})  # end of batch; nothing there
+_NOBODY: Final = "503"
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,9 +105,12 @@ class Connection:
         self._inbox = inbox
         self._secret = secret
         self._closing = False
+        self._answers = f"{inbox}.{secrets.token_hex(11)}"
+        #: What waits for an answer, by the last token of where that must come: None says that the question is refused.
+        self._asked: dict[str, asyncio.Future[Msg | None]] = {}
         #: Done when the connection breaks: what was asked over it is never answered, for the server has let it go.
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refusals: dict[str, set[asyncio.Future[None]]] = {}
+        self._refusals: dict[str, set[asyncio.Future[Msg | None]]] = {}
         self._calls_on_reconnect: list[Callable[[], None]] = []
         self.name = name
         self.permission_errors = 0
@@ -138,22 +143,25 @@ class Connection:
             TooLarge: Larger than the server takes.
         """
         self._check_connected()
-        lost = self._lost
-        asked: asyncio.Future[Msg] = asyncio.ensure_future(self._ask(subject, body, timeout_s, headers))
-        with self._watched(subject) as refused:
-            try:
-                ways: list[asyncio.Future[Any]] = [asked, refused, lost]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not asked.done():
-                    asked.cancel()
-            if refused.done():
-                await asyncio.gather(asked, return_exceptions=True)
-                raise Refused(f"{self.name} may not publish on {subject}")
-        if asked.cancelled() or not asked.done():
-            await asyncio.gather(asked, return_exceptions=True)
-            raise Unavailable(f"the connection broke before {subject} answered")
-        return message_of(asked.result())
+        token = secrets.token_hex(8)  # who hears the question and can have the server answer knows no other's place
+        answer: asyncio.Future[Msg | None] = asyncio.get_running_loop().create_future()
+        self._asked[token] = answer
+        try:
+            with self._watched(subject, answer):
+                async with asyncio.timeout(timeout_s):
+                    await self._publish(subject, body, headers=headers, reply=f"{self._answers}.{token}")
+                    msg = await answer
+        except TimeoutError as bad:
+            raise Unavailable(f"no answer on {subject} within {timeout_s} s") from bad
+        except ConnectionError as bad:
+            raise Unavailable(f"the connection broke before {subject} answered") from bad
+        finally:
+            del self._asked[token]
+        if msg is None:
+            raise Refused(f"{self.name} may not publish on {subject}")
+        if msg.headers and msg.headers.get("Status") == _NOBODY:
+            raise Unavailable(f"nobody answers on {subject}")
+        return message_of(msg)
 
     async def request_batch(self, subject: str, body: bytes, *, timeout_s: float = 5.0) -> list[Message]:
         """Send, and return all answers up to the server's end-of-batch (a status message, not returned).
@@ -293,17 +301,15 @@ class Connection:
         if not self._client.is_connected:
             raise Unavailable(f"{self.name}: {'closed' if self._client.is_closed else 'not connected'}")
 
-    async def _ask(self, subject: str, body: bytes, timeout_s: float, headers: Mapping[str, str] | None) -> Msg:
-        try:
-            return await self._client.request(
-                subject, body, timeout=timeout_s, headers=dict(headers) if headers else None
-            )
-        except nats.errors.MaxPayloadError as bad:
-            raise TooLarge(f"{len(body)} bytes on {subject}") from bad
-        except nats.errors.NoRespondersError as bad:
-            raise Unavailable(f"nobody answers on {subject}") from bad
-        except (nats.errors.Error, OSError, TimeoutError) as bad:
-            raise Unavailable(f"no answer on {subject} within {timeout_s} s") from bad
+    async def _listen(self) -> None:
+        """Hear the answers to what is asked: one subscription for all, which outlives reconnects."""
+
+        async def hear(msg: Msg) -> None:
+            answer = self._asked.get(msg.subject.rpartition(".")[2])
+            if answer is not None and not answer.done():
+                answer.set_result(msg)
+
+        await self._client.subscribe(f"{self._answers}.*", cb=hear)
 
     async def _publish(
         self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, reply: str = ""
@@ -316,8 +322,11 @@ class Connection:
             raise Unavailable(f"cannot send on {subject}: {bad}") from bad
 
     @contextlib.contextmanager
-    def _watched(self, subject: str) -> Iterator[asyncio.Future[None]]:
-        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _watched(
+        self, subject: str, told: asyncio.Future[Msg | None] | None = None
+    ) -> Iterator[asyncio.Future[Msg | None]]:
+        """Have a future (a new one, or the one that is told) done with None when the server refuses a subject."""
+        refused = told or asyncio.get_running_loop().create_future()
         subject = subject.lower()  # as nats-py gives it back
         watchers = self._refusals.setdefault(subject, set())
         watchers.add(refused)
@@ -346,6 +355,9 @@ class Connection:
         lost, self._lost = self._lost, asyncio.get_running_loop().create_future()
         if not lost.done():
             lost.set_result(None)
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(ConnectionResetError())
 
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
@@ -420,6 +432,7 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
                 raise Refused(f"{name}: the server does not know this user")
             raise Unavailable(f"{name}: no connection to {access.url} within {timeout_s} s: {connection.last_error}")
     trying.result()
+    await connection._listen()  # noqa: SLF001
     return connection
 
 

@@ -170,7 +170,8 @@ class LaneReader:
     async def _wait_for_news(self, until: float) -> None:
         self._news.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(until - _now(), 0.001))
+            async with asyncio.timeout(max(until - _now(), 0.001)):
+                await self._news.wait()
 
     async def _pull(self, batch: int) -> None:
         self._pulls += 1
