@@ -171,5 +171,11 @@ def test_a_commit_that_is_not_synced_is_seen_at_once_and_the_next_one_is_synced_
     reader = open_reader(tmp_path / "db")
     assert reader.rows("SELECT count(*) FROM t") == [(4,)]
     assert levels == [2, 1, 2, 1, 2]
+    changes: list[str] = []
+    writer.apply([("add", {"x": 1})], synced=False)
+    writer._connection.set_trace_callback(changes.append)
+    writer.apply([("add", {"x": 1})], synced=False)
+    writer.make(["CREATE TABLE u (y INTEGER) STRICT"])
+    assert [sql for sql in changes if sql.startswith("PRAGMA")] == ["PRAGMA synchronous = 2"]
     reader.close()
     writer.close()

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 BUSY_TIMEOUT_MS: Final = 5000
-FULL: Final = 2  # of `PRAGMA synchronous`, as SQLite tells it
+NORMAL: Final = 1  # of `PRAGMA synchronous`, as SQLite tells it
+FULL: Final = 2
 Value = str | int | float | bytes | None
 Parameters = Mapping[str, Value] | Sequence[Value]
 
@@ -100,6 +101,7 @@ class Writer(Reader):
         super().__init__(connection)
         self._named = dict(named)
         self._synchronous: int = connection.execute("PRAGMA synchronous").fetchone()[0]
+        self._level = self._synchronous
 
     def apply(self, batch: Iterable[tuple[str, Mapping[str, Value]]], *, synced: bool = True) -> None:
         """Run named statements in one transaction: all of them are committed and synced, or none.
@@ -161,8 +163,7 @@ class Writer(Reader):
         with self._lock:
             at = "begin"
             try:
-                if relaxed:
-                    self._connection.execute("PRAGMA synchronous = NORMAL")
+                self._sync(NORMAL if relaxed else self._synchronous)
                 self._connection.execute("BEGIN IMMEDIATE")
                 for at, statement, rows in known:  # noqa: B007 -- the error names it
                     self._run(statement, rows)
@@ -171,9 +172,12 @@ class Writer(Reader):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise StorageFailed(f"{at}: {bad}") from bad
-            finally:
-                if relaxed:
-                    self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+
+    def _sync(self, level: int) -> None:
+        """Sync what comes so from now on; most commits are like the one before."""
+        if level != self._level:
+            self._connection.execute(f"PRAGMA synchronous = {level}")
+            self._level = level
 
     def _of(self, name: str) -> Named:
         found = self._named.get(name)
@@ -220,6 +224,7 @@ class Writer(Reader):
         """
         with self._lock:
             try:
+                self._sync(self._synchronous)
                 self._connection.execute("ATTACH DATABASE ? AS other", (str(path),))
                 self._connection.execute("BEGIN")
                 for table in tables:
@@ -240,6 +245,7 @@ class Writer(Reader):
         """
         with self._lock:
             try:
+                self._sync(self._synchronous)
                 for sql in statements_:
                     self._connection.execute(sql)
             except sqlite3.Error as bad:
