@@ -180,6 +180,30 @@ async def test_a_body_that_was_sealed_here_is_known_again_to_the_last_byte(here)
         safe.open(here.stored("p"), gone)
 
 
+async def test_only_a_place_that_something_may_have_lain_in_is_looked_up(here):
+    high, asked = 1 << 50, []
+
+    class Memory:
+        def last(self, subject: str) -> tuple[int, bytes]:
+            asked.append(subject)
+            return high, b""
+
+    safe = Safe(here.vault, Voice(NODE, REGION, seed(NODE)), REGION, Memory())
+    new, named = (safe.subject(TENANT, "object", uid) for uid in ("n", "named"))
+    _, body = await safe.put(new, record("n"), expect=(str(safe.subject(TENANT, "l3", "k")), 0), epoch=1)
+    assert envelope.decode(body).counter < high
+    _, body = await safe.put(named, record("named"), expect=(str(named), 0), epoch=1)
+    assert envelope.decode(body).counter == high + 1
+    assert asked == [str(named)]
+
+
+async def test_a_record_of_the_feed_is_looked_up_once(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Known, "last", lambda _, subject: asked.append(subject))
+    await here.catalogue.take([here.others("o", 1)])
+    assert len(asked) == 1
+
+
 async def test_records_that_nobody_of_the_region_sealed_are_all_counted_and_few_of_them_logged(here, caplog):
     await here.put("o")
     stored = here.stored("o")

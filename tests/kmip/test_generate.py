@@ -24,6 +24,7 @@ from openkcm.kmip import (
     custom_attribute,
     decode_attributes,
     encode_attributes,
+    is_custom,
 )
 from openkcm.kmip import objects as kmip_objects
 from openkcm.kmip import structures as kmip_structures
@@ -228,12 +229,17 @@ def test_memo_tables_stay_bounded_whatever_clients_send():
 @given(rows=st.lists(attributes(4), max_size=6))
 def test_the_catalogue_reads_back_every_attribute_it_stored(rows):
     assert decode_attributes(encode_attributes(rows)) == tuple(rows)
+    some = frozenset(row.attribute_name for row in rows[::2])
+    wanted = tuple(row for row in rows if row.attribute_name in some or is_custom(row.attribute_name))
+    assert decode_attributes(encode_attributes(rows), some) == wanted
 
 
 @pytest.mark.parametrize("bad", [b"\0" * 8, b"\x42\0\x08\1\0\0\0\x08", b"\x42\0\x08\1\0\0\0\0", b"abc"])
 def test_a_broken_row_of_the_catalogue_is_refused(bad):
     with pytest.raises(KmipError):
         decode_attributes(bad)
+    with pytest.raises(KmipError):
+        decode_attributes(bad, frozenset())
 
 
 @pytest.mark.parametrize("kind", [ItemType.INTEGER, ItemType.LONG_INTEGER, ItemType.INTERVAL, ItemType.DATE_TIME])

@@ -136,6 +136,7 @@ def parse_report(subject: str) -> ReportSubject:
     return ReportSubject(*_split(subject, "report", 4))
 
 
+@lru_cache(maxsize=1024)  # a record's is looked at some times on its way
 def parse_vault(subject: str) -> VaultSubject:
     """Return the parts of a vault record's subject.
 

@@ -170,7 +170,8 @@ class Catalogue:
             return True
         waiting = self._due[sequence] = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait_for(waiting, FEED_S)
+            async with asyncio.timeout(FEED_S):
+                await waiting
         except TimeoutError:
             self._late = max(self._late, sequence)
             return False

@@ -282,14 +282,14 @@ class Crew:
     def _send(self, worker: _Worker, message: control.Message) -> None:
         data = control.frame(message)
         try:
-            worker.socket.setblocking(True)
-            worker.socket.settimeout(1.0)  # a worker that reads nothing for a second is replaced
-            worker.socket.sendall(data)
+            with contextlib.suppress(BlockingIOError):
+                data = data[worker.socket.send(data) :]
+            if data:
+                worker.socket.settimeout(1.0)  # a worker that reads nothing for a second is replaced
+                worker.socket.sendall(data)
+                worker.socket.setblocking(False)
         except OSError:
             self._gone(worker)
-        finally:
-            with contextlib.suppress(OSError):
-                worker.socket.setblocking(False)
 
     def _readable(self, worker: _Worker) -> None:
         try:

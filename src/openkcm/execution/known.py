@@ -103,11 +103,16 @@ class Batch:
     def __init__(self, kept: Kept, known: Known, total: int) -> None:
         self._kept, self._known, self._total = kept, known, total
         self._fresh: dict[str, tuple[int, bytes] | None] = {}
+        self._before: dict[str, tuple[int, bytes] | None] = {}
         self.rows: Rows = []
 
     def last(self, subject: str) -> tuple[int, bytes] | None:
         """Return (revision, digest) of a record, this batch included."""
-        return self._fresh[subject] if subject in self._fresh else self._known.last(subject)
+        if subject in self._fresh:
+            return self._fresh[subject]
+        if subject not in self._before:  # asked for once to judge the record, and once to take it in
+            self._before[subject] = self._known.last(subject)
+        return self._before[subject]
 
     def take(self, subject: str, tenant: str, kind: str, sequence: int, revision: int, data: bytes) -> None:
         """Take in a record that was judged."""

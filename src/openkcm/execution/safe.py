@@ -195,7 +195,7 @@ class Safe:
             Conflict: The expectation does not hold; nothing is stored.
         """
         tag, place = f"{type(record).__name__}.{self.VERSION}", str(where)
-        known = self._memory.last(place)
+        known = self._memory.last(place) if expect[0] == place else None  # else it is a new one, under a random id
         above = max(0 if known is None else known[0], self._revisions.get(place, 0))
         sealed = self._voice.record(where, tag, msgspec.json.encode(record), epoch=epoch, above=above)
         body = env.encode(sealed)

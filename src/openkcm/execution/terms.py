@@ -24,6 +24,7 @@ DATED: Final = frozenset({"Activation Date", "Deactivation Date", "Process Start
 TELLING: Final = ("Application Specific Information", "Link", "Object Group")
 CUSTOM: Final = ("x-", "y-")
 TERM_BYTES: Final = 16
+_INDEXED: Final = DATED.union(TELLING)
 SHIFTS: Final = -1  # found as no state, but by whoever asks for any: a date may have moved it
 
 
@@ -57,7 +58,7 @@ def index_of(tenant: str, record: ObjectRecord) -> tuple[set[bytes], int]:
     system = (tenant, record.registration)
     found = {name_term(*system, name) for name in record.names}
     try:
-        attributes = decode_attributes(record.attributes)
+        attributes = decode_attributes(record.attributes, _INDEXED)
         found |= {_term(*system, a) for a in attributes if a.attribute_name in TELLING or _is_custom(a)}
     except KmipError:
         return found, SHIFTS

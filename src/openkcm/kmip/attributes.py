@@ -281,8 +281,19 @@ def encode_attributes(attributes: Iterable[Attribute]) -> bytes:
     return b"".join(parts)
 
 
-def decode_attributes(data: bytes) -> tuple[Attribute, ...]:
+def _wanted(data: bytes, start: int, end: int, only: frozenset[str]) -> bool:
+    if end - start < 8:
+        raise MalformedMessage("an Attribute without name or value")
+    _, length = _HEAD.unpack_from(data, start)
+    name = data[start + 8 : start + 8 + length].decode()
+    return name in only or is_custom(name)
+
+
+def decode_attributes(data: bytes, only: frozenset[str] | None = None) -> tuple[Attribute, ...]:
     """Return the attributes that `encode_attributes` wrote.
+
+    Args:
+        only: Names; besides them come custom attributes. The values of all others are not looked at.
 
     Raises:
         KmipError: The bytes are not a row of well-formed attributes.
@@ -299,7 +310,8 @@ def decode_attributes(data: bytes) -> tuple[Attribute, ...]:
         if len(found) == MAX_ITEMS:
             raise MessageTooLarge(f"more than {MAX_ITEMS} attributes")
         try:
-            found.append(read(data, start, _aligned(start, stop)))
+            if only is None or _wanted(data, start, stop, only):
+                found.append(read(data, start, _aligned(start, stop)))
         except UnicodeDecodeError:
             raise MalformedMessage("a Text String that is not UTF-8") from None
     return tuple(found)
