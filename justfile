@@ -104,9 +104,9 @@ soak-expired: prepare
 soak-full-hub: prepare
     cd tests && ../{{bin}}/python -m faults.full_hub
 
-# An earlier release's installed package, two nodes a region, becomes this one under load: no operation may fail (3 min)
-upgrade from="HEAD~60": prepare
-    cd tests && ../{{bin}}/python -m upgrades.rolling {{from}}
+# An earlier release's installed package becomes this one under load, or, `upgrade HEAD tables`, one with other tables: no operation may fail (3 min)
+upgrade from="HEAD~60" *tables: prepare
+    cd tests && ../{{bin}}/python -m upgrades.rolling {{from}} {{tables}}
 
 # The hub is down for ten minutes while KMIP load runs and L1 rotates; then every copy is compared, event for event
 soak-hub-down minutes="10": prepare

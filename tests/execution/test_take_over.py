@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
+import shutil
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +16,11 @@ from node_bench import Governor, RunningNode, new_key_file, onboarding, opening
 from openkcm.cli.endpoints import Kmip, Workload
 from openkcm.cli.load import Load, Task, make_key
 from openkcm.contract import decrees as d
+from openkcm.contract import resources
 from openkcm.execution.hold import Hold, InUse
+from openkcm.projector.statements import migrations
 from orbital_fixture import EU_NODE, running_orbital
+from other_tables import OTHER_TABLES
 from press import Press
 
 
@@ -53,6 +59,16 @@ class Here:
         self.node.start("--take-over")
         await self.node.wait_ready()
         return await asyncio.to_thread(before.wait, 20)
+
+    async def not_taken_over(self) -> str:
+        """Start a next process that ends, while the one before serves on; return what it said."""
+        before, said = self.node.process, len((self.node.folder / "node.log").read_text())
+        self.node.start("--take-over")
+        status = await asyncio.to_thread(self.node.process.wait, 60)
+        self.node.process = before
+        await asyncio.sleep(1)
+        assert (status != 0, before.poll()) == (True, None)
+        return (self.node.folder / "node.log").read_text()[said:]
 
 
 @pytest.fixture
@@ -111,6 +127,43 @@ async def test_a_revocation_amid_a_take_over_is_acknowledged_by_whoever_obeys_it
     late = [r for r in records if r.outcome == "served" and closed is not None and r.sent_ns > closed]
     assert late == []
     assert any(r.outcome == "refused" for r in records)
+
+
+def another_release(folder: Path, *, max_age: int | None = None) -> str:
+    """Lay out what ships beside the code, with other tables and maybe another stream; return a program that uses it."""
+    for name in ("projections", "streams", "nodes"):
+        shutil.copytree(resources.ROOT / name, folder / name)
+    tables, usage = folder / "projections" / "node", folder / "streams" / "region" / "USAGE.json"
+    (tables / f"{len(migrations(tables)) + 1:04}_other.sql").write_text(OTHER_TABLES)
+    if max_age is not None:
+        usage.write_text(json.dumps({**json.loads(usage.read_text()), "max_age": max_age}))
+    return (
+        f"from pathlib import Path\nfrom openkcm.contract import resources\nresources.ROOT = Path({str(folder)!r})\n"
+        "from openkcm.cli.main import main\nmain()\n"
+    )
+
+
+@pytest.mark.timeout(240)
+async def test_other_tables_cost_clients_a_start_and_no_answer_and_there_is_no_way_back(here, tmp_path):
+    task = Task(kmip=here.kmip, workload=here.workload, uid=await here.key(), connections=4, rate=100, patience_s=60)
+    with Load(task) as load:
+        await asyncio.sleep(1)
+        here.node.program = another_release(tmp_path / "next")
+        assert await here.taken_over() == 0
+        await asyncio.sleep(1)
+        here.node.program = None
+        assert "use the newer one" in await here.not_taken_over()
+        records = await asyncio.to_thread(load.end)
+    assert {r.outcome for r in records} <= {"served", "lost"}
+    assert [r for r in records if r.outcome == "lost" and "ConnectionRefused" not in r.detail] == []  # nobody was there
+    assert records[-1].outcome == "served"
+
+
+@pytest.mark.timeout(240)
+async def test_a_next_process_that_the_bus_does_not_suit_ends_and_the_earlier_one_serves_on(here, tmp_path):
+    here.node.program = another_release(tmp_path / "next", max_age=3_600_000_000_000)
+    assert "max_age" in await here.not_taken_over()
+    assert await here.key()
 
 
 async def test_a_second_process_does_not_share_a_database(here):

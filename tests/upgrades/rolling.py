@@ -1,4 +1,4 @@
-"""A fleet of an earlier release becomes this one while it serves: `python -m upgrades.rolling REF`, from tests/.
+"""A fleet of an earlier release becomes this one while it serves: `python -m upgrades.rolling REF [tables]`, from tests/.
 
 1. The package of commit REF is built as a wheel and installed, by its own lock, in an environment of its own. Its
    one-command stack comes up with two nodes a region; then its supervisor goes, and what it started stays.
@@ -8,12 +8,17 @@
 5. The second nodes, then the CMK. Nothing that a client asked for may have failed.
 6. This release's own stack comes up on what is there: everything is read, verified and served.
 
+With `tables` the earlier release is REF, and the later one REF with one migration more of a node's tables, installed as
+well: each node is away while its next process starts, and clients may be refused their connection, but no operation
+fails; the earlier release cannot take such a node back, and ends without disturbing it.
+
 Prints one JSON document. Exit status 1: an operation failed, or something is not as it should be.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import select
 import signal
 import subprocess
@@ -33,31 +38,58 @@ from openkcm.cli import background, load, orbital, programs, up
 from openkcm.cli.layout import Layout
 from openkcm.cli.supervisor import Program, end_leftover, start_time
 from openkcm.contract.resources import ROOT
+from other_tables import OTHER_TABLES
 from running_stack import GCM, Stack, until
 
 EU, US = "eu-frankfurt", "us-virginia"
+RECONNECT = re.compile(r"^  reconnect: .*$", re.MULTILINE)  # a server takes another one only when it starts
+NOBODY = "ConnectionRefused"  # nothing was asked
 PLAIN, PAUSE_S, READY_S = b"sixteen byte msg", 0.02, 120
 USES = [enums.CryptographicUsageMask.ENCRYPT, enums.CryptographicUsageMask.DECRYPT]
 
 
-def installed(ref: str, folder: Path) -> Path:
-    """Build and install the package of a commit; return its interpreter."""
+def installed(ref: str, folder: Path, *, tables: str = "", beside: Path | None = None) -> Path:
+    """Build and install the package of a commit; return its interpreter.
+
+    Args:
+        tables: One migration more of a node's tables.
+        beside: The interpreter of another release with the same lock, whose packages are used.
+    """
     source, venv = folder / "source", folder / "venv"
     python = venv / "bin" / "python"
     pip = [str(python), "-m", "pip"]
     try:
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(source), ref], check=True)
+        if tables:
+            migrations = source / "projections" / "node"
+            (migrations / f"{len(list(migrations.glob('*.sql'))) + 1:04}_other.sql").write_text(tables)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        if beside is None:
+            needed = ["--require-hashes", "-r", str(source / "requirements.lock")]
+            subprocess.run([*pip, "install", "-q", *needed], check=True)
+        else:
+            packages = Path("lib") / f"python3.{sys.version_info.minor}" / "site-packages"
+            (venv / packages / "beside.pth").write_text(str(beside.parents[1] / packages))
+            (venv / "bin" / "nats-server").symlink_to(beside.with_name("nats-server"))
         for command in (
-            ["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(source), ref],
-            [sys.executable, "-m", "venv", str(venv)],
-            [*pip, "install", "-q", "--require-hashes", "-r", str(source / "requirements.lock")],
             [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)],
-            [*pip, "install", "-q", "--no-deps", "--no-index", "--find-links", str(folder), "openkcm"],
+            [
+                *pip,
+                "install",
+                "-q",
+                "--no-deps",
+                "--no-index",
+                "--ignore-installed",
+                "--find-links",
+                str(folder),
+                "openkcm",
+            ],
         ):
             subprocess.run(command, check=True)
     finally:
         subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(source)], check=False)
     told = subprocess.check_output([python, "-c", "import openkcm; print(openkcm.__file__)"], cwd=folder, text=True)
-    assert told.startswith(str(venv)), "the earlier release is the one that is installed"
+    assert told.startswith(str(venv)), "the release is the one that is installed"
     return python
 
 
@@ -97,7 +129,12 @@ class Fleet:
 
     def orbital(self) -> None:
         """Have the servers read what this release permits, and the streams be as it declares."""
+        leaves = [self.layout.state / "nats" / r.region / "leaf.conf" for r in self.layout.regions]
+        kept = [RECONNECT.search(leaf.read_text()) for leaf in leaves]
         self.layout.write()
+        for leaf, line in zip(leaves, kept, strict=True):
+            assert line is not None
+            leaf.write_text(RECONNECT.sub(line[0], leaf.read_text()))
         for name, ports in self.layout.server_ports.items():
             orbital.reload(self.pids[f"nats-{name}"], ports, times=2 if name == orbital.HUB else 1)
         assert up.apply_streams(self.stack.state, update=True) == 0
@@ -194,8 +231,8 @@ def destroyed(stack: Stack, workload: str, region: str, number: int, uid: str) -
 
 
 @contextmanager
-def under_load(stack: Stack, told: dict[str, Any]):
-    """Our client and PyKMIP's on both nodes; what failed is told."""
+def under_load(stack: Stack, told: dict[str, Any], *, tables: bool):
+    """Our client and PyKMIP's on both nodes; what failed is told, with other tables but for who found nobody there."""
     who, tasks = stack.endpoints.workloads["acme/payments"], []
     for number in (1, 2):
         kmip = stack.node(EU, number).kmip
@@ -207,7 +244,8 @@ def under_load(stack: Stack, told: dict[str, Any]):
         for client in pykmip:
             client.start()
         yield
-        records = [record for one in ours for record in one.end()]
+        by_node = [one.end() for one in ours]
+        records = [record for one in by_node for record in one]
         for client in pykmip:
             client.over.set()
         for client in pykmip:
@@ -215,19 +253,32 @@ def under_load(stack: Stack, told: dict[str, Any]):
     told["operations of our client"] = dict(Counter(r.outcome for r in records))
     told["longest (s)"] = round(max((r.answered_ns - r.sent_ns) / 1e9 for r in records), 2)
     told["operations of PyKMIP's client"] = sum(client.done for client in pykmip)
-    told["failed"] = [r.detail for r in records if r.outcome != "served"] + [f for c in pykmip for f in c.failed]
+    bad = [r.detail for r in records if r.outcome != "served"] + [f for c in pykmip for f in c.failed]
+    told["failed"] = [b for b in bad if not (tables and NOBODY in b)]
+    away = [[r.sent_ns for r in one if NOBODY in r.detail] for one in by_node]
+    told["nodes away (s)"] = [round((max(at) - min(at)) / 1e9, 1) for at in away if at]
 
 
-def played(stack: Stack) -> dict[str, Any]:
+def not_back(stack: Stack, fleet: Fleet, node: str) -> bool:
+    """Whether the earlier release ends without disturbing a node whose tables it does not know."""
+    configuration = str(fleet.layout.configuration(node))
+    tried = stack.openkcm("node", "--config", configuration, "--take-over")
+    newer = "use the newer one" in tried.stdout + tried.stderr
+    return tried.returncode != 0 and newer and start_time(fleet.pids[node]) is not None
+
+
+def played(stack: Stack, *, tables: bool = False) -> dict[str, Any]:
     """The upgrade."""
     told: dict[str, Any] = {}
     fleet = Fleet(stack)
     try:
-        with under_load(stack, told):
+        with under_load(stack, told, tables=tables):
             time.sleep(1)
             fleet.orbital()
             for region in (EU, US):
                 fleet.take_over(f"{region}-1")
+            if tables:
+                told["no way back"] = not_back(stack, fleet, f"{EU}-1")
             told |= side_by_side(stack)
             for region in (EU, US):
                 fleet.take_over(f"{region}-2")
@@ -245,13 +296,19 @@ def played(stack: Stack) -> dict[str, Any]:
 def main() -> None:
     """Play it."""
     ref = sys.argv[1] if len(sys.argv) > 1 else "HEAD~60"
-    with tempfile.TemporaryDirectory(prefix="openkcm-upgrade-") as folder:
-        stack = Stack(Path(folder) / "state", "--nodes-per-region", "2")
-        stack.python = str(installed(ref, Path(folder)))
+    tables = sys.argv[2:] == ["tables"]
+    with tempfile.TemporaryDirectory(prefix="openkcm-upgrade-") as name:
+        folder = Path(name)
+        stack, later = Stack(folder / "state", "--nodes-per-region", "2"), sys.executable
+        earlier = installed(ref, folder / "earlier")
+        if tables:
+            later = str(installed(ref, folder / "later", tables=OTHER_TABLES, beside=earlier))
+            programs.COMMAND = (later, *programs.COMMAND[1:])  # type: ignore[misc]
+        stack.python = str(earlier)
         stack.up()
         try:
-            told = {"from": ref} | played(stack)
-            stack.python = sys.executable
+            told = {"from": ref} | played(stack, tables=tables)
+            stack.python = later
             stack.up()
             until(lambda: sealed_at(stack, "acme/payments", EU, 2), 30, "this release serves what it found")
             replayed = stack.openkcm("audit", "replay", "--state", str(stack.state), "--json")
@@ -260,7 +317,8 @@ def main() -> None:
         finally:
             stack.down()
     print(json.dumps(told, indent=1))
-    raise SystemExit(1 if told["failed"] or not (told["read model equal"] and told["ledger verified"]) else 0)
+    good = told["read model equal"] and told["ledger verified"] and told.get("no way back", True)
+    raise SystemExit(1 if told["failed"] or not good else 0)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,11 @@ class Node:
         voice = self._own_voice()
         fresh = State(node=node.node, region=node.region, boot_id=BOOT_ID, trust_root=self._trust_root)
         tables = resources.ROOT / "projections" / "node"
+        main = await connect(node.nats, name=node.node)
+        fast = await connect(node.nats, name=f"{node.node}-lane0")  # no backlog is ever ahead of the signal
+        await declare.check(main, declare.declared("region", [region], node=node.node))
+
+        # nobody was asked to end so far: what cannot be is found while the earlier process serves
         if take_over and not migrated(Path(node.database), tables):
             _log.warning("this version changes the node's tables: the earlier process ends before anything is unsealed")
             hold.ask_holder()
@@ -149,10 +154,6 @@ class Node:
             database = open_writer(Path(node.database), tables)
         reader = open_reader(Path(node.database))
         known, state = Known(reader), _kept_state(fresh, reader)
-
-        main = await connect(node.nats, name=node.node)
-        fast = await connect(node.nats, name=f"{node.node}-lane0")  # no backlog is ever ahead of the signal
-        await declare.check(main, declare.declared("region", [region], node=node.node))
 
         slots = region.limits.key_slots
         arena = RegionArena(slots=slots, workloads=WORKLOADS * slots, require_secretmem=region.require_secretmem)

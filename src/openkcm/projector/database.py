@@ -307,8 +307,7 @@ def open_writer(path: Path, schema: Path, *, synchronous: Literal["FULL", "NORMA
 
 def _migrate(connection: sqlite3.Connection, steps: Sequence[tuple[int, str]]) -> None:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(steps):
-        raise SchemaError(f"the file is at version {version}; this software knows {len(steps)}: use the newer one")
+    _check_known(version, steps)
     for number, text in steps[version:]:
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -323,16 +322,24 @@ def _migrate(connection: sqlite3.Connection, steps: Sequence[tuple[int, str]]) -
 
 
 def migrated(path: Path, schema: Path) -> bool:
-    """Whether the file has the tables that this software ships, no fewer and no more.
+    """Whether the file has all the tables that this software ships.
 
     Raises:
+        SchemaError: A newer version made the file.
         StorageFailed: No such file, or it is none of SQLite's.
     """
     reader = open_reader(path)
     try:
-        return bool(reader.rows("PRAGMA user_version")[0][0] == len(statements.migrations(schema)))
+        version, steps = reader.rows("PRAGMA user_version")[0][0], statements.migrations(schema)
     finally:
         reader.close()
+    _check_known(version, steps)
+    return bool(version == len(steps))
+
+
+def _check_known(version: int, steps: Sequence[tuple[int, str]]) -> None:
+    if version > len(steps):
+        raise SchemaError(f"the file is at version {version}; this software knows {len(steps)}: use the newer one")
 
 
 def open_reader(path: Path) -> Reader:
