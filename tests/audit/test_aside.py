@@ -28,7 +28,7 @@ def test_a_replay_aside_of_what_was_verified_gives_the_tables_of_one_that_reads_
 
 def test_what_is_sent_in_one_go_and_what_is_left_at_the_end_are_all_folded(monkeypatch):
     monkeypatch.setattr(replays, "ALONE", 0)
-    monkeypatch.setattr(asides, "SENT", 3)
+    monkeypatch.setattr(asides, "TOGETHER", 3)
     stored = lines(LEDGER)
     assert len(stored) % 3
     with Replay(ROOT.public_key) as aside:

@@ -27,9 +27,10 @@ from openkcm.projector.ledger import Known, Projection
 
 __all__ = ["Aside"]
 
-SENT: Final = 16  # frames that are sent in one go: the sending thread waits for its turn each time
-AHEAD: Final = 4  # of those, how many wait for the other process
-TOGETHER: Final = 64  # frames in one transaction: each writes the pages anew that it touches
+#: Frames in one transaction, for each writes the pages anew that it touches; as many are sent in one go, for the thread
+#: that sends them waits for its turn each time.
+TOGETHER: Final = 64
+AHEAD: Final = 2  # of those, how many wait for the other process
 PIPE_BYTES: Final = 1 << 20  # the most that Linux gives without privilege; with less the two wait for one another
 _LENGTH: Final = 4
 
@@ -72,7 +73,7 @@ class Aside:
         sent = [(m.sequence, m.subject, m.body, leaf, one) for m, leaf, one in zip_longest(messages, leaves, known)]
         frame = self._encoder.encode((sent, checked))
         self._waiting += len(frame).to_bytes(_LENGTH, "big"), frame
-        if len(self._waiting) >= 2 * SENT:
+        if len(self._waiting) >= 2 * TOGETHER:
             self._frames.put(b"".join(self._waiting))
             self._waiting.clear()
 
