@@ -97,10 +97,20 @@ async def test_a_handshake_that_does_not_go_on_is_ended(custodian, part):
     writer.close()
 
 
-@pytest.mark.parametrize("sent", [3, 8, 500], ids=["in the head", "after the head", "in the body"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        HEAD[:3],
+        HEAD + (4096).to_bytes(4, "big"),
+        HEAD + (4096).to_bytes(4, "big") + bytes(500),
+        b"POST /kmip HTTP/1.1\r\nContent-Le",
+        b"POST /kmip HTTP/1.1\r\nContent-Type: text/xml\r\nContent-Length: 4096\r\n\r\n<RequestMessage>",
+    ],
+    ids=["in the head", "after the head", "in the body", "in HTTP's head", "in HTTP's body"],
+)
 async def test_a_message_that_does_not_go_on_is_ended(custodian, sent):
     slow = await custodian.client(custodian.files)
-    slow.writer.write((HEAD + (4096).to_bytes(4, "big") + bytes(600))[:sent])
+    slow.writer.write(sent)
     await ended(slow.reader)
     await slow.close()
 

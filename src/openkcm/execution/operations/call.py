@@ -251,13 +251,15 @@ class Call:
         return slot
 
     @staticmethod
-    def check_size(record: ObjectRecord) -> None:
-        """Refuse a record that the vault could not hold.
+    def check_size(record: ObjectRecord, material: memoryview | bytes | None = None) -> None:
+        """Refuse a record that the vault could not hold, with `material` where it is not wrapped yet.
 
         Raises:
-            OperationFailed: Attributes and material together are too large.
+            OperationFailed: Attributes, material and what is kept beside them are too large together.
         """
-        if len(record.attributes) + len(record.wrapped or b"") > MAX_RECORD_BYTES - 1024:
+        material = record.wrapped or b"" if material is None else material
+        names = msgspec.json.encode(record.names)  # the record's only text that grows there
+        if len(record.attributes) + len(record.block) + len(names) + len(material) > MAX_RECORD_BYTES - 1024:
             raise OperationFailed(ResultReason.INVALID_FIELD, f"an object has at most {MAX_RECORD_BYTES - 1024} bytes")
 
     def wrap(self, record: ObjectRecord, material: memoryview | bytes) -> ObjectRecord:
@@ -266,8 +268,7 @@ class Call:
         Raises:
             OperationFailed: Too large, or the wrapping key is being wiped.
         """
-        if len(material) + len(record.attributes) > MAX_RECORD_BYTES - 1024:
-            raise OperationFailed(ResultReason.INVALID_FIELD, f"an object has at most {MAX_RECORD_BYTES - 1024} bytes")
+        self.check_size(record, material)
         assert self.slot is not None
         record = msgspec.structs.replace(record, l3_version=self.slot.version)
         aad = context_of(self.caller.region, self.caller.tenant, record)
