@@ -1,10 +1,11 @@
 """`just soak-kmip`: a node under load and under attack for ten minutes: does it leak memory or descriptors?
 
 The one-command stack with one worker; honest clients encrypt, decrypt, get and create all the time, a twentieth of it
-alone, then while others leave half of a handshake or half of a message and come by the dozen. The honest clients'
-latency is shown for both parts (of Encrypt, at the client). Custodian's and worker's memory and
-descriptors are written every ten seconds. The run fails when the last quarter's median is above the second quarter's by
-more than allowed, when a process was replaced, or when an honest answer was wrong or missing.
+alone, then while others attack: half and whole handshakes by the dozen, foreign certificates and none, halves of
+messages, bombs, answers that nobody takes. The honest clients' latency is shown for both parts (of Encrypt, at the
+client). Custodian's and worker's memory and descriptors are written every ten seconds. The run fails when the last
+quarter's median is above the second quarter's by more than allowed, when a descriptor stays open after the last enemy
+is gone, when an attack never came about, when a process was replaced, or when an honest answer was wrong or missing.
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from servers import REGION, Target, payloads_of, stack
 
 from openkcm.cli import endpoints as ends
+from openkcm.cli import pki
+from openkcm.kmip import KMIP_1_4, RequestHeader, encode_request
+from openkcm.kmip.payloads.server import QueryRequest
 
 EVERY_S: Final = 10
 #: What may come on top between the second and the last quarter: caches that fill, SQLite's pages.
 ALLOWED: Final = {"rss_mib": 12.0, "descriptors": 8}
+REQUEST: Final = bytes.fromhex("42007801")
+QUIET_S: Final = 30.0  # until what enemies left is ended: longer than a handshake may take
 
 
 def state_of(pid: int) -> dict[str, float]:
@@ -42,33 +49,104 @@ def state_of(pid: int) -> dict[str, float]:
     }
 
 
-class Enemy(threading.Thread):
-    """Comes by the dozen and goes on with nothing."""
+def left_open(pids: dict[str, int], before: dict[str, float]) -> dict[str, float]:
+    """Descriptors that a process has more than before, where it has."""
+    now = {name: state_of(pid)["descriptors"] - before[name] for name, pid in pids.items()}
+    return {name: more for name, more in now.items() if more > 0}
 
-    def __init__(self, kmip: ends.Kmip, workload: ends.Workload, over: threading.Event) -> None:
+
+class Enemy(threading.Thread):
+    """Comes again and again, each time in one of the ways of `ATTACKS`, and goes on with nothing. `done`: how often."""
+
+    def __init__(self, kmip: ends.Kmip, workload: ends.Workload, foreign: tuple[str, ...], number: int) -> None:
         super().__init__(daemon=True)
-        self._where, self._over = (kmip.host, kmip.port), over
-        self._context = ssl.create_default_context(cafile=workload.ca)
-        self._context.check_hostname = False
-        self._context.load_cert_chain(workload.cert, workload.key)
-        self.done = 0
+        self._where, self.over = (kmip.host, kmip.port), threading.Event()
+        self.chance = random.Random(number)  # noqa: S311 -- which attack comes next
+        self._ca, self._own = workload.ca, (workload.cert, workload.key)
+        self.foreign = foreign
+        self.held: list[socket.socket] = []
+        self.done = dict.fromkeys(ATTACKS, 0)
 
     def run(self) -> None:
         """Attack until it is over."""
-        chance = random.Random(1)  # noqa: S311 -- which attack comes next
-        while not self._over.wait(0.05):
-            held: list[socket.socket] = []
-            with contextlib.suppress(OSError):
-                for _ in range(chance.randrange(1, 30)):
-                    held.append(socket.create_connection(self._where, timeout=5))
-                    held[-1].sendall(bytes.fromhex("160301")[: chance.randrange(4)])
-                tls = self._context.wrap_socket(socket.create_connection(self._where, timeout=5))
-                held.append(tls)
-                size = chance.randrange(1, 1 << 18)
-                tls.sendall(bytes.fromhex("42007801") + (size & ~7).to_bytes(4, "big") + bytes(min(size // 2, 1 << 16)))
-            for one in held:
-                one.close()
-            self.done += len(held)
+        while not self.over.wait(0.05):
+            name = self.chance.choice(list(ATTACKS))
+            try:
+                ATTACKS[name](self)
+                self.done[name] += 1
+            except OSError:
+                pass  # the node was faster
+            while self.held:
+                self.held.pop().close()
+
+    def tcp(self) -> socket.socket:
+        """Connect, and hold it."""
+        self.held.append(socket.create_connection(self._where, timeout=5))
+        return self.held[-1]
+
+    def tls(self, files: tuple[str, ...] | None = None, *, older: bool = False) -> ssl.SSLSocket:
+        """Shake hands, as the workload unless told otherwise."""
+        context = ssl.create_default_context(cafile=self._ca)
+        context.check_hostname = False
+        if older:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+        if files != ():
+            context.load_cert_chain(*(files or self._own))
+        self.held[-1:] = [context.wrap_socket(self.tcp())]
+        one = self.held[-1]
+        assert isinstance(one, ssl.SSLSocket)
+        return one
+
+    def half_handshakes(self) -> None:
+        """Less than a hello, by the dozen."""
+        for _ in range(self.chance.randrange(1, 30)):
+            self.tcp().sendall(bytes.fromhex("160301")[: self.chance.randrange(4)])
+
+    def whole_handshakes(self) -> None:
+        """What costs the node most before it knows who comes."""
+        for _ in range(self.chance.randrange(1, 10)):
+            self.tls(older=self.chance.random() < 0.5)
+
+    def strangers(self) -> None:
+        """A foreign certificate, or none."""
+        with contextlib.suppress(OSError):
+            self.tls(self.chance.choice([self.foreign, ()])).recv(1)
+
+    def half_message(self) -> None:
+        """Up to a quarter of a MiB is announced; half of it comes."""
+        size = self.chance.randrange(1, 1 << 18) & ~7
+        self.tls().sendall(REQUEST + size.to_bytes(4, "big") + bytes(min(size // 2, 1 << 16)))
+
+    def half_post(self) -> None:
+        """The same over HTTP: in the head, or in the body."""
+        whole = b"POST /kmip HTTP/1.1\r\nContent-Type: text/xml\r\nContent-Length: 4096\r\n\r\n<RequestMessage>"
+        self.tls().sendall(whole[: self.chance.randrange(1, len(whole))])
+
+    def bomb(self) -> None:
+        """A length, a nesting, a count; the answer is taken."""
+        depth = b"".join(REQUEST + (8 * n).to_bytes(4, "big") for n in range(5000, -1, -1))
+        count = encode_request(
+            QueryRequest(), header=RequestHeader(protocol_version=KMIP_1_4, batch_count=(1 << 31) - 1)
+        )
+        one = self.tls()
+        one.sendall(self.chance.choice([REQUEST + bytes.fromhex("fffffff8"), depth, count]))
+        one.recv(1 << 16)
+
+    def no_taker(self) -> None:
+        """Asks and asks, and takes no answer."""
+        one = self.tls()
+        one.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(100):
+                one.sendall(encode_request(QueryRequest(query_function=tuple(range(1, 7)))) * 100)
+
+
+#: Renegotiation and certificates that are over or withdrawn are played once each in tests/execution/test_hostile.py.
+ATTACKS: Final[dict[str, Callable[[Enemy], None]]] = {
+    "half handshakes": Enemy.half_handshakes, "whole handshakes": Enemy.whole_handshakes,
+    "strangers": Enemy.strangers, "half a message": Enemy.half_message, "half a POST": Enemy.half_post,
+    "bombs": Enemy.bomb, "answers not taken": Enemy.no_taker,
+}  # fmt: skip
 
 
 class Honest(threading.Thread):
@@ -118,10 +196,12 @@ def main() -> int:
         for _ in range(3):
             target = Target(node.kmip.host, node.kmip.port, pids["worker"], workload, None)
             honest.append(Honest(target, payloads_of(target), over))
-        enemies = [Enemy(node.kmip, workload, over) for _ in range(2)]
+        foreign = tuple(map(str, pki.authority(Path(folder) / "foreign").issue_workload("acme", "payments")))
+        enemies = [Enemy(node.kmip, workload, foreign, n) for n in range(2)]
         for one in honest:
             one.start()
         time.sleep(options.seconds / 20)
+        before = {name: state_of(pid)["descriptors"] for name, pid in pids.items()}
         for one in honest:
             one.attacked = True
         for enemy in enemies:
@@ -133,15 +213,27 @@ def main() -> int:
             for name, pid in pids.items():
                 seen[name].append(state_of(pid))
             print(json.dumps({name: of[-1] for name, of in seen.items()}), file=sys.stderr)
+        for enemy in enemies:
+            enemy.over.set()
+        for enemy in enemies:
+            enemy.join(30)
+        until = time.monotonic() + QUIET_S
+        while (held := left_open(pids, before)) and time.monotonic() < until:
+            time.sleep(0.5)
         over.set()
-        for thread in (*honest, *enemies):
+        for thread in honest:
             thread.join(30)
     wrong = [h.wrong for h in honest if h.wrong]
-    print(f"{sum(h.done for h in honest)} honest operations; {sum(e.done for e in enemies)} hostile connections")
+    wrong += [f"{name}: {more:.0f} descriptors stay open after the last enemy is gone" for name, more in held.items()]
+    done = {name: sum(e.done[name] for e in enemies) for name in ATTACKS}
+    wrong += [f"nobody attacked by {name}" for name, times in done.items() if not times]
+    print(f"{sum(h.done for h in honest)} honest operations; attacks: {done}")
+    usual = 0.0
     for attacked, when in ((False, "alone"), (True, "under attack")):
         times = sorted(t for h in honest for t in h.times[attacked])
         half, most = times[len(times) // 2], times[int(len(times) * 0.99)]
-        print(f"Encrypt {when}: p50 {half * 1e3:.2f} ms, p99 {most * 1e3:.2f} ms")
+        usual = usual or half
+        print(f"Encrypt {when}: p50 {half * 1e3:.2f} ms ({half / usual:.1f} x), p99 {most * 1e3:.2f} ms")
     for name, states in seen.items():
         quarter = len(states) // 4
         for what, allowed in ALLOWED.items():
