@@ -17,16 +17,27 @@ from node_bench import Governor, RunningNode, new_key_file, opening
 from openkcm.bus.vault import Vault
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
+from openkcm.contract import statements
 from openkcm.execution import keyring
 from openkcm.execution.keyring import L2Record, L3Record, RingRecord
 from openkcm.execution.objects import context_of
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.roots.file import FileRoot
 from orbital_fixture import running_orbital
-from press import Press
+from press import Press, sign
 
 REGION = "eu-frankfurt"
-__all__ = ["REGION", "Residence", "Thief", "descendants", "onboard", "serving_node", "settled", "workers_of"]
+__all__ = [
+    "REGION",
+    "Residence",
+    "Thief",
+    "descendants",
+    "destruction",
+    "onboard",
+    "serving_node",
+    "settled",
+    "workers_of",
+]
 
 
 class Residence:
@@ -84,6 +95,13 @@ async def serving_node(folder: Path, **options: Any) -> AsyncIterator[tuple[Gove
                 yield governor, node
             finally:
                 node.stop()
+
+
+def destruction(press: Press, tenant: str) -> env.Envelope:
+    """The decree, signed by two of the tenant's people."""
+    words = statements.destroy_statement(tenant, press.region, "approval-0001", 1)
+    decree = d.ContextDestroyed(approval="approval-0001", approvers_version=1, signatures=sign(words, press.people))
+    return press.residence(tenant, decree)
 
 
 async def settled(governor: Governor) -> None:

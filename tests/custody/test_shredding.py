@@ -7,20 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from custody.residence_bench import REGION, Thief, onboard, serving_node
+from custody.residence_bench import REGION, Thief, destruction, onboard, serving_node
 from execution.kmip_client import Failed
-from openkcm.contract import decrees as d
-from openkcm.contract import reports, statements
+from openkcm.contract import reports
 from openkcm.execution.keyring import L2Record, L3Record, RingRecord
 from openkcm.execution.records import ObjectRecord
-from press import Press, sign
-
-
-def destruction(press: Press, tenant: str):
-    """The decree, signed by two of the tenant's people."""
-    words = statements.destroy_statement(tenant, press.region, "approval-0001", 1)
-    decree = d.ContextDestroyed(approval="approval-0001", approvers_version=1, signatures=sign(words, press.people))
-    return press.residence(tenant, decree)
 
 
 def on_disk(folders: list[Path], needles: dict[str, bytes]) -> set[tuple[str, str]]:

@@ -7,9 +7,8 @@ import json
 
 import pytest
 
-from custody.residence_bench import REGION, Thief, onboard, serving_node
+from custody.residence_bench import REGION, Thief, destruction, onboard, serving_node
 from custody.test_admin import openkcm
-from custody.test_shredding import destruction
 from execution.kmip_client import Failed
 from openkcm.bus.vault import Vault
 from openkcm.contract import decrees as d

@@ -353,11 +353,35 @@ async def test_what_a_crash_left_of_it_is_forgotten_when_the_tombstone_comes_aga
 async def test_rows_are_shredded_so_many_at_a_time(full, monkeypatch):
     monkeypatch.setattr(shredder, "PAGE", 3)
     whole = shredder.Shredder(full.catalogue._safe, lambda: full.state, full.database, full.disk, None)
-    assert whole._count(TENANT) == 20  # with their terms
-    assert whole._shred_some(TENANT)
-    assert whole._count(TENANT) == 14
-    while whole._shred_some(TENANT):
-        pass
+    assert whole._forget_some(TENANT) == 6  # three objects, and three of their terms
+    assert full.database.rows("SELECT count(*) FROM objects WHERE tenant = ?", (TENANT,)) == [(7,)]
+    assert (await whole._forget(TENANT))[0] == 14
     assert full.database.rows("SELECT tenant FROM objects") == [("bolt",)]
-    assert whole._count(TENANT) == 0
+    assert full.database.rows("SELECT count(*) FROM object_terms WHERE tenant = ?", (TENANT,)) == [(0,)]
     assert full.database.rows("SELECT data FROM vault_known WHERE kind = 'l3'") == [(None,)]
+
+
+async def test_this_nodes_copies_go_before_the_vaults_and_so_does_what_comes_meanwhile(full, monkeypatch):
+    """The vault's take hours for many objects."""
+    safe, reported, seen = full.catalogue._safe, [], []
+
+    async def erase_all(tenant, _keep):
+        seen.append(full.database.rows("SELECT count(*) FROM objects WHERE tenant = ?", (tenant,)))
+        if len(seen) == 1:
+            full.database.apply(catalogue._rows(tenant, 99, record("late", "n"), b"{}"))
+            return {"object": 10}
+        return {}
+
+    async def report(_tenant, what):
+        reported.append(what)
+
+    async def nothing(*_):
+        return None
+
+    for name, of in (("erase_all", erase_all), ("get", nothing), ("tidy", nothing)):
+        monkeypatch.setattr(safe, name, of)
+    await shredder.Shredder(safe, lambda: full.state, full.database, full.disk, report)._shred(TENANT)
+    assert seen == [[(0,)], [(1,)]]
+    assert full.database.rows("SELECT tenant FROM objects") == [("bolt",)]
+    (said,) = reported
+    assert (said.rows, said.vault, said.log_truncated) == (22, {"object": 10}, True)

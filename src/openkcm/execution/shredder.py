@@ -4,8 +4,9 @@ ContextDestroyed has closed every gate, zeroized L2 and L3, and is in the vault'
 acknowledged; from then on nothing can be opened. What follows is erasure, and may be repeated after any crash:
 
 1. the ring is tombstoned: no node makes or reads a key of this residence again;
-2. every revision of every other record is overwritten (MSG.DELETE), object by object;
-3. this node's own copies go: rows with secure_delete, then the write-ahead log is truncated;
+2. this node's own copies go: rows with secure_delete, then the write-ahead log is truncated;
+3. every revision of every other record is overwritten (MSG.DELETE), object by object: the server writes the file around
+   it anew, up to 8 MiB, so that many objects take hours; then what came here meanwhile goes too;
 4. a sealed report says what was removed where. What it does not say is not claimed: blocks that the server's disk has
    remapped, raft logs until their compaction, backups until they expire. Certain it is when the customer destroys L1.
 """
@@ -38,6 +39,7 @@ TABLES: Final = ("objects", "object_terms")
 #: rows in another order, so that each transaction writes much of it: with fewer rows each, the disk writes more in all.
 PAGE: Final = 5_000
 LOG_TRIES: Final = 20
+_PAGE_OF: Final = "SELECT count(*) FROM (SELECT 1 FROM {} WHERE tenant = :tenant LIMIT :page)"
 
 
 class Shredder:
@@ -69,35 +71,37 @@ class Shredder:
 
     async def _shred(self, tenant: str) -> None:
         await self._tombstone(tenant)  # (1)
+        rows, truncated = await self._forget(tenant)  # (2)
         removed: dict[str, int] = {}
-        while found := await self._safe.erase_all(tenant, KEPT):  # (2) until nothing new turns up
+        while found := await self._safe.erase_all(tenant, KEPT):  # (3) until nothing new turns up
             removed = {kind: removed.get(kind, 0) + found.get(kind, 0) for kind in removed.keys() | found}
-        loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._disk, self._count, tenant)  # (3)
-        while await loop.run_in_executor(self._disk, self._shred_some, tenant):
-            pass
-        for _ in range(LOG_TRIES):
-            truncated = await loop.run_in_executor(self._disk, self._database.truncate_log)
-            if truncated:
-                break
-            await asyncio.sleep(SWEEP_S / 4)
-        if not removed and not rows:
+        late, still = await self._forget(tenant)
+        if not removed and not rows + late:
             return  # another start of this process, or another node, has said it
         gone = reports.ResidenceShredded(
-            tenant=tenant, vault=dict(sorted(removed.items())), rows=rows, log_truncated=truncated,
+            tenant=tenant, vault=dict(sorted(removed.items())), rows=rows + late, log_truncated=truncated and still,
             kept=tuple(sorted(KEPT)),
         )  # fmt: skip
         await self._report(tenant, gone)  # (4)
-        _log.info("%s is shredded: %s in the vault, %d rows here", tenant, removed, rows)
+        _log.info("%s is shredded: %s in the vault, %d rows here", tenant, removed, rows + late)
 
-    def _count(self, tenant: str) -> int:
-        counts = (self._database.rows(f"SELECT count(*) FROM {t} WHERE tenant = ?", (tenant,)) for t in TABLES)
-        return sum(count for ((count,),) in counts)
+    async def _forget(self, tenant: str) -> tuple[int, bool]:
+        """Overwrite all rows here; return how many there were, and whether the log is truncated."""
+        loop, rows = asyncio.get_running_loop(), 0
+        while some := await loop.run_in_executor(self._disk, self._forget_some, tenant):
+            rows += some
+        for _ in range(LOG_TRIES):
+            if await loop.run_in_executor(self._disk, self._database.truncate_log):
+                return rows, True
+            await asyncio.sleep(SWEEP_S / 4)
+        return rows, False
 
-    def _shred_some(self, tenant: str) -> bool:
-        """Overwrite some of the rows here; return whether there are more."""
-        self._database.apply([("shred", {"tenant": tenant, "page": PAGE})], synced=False)  # the log's end syncs
-        return any(self._database.rows(f"SELECT 1 FROM {t} WHERE tenant = ? LIMIT 1", (tenant,)) for t in TABLES)
+    def _forget_some(self, tenant: str) -> int:
+        """Overwrite a page of each table; return how many rows that were."""
+        page: dict[str, str | int] = {"tenant": tenant, "page": PAGE}
+        some = sum(self._database.rows(_PAGE_OF.format(table), page)[0][0] for table in TABLES)
+        self._database.apply([("shred", page)], synced=False)  # the log's end syncs
+        return int(some)
 
     async def _tombstone(self, tenant: str) -> None:
         where, state = self._safe.subject(tenant, "ring", tenant), self._state()
