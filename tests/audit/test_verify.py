@@ -131,6 +131,7 @@ BREACHES = {
     "a gap in the counter": (lambda it: it.residence(d.AccessResumed(), counter=9), "counter"),
     "a counter twice": (lambda it: it.residence(d.AccessResumed(), counter=1), "counter"),
     "another epoch": (lambda it: it.residence(d.AccessResumed(), epoch=2), "epoch"),
+    "an epoch opened a second time": (lambda it: it.ledger(d.LedgerOpened(epoch=1, first_sequence=1)), "epoch"),
     "an epoch left out": (lambda it: it.ledger(d.LedgerOpened(epoch=3, first_sequence=1), epoch=3), "epoch"),
     "another epoch left out than the trust root says": (
         lambda it: it.ledger(d.LedgerOpened(epoch=4, first_sequence=1, closes=("epochs 1 to 2 closed",)), epoch=4),
