@@ -98,7 +98,7 @@ async def test_a_hole_in_its_mirror_halts_a_node_until_the_mirror_is_mended(hurr
     mirror, signed = Mirror(history(31), holes={25}), points(history(31))
     node = Node(mirror)
     running(node)
-    await until(lambda: mirror.at == 31)
+    await until(lambda: node.watch.tree.kept.sequence == 31)
     await node.hear(signed[10], 1)  # of before the hole
     assert node.state.halted is None
     await node.hear(signed[-1], 2)
@@ -119,13 +119,13 @@ async def test_a_restart_knows_that_its_mirror_has_a_hole_and_reads_it_from_the_
     mirror, signed = Mirror(history(31), holes={25}), points(history(31))
     before = Node(mirror)
     running(before)
-    await until(lambda: mirror.at == 31)
+    await until(lambda: before.watch.tree.kept.sequence == 31)
     await before.hear(signed[-1], 2)
     again = Mirror(history(31))
     node = Node(again, kept=before.watch.tree.kept, state=before.state)
     assert node.state.halted == "MirrorIncomplete"
     running(node)
-    await until(lambda: again.at == 31)
+    await until(lambda: node.watch.tree.kept.sequence == 31)
     assert again.resets == [0]
     assert node.state.halted == "MirrorIncomplete", "nobody has signed it anew yet"
     await node.hear(signed[-1], 3)
@@ -136,7 +136,7 @@ async def test_another_history_behind_a_hole_is_a_fork_once_the_mirror_is_whole(
     mirror, signed = Mirror(history(31), holes={25}), points(history(31, changed=10))
     node = Node(mirror)
     running(node)
-    await until(lambda: mirror.at == 31)
+    await until(lambda: node.watch.tree.kept.sequence == 31)
     await node.hear(signed[-1], 2)
     assert node.state.halted == "MirrorIncomplete"
     mirror.holes.clear()

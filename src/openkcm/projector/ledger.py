@@ -194,8 +194,8 @@ class Projection:
                 return Applied(message.sequence, message.subject, where, fault="bad-seal")
         if kind is None:  # (5)
             return self._marked(message, where, known, e, fault="unknown-event")
-        lane = "critical" if e is not None and e.priority == env.PRIORITY_CRITICAL else "routine"
-        if (kind.aggregate, kind.lane) != (where.kind, where.lane) or (e is not None and lane != where.lane):  # (3)
+        misplaced = e is not None and (e.priority == env.PRIORITY_CRITICAL) != (where.lane == "critical")
+        if misplaced or (kind.aggregate, kind.lane) != (where.kind, where.lane):  # (3)
             return Applied(message.sequence, message.subject, where, fault="wrong-lane")
         mark = self._marks.get((message.subject, known.epoch), 0)
         if known.counter <= mark:  # (4)
