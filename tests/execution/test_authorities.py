@@ -7,7 +7,8 @@ import hashlib
 
 import pytest
 
-from node_bench import Governor, RunningNode, new_key_file, onboarding, opening
+from custody.residence_bench import serving_node
+from node_bench import Governor, RunningNode, new_key_file, onboarding
 from openkcm.cli.endpoints import Kmip, Workload
 from openkcm.cli.load import Load, Task, make_key
 from openkcm.contract import decrees as d
@@ -18,7 +19,6 @@ from openkcm.execution.authorities import Trust
 from openkcm.execution.inputs import Arrived
 from openkcm.execution.judge import judged
 from openkcm.execution.residence_state import State
-from orbital_fixture import running_orbital
 from own_ca import OwnCa, weak
 from press import Press, new_id, sign
 
@@ -163,24 +163,12 @@ def test_a_chain_speaks_only_for_what_was_enrolled_under_the_ca_it_ends_in() -> 
 
 
 async def test_a_tenants_ca_serves_its_own_workloads_and_is_of_no_use_against_another(tmp_path) -> None:
-    press = Press()
-    with running_orbital(tmp_path / "stack") as orbital:
-        node = RunningNode(orbital, press, tmp_path / "node")
+    async with serving_node(tmp_path) as (governor, node):
         new_key_file(node.key_file)
-        async with Governor(orbital, press) as governor:
-            for e in opening(press):
-                await governor.append(e)
-            node.start()
-            try:
-                await node.wait_ready()
-                await _on_a_node(governor, node, press, tmp_path)
-            finally:
-                node.stop()
+        await _on_a_node(governor, node, governor.press, tmp_path)
 
 
 async def _on_a_node(governor: Governor, node: RunningNode, press: Press, folder) -> None:
-    await governor.until(lambda: governor.health and governor.health.cursor[1] >= 1)
-    await asyncio.sleep(0.6)
     for tenant in ("acme", "bolt"):
         for e in onboarding(press, tenant, node.key_file):
             await governor.append(e)

@@ -189,8 +189,9 @@ class Writer(Reader):
         if len(named.statements) == 1:
             (one,) = named.statements
             picked = rows if one.as_is else [one.pick(row) for row in rows]
-            whole = len(picked) - len(picked) % TOGETHER if one.together is not None else 0
+            whole = 0
             if one.together is not None:
+                whole = len(picked) - len(picked) % TOGETHER
                 parts = (picked[at : at + TOGETHER] for at in range(0, whole, TOGETHER))
                 self._connection.executemany(one.together, (tuple(chain.from_iterable(part)) for part in parts))
             self._connection.executemany(one.sql, picked[whole:])
