@@ -106,14 +106,19 @@ class InProcess:
     def raw(self, data, operations=OPERATIONS):
         again = []
         exchange = Exchange(self.bench, self.caller, operations, decode_request(data), lambda: again.append(True))
-        response = exchange.advance()
+        response = self._advance(exchange)
         while response is None:
             assert again, "the exchange waits for nothing"
             again.pop()
-            response = exchange.advance()
-        if self.bench.held is not None:
-            self.bench.wipe()
+            response = self._advance(exchange)
         return response
+
+    def _advance(self, exchange):
+        self.bench.enter()
+        try:
+            return exchange.advance()
+        finally:
+            self.bench.leave()
 
     def items(self, *payloads, operations=OPERATIONS, **options):
         return decode_response(self.raw(encode_request(*payloads, **options), operations)).items

@@ -11,6 +11,8 @@ from openkcm.contract.fleet import Limits
 from openkcm.execution import control
 from openkcm.execution.session import Session
 from openkcm.execution.worker import Listener, tls_context
+from openkcm.kmip import encode_request
+from openkcm.kmip.payloads.server import QueryRequest
 
 
 class Floor:
@@ -20,6 +22,7 @@ class Floor:
         self.bench = self.link = self
         self.limits, self.loop, self.tick = Limits(), asyncio.get_running_loop(), 0
         self.unfinished = 0
+        self.let_gos = 0
         self.asked = asyncio.get_running_loop().create_future()
 
     def ask(self, question, _then) -> None:
@@ -27,6 +30,9 @@ class Floor:
 
     def count(self, what) -> None:
         raise AssertionError(what)
+
+    def let_go(self) -> None:
+        self.let_gos += 1
 
     def shaken(self, _connection) -> None:
         pass
@@ -48,4 +54,8 @@ async def test_a_clients_last_flight_is_acknowledged_at_once_so_that_its_first_r
     with await asyncio.to_thread(context.wrap_socket, mine):
         assert isinstance(await asyncio.wait_for(floor.asked, 5), control.Identify)
         assert session._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+        assert floor.let_gos, "a key was kept while hands were shaken"
+        floor.let_gos = 0
+        session._consume(encode_request(QueryRequest())[:-8])
+        assert floor.let_gos, "a key was kept while a message came in parts"
         session.close()

@@ -22,7 +22,8 @@ class Board:
     Attributes:
         fd: To pass on to workers.
         words: `BOARD_WORDS` a worker: [0] the drain counter, odd from parsing a message until its answer is with the
-            kernel; [BOARD_COUNTS..63) counts; [BOARD_PULSE]; [BOARD_HISTOGRAM..128) the latency histogram.
+            kernel and no key in the scratch page; [BOARD_COUNTS..63) counts; [BOARD_PULSE]; [BOARD_HISTOGRAM..128) the
+            latency histogram.
     """
 
     __slots__ = ("_mapping", "fd", "size", "words", "workers")

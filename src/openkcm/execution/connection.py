@@ -87,6 +87,7 @@ class Connection:
         raise NotImplementedError
 
     def _shake_hands(self) -> None:
+        self._bench.let_go()
         try:
             self._socket.do_handshake()
         except ssl.SSLWantReadError:

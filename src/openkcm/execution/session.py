@@ -1,8 +1,8 @@
 """One client's messages: framing, and the order in which they are answered. Knows no operation, opens no connection.
 
-The drain counter is odd from before a message is parsed until its answer is with the kernel; then, and whenever the
-session waits (for the custodian, or for a slow client to take its answer), it is even. Before anything leaves after
-such a wait, the gates it depends on are compared with what they were; a queued answer whose gate has changed is
+The drain counter is odd from before a message is parsed until its answer is with the kernel (`Bench.enter`, `leave`);
+a session that waits, for the custodian or for a slow client to take its answer, is not inside. Before anything leaves
+after such a wait, the gates it depends on are compared with what they were; a queued answer whose gate has changed is
 dropped, and the connection reset with it. One message of a connection is answered at a time. What nearly every message
 needs comes first: `_readable`, `_serve`, `_send`.
 """
@@ -69,8 +69,7 @@ class Session(Connection):
     def _serve(self, message: bytes) -> None:
         """Answer one message, or begin to wait."""
         bench = self._bench
-        board, drain = bench.board, bench.drain
-        board[drain] += 1  # odd: from here on the custodian waits for us
+        bench.enter()
         try:
             caller = self._caller
             try:
@@ -93,9 +92,7 @@ class Session(Connection):
             _log.error("a session ends: %s", type(bad).__name__, exc_info=bad)
             self.close()
         finally:
-            if bench.held is not None:
-                bench.wipe()
-            board[drain] += 1  # even
+            bench.leave()
 
     def _send(self, response: bytes, exchange: Exchange | None) -> None:
         """Hand an answer to the kernel; what it does not take waits for the client, with the exchange's gates.
@@ -140,6 +137,7 @@ class Session(Connection):
 
     def _await_rest(self) -> None:
         """A message is not whole: it has its time, and all of them together have so much memory."""
+        self._bench.let_go()
         if self._caller is not None and not self._until:
             self._until = self._floor.tick + self._floor.limits.message_s
         if self._floor.unfinished > self._floor.limits.unfinished_bytes:
@@ -202,8 +200,7 @@ class Session(Connection):
         if self.closed or exchange is None or not self._waiting:
             return
         bench = self._bench
-        board, drain = bench.board, bench.drain
-        board[drain] += 1
+        bench.enter()
         try:
             response = exchange.advance()
             if response is not None:
@@ -214,9 +211,7 @@ class Session(Connection):
             _log.error("a session ends: %s", type(bad).__name__, exc_info=bad)
             self.close()
         finally:
-            if bench.held is not None:
-                bench.wipe()
-            board[drain] += 1
+            bench.leave()
         self._go_on()
 
     def _go_on(self) -> None:
@@ -225,10 +220,9 @@ class Session(Connection):
             self._consume_partial()
 
     def _writable(self) -> None:
-        """Try the same bytes again: an operation of its own, odd, compare, send, even."""
+        """Try the same bytes again: an operation of its own; enter, compare, send, leave."""
         bench = self._bench
-        board, drain = bench.board, bench.drain
-        board[drain] += 1
+        bench.enter()
         try:
             rest, exchange = self._output, self._exchange
             assert rest is not None
@@ -248,7 +242,7 @@ class Session(Connection):
                 return
             self._output, self._exchange, self._until = None, None, 0
         finally:
-            board[drain] += 1
+            bench.leave()
         if self._closing:
             self._part()
             return

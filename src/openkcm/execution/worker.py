@@ -118,6 +118,7 @@ class Worker:
         self.bench = Bench(
             self._arena, self._board.words, self._board_start, self._scratch.view, objects, link, self._handed
         )
+        self.bench.soon = self.loop.call_soon
         self.bench.rng_seed_bytes, self.bench.rng = self.limits.rng_seed_bytes, self.limits.rng
         files = [Path(f"{self._path}{end}") for end in ("", "-wal", "-shm")]
         caged = cage.enter(files, self._listener.port)  # from here on nothing new can be reached

@@ -183,7 +183,7 @@ class Call:
         return entry
 
     def key_of(self, entry: Entry) -> memoryview:
-        """Unwrap the object's key into the scratch page; it stays there until the message is answered or waits.
+        """Unwrap the object's key into the scratch page, or find it there; it stays until `Bench.leave` or a wait.
 
         Raises:
             OperationFailed: It has no key, or one of over 512 bytes, or one that a client wrapped; it does not unwrap;
@@ -195,11 +195,11 @@ class Call:
             into = bench.key_view(entry.size)
             if into is None:
                 raise OperationFailed(ResultReason.INVALID_FIELD, "the object is no key that is used here")
-        if bench.held is entry:
-            return into
         slot = self.slot
         if slot is None or slot.version != entry.version:
             slot = self._wrapping(entry)
+        if bench.held is entry:
+            return into
         bench.held = entry  # before the key is there: whatever happens, it is wiped
         try:
             AESGCM(slot.key).decrypt_into(entry.nonce, entry.sealed, entry.aad, into)
