@@ -17,7 +17,7 @@ from openkcm.execution.arena import WorkerArena
 from openkcm.execution.keyring import NONCE_BYTES, TAG_BYTES, l4_context
 from openkcm.execution.records import ObjectRecord
 from openkcm.execution.terms import SHIFTS, may_shift
-from openkcm.kmip import Attribute, decode_attributes
+from openkcm.kmip import decode_attributes
 from openkcm.kmip.enums import CryptographicUsageMask, ObjectType, State
 
 __all__ = ["BLOCK_HEADS", "Entry", "Objects", "Rows", "context_of"]
@@ -60,6 +60,7 @@ class Entry:
 
     Attributes:
         sequence: Of the record in the vault; what an update names as its expectation.
+        attributes: All, as stored; State may have moved on with a date since (`state_at`).
         epoch, seen: Index of the bucket's epoch word, and its value before the record was read.
         nonce, sealed, aad: What unwrapping takes.
         material_bytes: Length of the material.
@@ -72,9 +73,9 @@ class Entry:
         parameters, plan: The cryptographic parameters seen last, and what they come to.
     """
 
-    __slots__ = ("_attributes", "aad", "archived", "dated", "epoch", "foreign", "limited", "material_bytes", "nonce",
-                 "parameters", "plan", "record", "sealed", "seen", "sequence", "size", "state", "uid", "usage",
-                 "version")  # fmt: skip
+    __slots__ = ("_values", "aad", "archived", "attributes", "dated", "epoch", "foreign", "limited", "material_bytes",
+                 "nonce", "object_type", "parameters", "plan", "record", "sealed", "seen", "sequence", "size", "state",
+                 "uid", "usage", "version")  # fmt: skip
 
     def __init__(self, sequence: int, record: ObjectRecord, aad: bytes, epoch: int, seen: int) -> None:
         self.sequence, self.record, self.aad, self.epoch, self.seen = sequence, record, aad, epoch, seen
@@ -85,24 +86,18 @@ class Entry:
         self.material_bytes = max(0, len(wrapped) - NONCE_BYTES - TAG_BYTES)
         self.foreign = len(record.block) > BLOCK_HEADS.get(record.object_type, 0)
         self.size = 0 if self.foreign else self.material_bytes
-        self._attributes: tuple[Attribute, ...] | None = None
         self.parameters: Any = self
         self.plan: Any = None
-        names = {a.attribute_name for a in self.attributes}
-        self.limited = "Usage Limits" in names
-        self.archived = "Archive Date" in names
-        self.dated = self.archived or may_shift(self.state, names)
-
-    @property
-    def attributes(self) -> tuple[Attribute, ...]:
-        """Every attribute as stored; State may have moved on with a date since (`state_at`)."""
-        if self._attributes is None:
-            self._attributes = decode_attributes(self.record.attributes)
-        return self._attributes
+        self.object_type = ObjectType(record.object_type)
+        self.attributes = decode_attributes(record.attributes)
+        self._values = {a.attribute_name: a.attribute_value for a in reversed(self.attributes)}
+        self.limited = "Usage Limits" in self._values
+        self.archived = "Archive Date" in self._values
+        self.dated = self.archived or may_shift(self.state, self._values.keys())
 
     def value(self, name: str) -> Any:
         """Return the value of an attribute's first instance, or None."""
-        return next((a.attribute_value for a in self.attributes if a.attribute_name == name), None)
+        return self._values.get(name)
 
     def state_at(self, now_s: int) -> int:
         """Return the state, with the dates that have come since it was stored (KMIP 1.4 section 3.22)."""

@@ -193,7 +193,7 @@ def shown(entry: Entry, block: KeyBlock | None, material: bytes) -> dict[str, An
         block: The key block, for what has one.
         material: The material, for what has none.
     """
-    object_type, head = ObjectType(entry.record.object_type), entry.record.block
+    object_type, head = entry.object_type, entry.record.block
     word = int.from_bytes(head[:4], "big")
     value: Any
     if block is None:
@@ -237,6 +237,6 @@ def key_value(entry: Entry, form: KeyFormatType, material: bytes) -> KeyValue:
         OperationFailed: It is not given out in that format.
     """
     shown_as: bytes | TransparentKey = keyforms.given(
-        ObjectType(entry.record.object_type), KeyFormatType(entry.record.key_format), form, material
+        entry.object_type, KeyFormatType(entry.record.key_format), form, material
     )
     return KeyValue(key_material=shown_as)

@@ -43,7 +43,7 @@ def get(call: Call, asked: GetRequest) -> Handing:
     shown = _hand_out(call, entry, asked)
     yield from _no_longer_fresh(call, entry)
     _report(call, entry, wrapped=asked.key_wrapping_specification is not None)
-    return GetResponse(object_type=ObjectType(entry.record.object_type), unique_identifier=entry.uid, **shown)
+    return GetResponse(object_type=entry.object_type, unique_identifier=entry.uid, **shown)
 
 
 def export(call: Call, asked: ExportRequest) -> Handing:
@@ -55,9 +55,7 @@ def export(call: Call, asked: ExportRequest) -> Handing:
     attributes = attributes_at(entry, call.now_s)
     yield from _no_longer_fresh(call, entry)
     _report(call, entry, wrapped=asked.key_wrapping_specification is not None)
-    return ExportResponse(
-        object_type=ObjectType(entry.record.object_type), unique_identifier=entry.uid, attribute=attributes, **shown
-    )
+    return ExportResponse(object_type=entry.object_type, unique_identifier=entry.uid, attribute=attributes, **shown)
 
 
 def _report(call: Call, entry: Entry, *, wrapped: bool) -> None:
