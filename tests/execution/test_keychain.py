@@ -54,7 +54,7 @@ class Vault:
         self.records[subject] = Stored(self.sequence, subject, body, id)
         return self.sequence
 
-    async def erase(self, subject, sequence):
+    async def erase(self, subject, sequence, *, overwrite=True):
         if self.last(subject) == sequence:
             del self.records[subject]
 
@@ -402,7 +402,7 @@ async def test_a_revision_that_a_crash_left_goes_at_the_first_look_at_the_vault(
             self.looked += 1
             return [*self.left.get(subject, ()), *await super().revisions(subject)]
 
-        async def erase(self, subject, sequence):
+        async def erase(self, subject, sequence, *, overwrite=True):
             if sequence in self.left.get(subject, ()):
                 self.left[subject].remove(sequence)
             else:

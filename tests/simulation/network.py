@@ -257,7 +257,7 @@ class VaultAt:
         await asyncio.sleep(self.link.delay())
         return stored.sequence
 
-    async def erase(self, subject: str, sequence: int) -> None:
+    async def erase(self, subject: str, sequence: int, *, overwrite: bool = True) -> None:
         await self._there()
         self.vault.records.pop(sequence, None)
 

@@ -34,6 +34,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
     "openkcm_node_messages_dropped_total": Metric("node", "counter", ("reason",), "Messages that were not what they claimed."),
     "openkcm_node_alarms_total":       Metric("node", "counter", ("alarm",), "Alarms raised, by kind; `detail` in the log."),
     "openkcm_node_certificate_seconds": Metric("node", "gauge", ("certificate",), "Seconds until one of this node's certificates, a CA behind it, or its NATS server's certificate expires; negative afterwards."),
+    "openkcm_node_vault_superseded": Metric("node", "gauge", (), "Older revisions in the region's vault, not erased yet: disk, and Destroy's time where one object has many."),
     "openkcm_node_vault_refused_total": Metric("node", "counter", (), "Vault records whose seal or context did not hold."),
     "openkcm_node_residence":          Metric("node", "gauge", ("tenant", "state"), "1 under the state in which the node holds a tenant."),
     "openkcm_node_lease_left_seconds": Metric("node", "gauge", ("tenant",), "Seconds this node may go on serving a tenant without governance."),

@@ -120,7 +120,8 @@ class ResidenceShredded(Report, frozen=True, kw_only=True):
     """What this node removed of a destroyed residence, and where.
 
     Attributes:
-        vault: Kind of record -> revisions overwritten in the region's vault, by this node.
+        vault: Kind of record -> revisions removed from the region's vault, by this node: keys' are overwritten, objects
+            are without a key that opens them.
         rows: Rows deleted from this node's SQLite, their pages overwritten.
         log_truncated: SQLite's write-ahead log was emptied after it.
         kept: Kinds of records that stay as tombstones; they hold no key.

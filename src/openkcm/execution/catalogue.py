@@ -72,6 +72,7 @@ class Catalogue:
         self._late = 0  # the feed was too slow to bring this one
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
         self.on_refused: Callable[[str], None] = lambda _subject: None
+        self.erase_later: Callable[[subjects.VaultSubject], bool] = lambda _where: False
         self.planted = 0
         self._refused = Lines(_log, logging.ERROR)
         self.known = known
@@ -152,12 +153,14 @@ class Catalogue:
             raise PutRefused("invalid", str(bad)) from bad
         epoch = self._state().epoch
         try:
-            sequence, _ = await self._safe.put(
-                where, record, expect=expect or (str(where), own), epoch=epoch, replaces=own
-            )
+            sequence, _ = await self._safe.put(where, record, expect=expect or (str(where), own), epoch=epoch)
         except Conflict as lost:
             await self._look_again(tenant, record.uid)
             raise PutRefused("conflict", str(lost)) from lost
+        if own:
+            later = self.erase_later(where)
+            if record.wrapped is None or not later:  # what Destroy ends is in no older revision when it is answered
+                await self._safe.tidy(where)
         if own or not await self._fed(sequence):
             await self._keep(tenant, sequence, record, synced=own > 0)
         return sequence

@@ -31,6 +31,7 @@ def figures(
     arena: RegionArena,
     warmth: Warmth,
     expires: Mapping[str, int],
+    superseded: int,
 ) -> dict[str, float]:
     """Return figure -> value, each of the catalogue's that a node shows."""
     state = custodian.state
@@ -46,6 +47,7 @@ def figures(
         figure("openkcm_node_beat_age_seconds"): _beat_age_s(state),
         figure("openkcm_node_behind_mark"): state.behind_mark,
         figure("openkcm_node_vault_refused_total"): catalogue.planted,
+        figure("openkcm_node_vault_superseded"): superseded,
     }
     out |= {figure("openkcm_node_certificate_seconds", certificate=name): left for name, left in expires.items()}
     alarms: Counter[str] = Counter()

@@ -45,6 +45,7 @@ from openkcm.execution.counting import Counting
 from openkcm.execution.crew import Crew
 from openkcm.execution.custodian import Custodian, Rows
 from openkcm.execution.desk import Desk
+from openkcm.execution.eraser import Eraser
 from openkcm.execution.feeds import Feeds
 from openkcm.execution.figures import figures
 from openkcm.execution.gates import Gates
@@ -221,6 +222,8 @@ class Node:
         reporter.expires = expiry.left
         feeds.tell = reporter.tell_digests
         rotation = Rotation(node.region, custodian, gates, keychain, catalogue, reader, reporter.report)
+        eraser = Eraser(safe, lambda: custodian.state)
+        catalogue.erase_later = eraser.later
         shredder = Shredder(safe, lambda: custodian.state, database, disk, reporter.report)
         tree = self._tree(main, voice, database, disk, custodian, send)
         watch = RootWatch(custodian, keychain, prober, reporter)
@@ -247,7 +250,7 @@ class Node:
         server, self._metrics_port = await metrics.serve(
             node.metrics,
             lambda: feeds.at_head.is_set() and crew.serving,
-            lambda: figures(custodian, crew, catalogue, arena, keychain.warmth, expiry.left()),
+            lambda: figures(custodian, crew, catalogue, arena, keychain.warmth, expiry.left(), eraser.superseded),
         )
 
         admin = Admin(socket_of(node.database), custodian, gates, keychain, crew, feeds.at_head.is_set, expiry.left)
@@ -285,6 +288,7 @@ class Node:
             tree.run(),
             rotation.run(),
             shredder.run(),
+            eraser.run(),
             crew.watch(),
             self._look_after_vault(safe, custodian),
             counting.run(),

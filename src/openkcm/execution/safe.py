@@ -10,6 +10,7 @@ Planted
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol, TypeVar
@@ -27,6 +28,8 @@ from openkcm.execution.voice import Voice
 __all__ = ["Found", "Planted", "Replayed", "Safe", "VaultPort"]
 
 T = TypeVar("T", bound=msgspec.Struct)
+AT_ONCE: Final = 8  # records of a destroyed residence on their way out
+KEYS: Final = ("l3", "l2")
 SEALED: Final = 4096  # records on their way through the vault and back
 
 
@@ -39,14 +42,23 @@ class VaultPort(Protocol):
     async def put(self, subject: str, body: bytes, /, *, id: str, expect: tuple[str, int]) -> int:  # noqa: A002 -- as on the bus
         """Store when `expect` (subject, last sequence) holds; return the new sequence."""
 
-    async def erase(self, subject: str, sequence: int, /) -> None:
-        """Overwrite a superseded revision."""
+    async def erase(self, subject: str, sequence: int, /, *, overwrite: bool = ...) -> None:
+        """Overwrite and remove a revision, or remove it alone."""
+
+    async def at(self, sequence: int, /) -> Stored | None:
+        """Return one revision."""
 
     async def revisions(self, subject: str, /) -> list[int]:
         """Return the sequences of all revisions still there, oldest first."""
 
-    def walk(self, tenant: str = ..., /) -> AsyncIterator[Stored]:
-        """Yield every revision that is there, of one tenant or of all."""
+    async def superseded(self) -> int:
+        """Return how many revisions there are that are not their record's newest."""
+
+    def repeated(self, tenant: str, /) -> AsyncIterator[str]:
+        """Yield the subjects of a tenant's objects that have more than one revision."""
+
+    def walk(self, tenant: str = ..., kind: str = ..., /) -> AsyncIterator[Stored]:
+        """Yield every revision that is there, of one tenant or of all, of one kind or of all."""
 
 
 class Planted(Exception):
@@ -209,16 +221,37 @@ class Safe:
             await self._vault.erase(str(where), replaces)
         return sequence, body
 
-    async def discard(self, where: subjects.VaultSubject, sequence: int) -> None:
-        """Overwrite a record that lost a race and was never used."""
-        await self._vault.erase(str(where), sequence)
+    async def discard(self, where: subjects.VaultSubject, sequence: int, *, overwrite: bool = True) -> None:
+        """Remove a revision that is of no use any more; overwrite it unless no key opens it."""
+        await self._vault.erase(str(where), sequence, overwrite=overwrite)
 
     async def tidy(self, where: subjects.VaultSubject) -> int:
-        """Overwrite superseded revisions that a crash between put and erase has left; return how many."""
-        older = (await self._vault.revisions(str(where)))[:-1]
+        """Overwrite all superseded revisions of a record; return how many there were."""
+        older = await self.older(where)
         for sequence in older:
             await self._vault.erase(str(where), sequence)
         return len(older)
+
+    async def older(self, where: subjects.VaultSubject) -> list[int]:
+        """Return the sequences of a record's superseded revisions: of all but the newest, which is never among them."""
+        return (await self._vault.revisions(str(where)))[:-1]
+
+    async def superseded(self) -> int:
+        """Return how many superseded revisions the region's vault has."""
+        return await self._vault.superseded()
+
+    async def repeated(self, tenant: str) -> AsyncIterator[subjects.VaultSubject]:
+        """Yield the places of a tenant's objects that have superseded revisions."""
+        async for subject in self._vault.repeated(tenant):
+            yield subjects.parse_vault(subject)
+
+    async def peek(self, sequence: int, kind: type[T]) -> T | None:
+        """Return a superseded revision as its class, unverified; None when it is gone or is no such thing."""
+        stored = await self._vault.at(sequence)
+        try:
+            return None if stored is None else msgspec.json.decode(env.decode(stored.body).data, type=kind)
+        except (ContractError, msgspec.MsgspecError):
+            return None
 
     async def shred(self, where: subjects.VaultSubject) -> int:
         """Overwrite every revision of a record; return how many there were."""
@@ -228,11 +261,25 @@ class Safe:
         return len(all_)
 
     async def erase_all(self, tenant: str, keep: frozenset[str]) -> dict[str, int]:
-        """Overwrite all revisions of all records of a tenant but those of the kinds to keep; return counts by kind."""
+        """Remove all revisions of all records of a tenant but those of the kinds to keep; return counts by kind.
+
+        (1) Its keys' records are overwritten; (2) then everything else, objects without being overwritten: the keys
+        that open them are gone.
+        """
         counts: dict[str, int] = {}
-        async for stored in self._vault.walk(tenant):
-            where = subjects.parse_vault(stored.subject)
-            if where.kind not in keep:
-                await self._vault.erase(stored.subject, stored.sequence)
-                counts[where.kind] = counts.get(where.kind, 0) + 1
+
+        async def erase(stored: Stored) -> None:
+            kind = subjects.parse_vault(stored.subject).kind
+            await self._vault.erase(stored.subject, stored.sequence, overwrite=kind != "object")
+            counts[kind] = counts.get(kind, 0) + 1
+
+        for kinds in (*KEYS, "*"):
+            some: list[Stored] = []
+            async for stored in self._vault.walk(tenant, kinds):
+                if subjects.parse_vault(stored.subject).kind not in keep:
+                    some.append(stored)
+                if len(some) == AT_ONCE:
+                    await asyncio.gather(*map(erase, some))
+                    some.clear()
+            await asyncio.gather(*map(erase, some))
         return counts

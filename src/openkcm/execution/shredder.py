@@ -5,10 +5,12 @@ acknowledged; from then on nothing can be opened. What follows is erasure, and m
 
 1. the ring is tombstoned: no node makes or reads a key of this residence again;
 2. this node's own copies go: rows with secure_delete, then the write-ahead log is truncated;
-3. every revision of every other record is overwritten (MSG.DELETE), object by object: the server writes the file around
-   it anew, up to 8 MiB, so that many objects take hours; then what came here meanwhile goes too;
-4. a sealed report says what was removed where. What it does not say is not claimed: blocks that the server's disk has
-   remapped, raft logs until their compaction, backups until they expire. Certain it is when the customer destroys L1.
+3. every revision of its keys' records (L3, L2) is overwritten (MSG.DELETE); then all objects are removed, which nobody
+   can open any more (cryptographic erasure, NIST SP 800-88): their bytes, names and attributes in clear among them,
+   leave the disk when the server compacts the files they lie in (ADR 0061); then what came here meanwhile goes too;
+4. a sealed report says what was removed where. What it does not say is not claimed: objects' sealed bytes until that
+   compaction, blocks that the server's disk has remapped, raft logs until their compaction, backups until they expire.
+   Certain it is when the customer destroys L1.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Checked(msgspec.Struct, kw_only=True):
         refused: Records that no node of the region sealed for their place, or that do not fit.
         lost: Records that something names and that are not there.
         stray: Records that nothing names: of a creation that crashed, or of what was destroyed.
-        superseded: Older revisions that a crash left.
+        superseded: Older revisions that are not erased yet.
         digest: Over all newest revisions; two vaults with the same one hold the same, and a node that has read it all.
     """
 
