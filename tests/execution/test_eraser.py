@@ -182,3 +182,11 @@ async def test_of_a_destroyed_residence_the_keys_go_first_and_overwritten(
     monkeypatch.setattr(Vault, "erase", seen)
     assert await region.safe.erase_all(TENANT, frozenset({"ring"})) == {"l3": 1, "object": 2}
     assert gone == [("l3", True), ("object", False), ("object", False)]
+
+
+async def test_what_lies_under_a_subject_of_nobodys_making_stops_nothing(region: Region) -> None:
+    for _ in range(2):
+        await region.vault._connection.request(f"kcm.vault.{EU}.{TENANT}.object.NOT-AN=ID", b"x")
+    await region.revised("o", 1, 1)
+    await region.next_process().sweep()
+    assert await region.left("o") == 1
