@@ -8,7 +8,6 @@ import signal
 import msgspec
 import pytest
 
-from openkcm.bus.connection import Message
 from openkcm.bus.errors import Refused, Unavailable
 from openkcm.bus.lanes import mirror_head
 from orbital_fixture import EU, EU_NODE, Orbital
@@ -38,7 +37,6 @@ async def test_an_answer_that_comes_too_late_is_nobodys(orbital: Orbital) -> Non
     server = orbital.servers[EU].process
     connection = await orbital.connect(EU_NODE)
     server.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(0.05)  # it stops when one of its threads takes the signal
     try:
         with pytest.raises(Unavailable, match="within"):
             await connection.request(f"{INFO}.LEDGER", timeout_s=0.2)
@@ -61,34 +59,10 @@ async def test_what_is_refused_while_others_ask_fails_alone(orbital: Orbital) ->
     await connection.close()
 
 
-async def test_who_hears_at_once_and_fails_leaves_the_connection_listening(orbital: Orbital) -> None:
-    connection = await orbital.connect(EU_NODE)
-    inbox, heard, both = connection.inbox(), [], asyncio.Event()
-
-    def hear(message: Message) -> None:
-        heard.append(message)
-        if len(heard) == 1:
-            raise ValueError("what came first")
-        both.set()
-
-    end = await connection.subscribe_at_once(inbox, hear)
-    for _ in range(2):
-        await connection.publish(f"{INFO}.VAULT", reply=inbox)
-    await asyncio.wait_for(both.wait(), 10)
-    assert [msgspec.json.decode(m.body)["config"]["name"] for m in heard] == ["VAULT", "VAULT"]
-    assert str(connection.last_error) == "what came first"
-    await end()
-    await connection.publish(f"{INFO}.VAULT", reply=inbox)
-    await connection.request(f"{INFO}.VAULT")
-    assert len(heard) == 2
-    await connection.close()
-
-
 async def test_what_was_asked_is_given_up_when_the_connection_breaks(orbital: Orbital) -> None:
     server = orbital.servers[EU].process
     connection = await orbital.connect(EU_NODE)
     server.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(0.05)  # as above
     back = asyncio.Event()
     connection.on_reconnect(back.set)
     asked = asyncio.ensure_future(connection.request(f"{INFO}.VAULT", timeout_s=60))

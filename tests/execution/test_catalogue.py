@@ -197,17 +197,11 @@ async def test_only_a_place_that_something_may_have_lain_in_is_looked_up(here):
     assert asked == [str(named)]
 
 
-async def test_what_is_known_of_the_feeds_records_is_looked_up_in_one_go_and_an_older_one_is_refused(here, monkeypatch):
-    older, other = here.others("o", 1), here.others("p", 3)
-    await asyncio.sleep(0.002)  # revisions are counted from the clock
-    newer = here.others("o", 2)
-    await here.catalogue.take([newer])
-    asked, rows = [], here.database.rows
-    monkeypatch.setattr(here.database, "rows", lambda sql, given=(): asked.append(sql) or rows(sql, given))
-    await here.catalogue.take([msgspec.structs.replace(older, sequence=4), other])
+async def test_a_record_of_the_feed_is_looked_up_once(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Known, "last", lambda _, subject: asked.append(subject))
+    await here.catalogue.take([here.others("o", 1)])
     assert len(asked) == 1
-    assert here.catalogue.planted == 1
-    assert rows("SELECT uid FROM objects ORDER BY uid") == [("o",), ("p",)]
 
 
 async def test_records_that_nobody_of_the_region_sealed_are_all_counted_and_few_of_them_logged(here, caplog):

@@ -80,28 +80,12 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class _Client(Client):  # type: ignore[misc]  # nats-py has no types
-    """nats-py's client, which reads certificate, key and CA anew for each handshake: renewed ones need no restart.
-
-    Attributes:
-        at_once: What hears a subscription's messages as they are read, by its number: without a queue, a task and its
-            turn for each message.
-    """
+    """nats-py's client, which reads certificate, key and CA anew for each handshake: renewed ones need no restart."""
 
     def __init__(self, access: Access) -> None:
         super().__init__()
         self._access = access
         self._tls = tls_of(access)
-        self.at_once: dict[int, Callable[[Message], None]] = {}
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        hear = self.at_once.get(sid)
-        if hear is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        try:
-            hear(Message(subject.decode(), data, await self._process_headers(headers) or {}, reply.decode()))
-        except Exception as bad:  # it must not end nats-py's reading
-            await self._error_cb(bad)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -116,17 +100,17 @@ class _Client(Client):  # type: ignore[misc]  # nats-py has no types
 class Connection:
     """A live connection. Made by `connect`."""
 
-    def __init__(self, client: _Client, name: str, inbox: str, secret: bytes) -> None:
+    def __init__(self, client: Client, name: str, inbox: str, secret: bytes) -> None:
         self._client = client
         self._inbox = inbox
         self._secret = secret
         self._closing = False
         self._answers = f"{inbox}.{secrets.token_hex(11)}"
         #: What waits for an answer, by the last token of where that must come: None says that the question is refused.
-        self._asked: dict[str, asyncio.Future[Message | None]] = {}
+        self._asked: dict[str, asyncio.Future[Msg | None]] = {}
         #: Done when the connection breaks: what was asked over it is never answered, for the server has let it go.
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refusals: dict[str, set[asyncio.Future[Message | None]]] = {}
+        self._refusals: dict[str, set[asyncio.Future[Msg | None]]] = {}
         self._calls_on_reconnect: list[Callable[[], None]] = []
         self.name = name
         self.permission_errors = 0
@@ -160,26 +144,24 @@ class Connection:
         """
         self._check_connected()
         token = secrets.token_hex(8)  # who hears the question and can have the server answer knows no other's place
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Message | None] = loop.create_future()
+        answer: asyncio.Future[Msg | None] = asyncio.get_running_loop().create_future()
         self._asked[token] = answer
-        late = loop.call_later(timeout_s, _break, answer, TimeoutError)
         try:
             with self._watched(subject, answer):
-                await self._publish(subject, body, headers=headers, reply=f"{self._answers}.{token}")
-                message = await answer
+                async with asyncio.timeout(timeout_s):
+                    await self._publish(subject, body, headers=headers, reply=f"{self._answers}.{token}")
+                    msg = await answer
         except TimeoutError as bad:
             raise Unavailable(f"no answer on {subject} within {timeout_s} s") from bad
         except ConnectionError as bad:
             raise Unavailable(f"the connection broke before {subject} answered") from bad
         finally:
-            late.cancel()
             del self._asked[token]
-        if message is None:
+        if msg is None:
             raise Refused(f"{self.name} may not publish on {subject}")
-        if message.headers.get("Status") == _NOBODY:
+        if msg.headers and msg.headers.get("Status") == _NOBODY:
             raise Unavailable(f"nobody answers on {subject}")
-        return message
+        return message_of(msg)
 
     async def request_batch(self, subject: str, body: bytes, *, timeout_s: float = 5.0) -> list[Message]:
         """Send, and return all answers up to the server's end-of-batch (a status message, not returned).
@@ -283,24 +265,13 @@ class Connection:
             Refused: The server does not permit it.
             Unavailable: Not connected.
         """
+        self._check_connected()
 
         async def call(msg: Msg) -> None:
             await heard(message_of(msg))
 
-        return await self._subscribe(subject, call, None)
-
-    async def subscribe_at_once(self, subject: str, heard: Callable[[Message], None]) -> Callable[[], Awaitable[None]]:
-        """The same for a call that returns at once: all else that comes over this connection waits for it."""
-        return await self._subscribe(subject, None, heard)
-
-    async def _subscribe(
-        self, subject: str, call: Callable[[Msg], Awaitable[None]] | None, at_once: Callable[[Message], None] | None
-    ) -> Callable[[], Awaitable[None]]:
-        self._check_connected()
         with self._watched(subject) as refused:
             subscription = await self._client.subscribe(subject, cb=call)
-            if at_once is not None:
-                self._client.at_once[subscription._id] = at_once  # noqa: SLF001 -- nats-py tells it nowhere else
             await self.flush()
             if refused.done():
                 raise Refused(f"{self.name} may not subscribe to {subject}")
@@ -308,7 +279,6 @@ class Connection:
         async def end() -> None:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
-            self._client.at_once.pop(subscription._id, None)  # noqa: SLF001 -- as above
 
         return end
 
@@ -334,13 +304,12 @@ class Connection:
     async def _listen(self) -> None:
         """Hear the answers to what is asked: one subscription for all, which outlives reconnects."""
 
-        def hear(message: Message) -> None:
-            answer = self._asked.get(message.subject.rpartition(".")[2])
+        async def hear(msg: Msg) -> None:
+            answer = self._asked.get(msg.subject.rpartition(".")[2])
             if answer is not None and not answer.done():
-                answer.set_result(message)
+                answer.set_result(msg)
 
-        heard = await self._client.subscribe(f"{self._answers}.*")
-        self._client.at_once[heard._id] = hear  # noqa: SLF001 -- as above
+        await self._client.subscribe(f"{self._answers}.*", cb=hear)
 
     async def _publish(
         self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, reply: str = ""
@@ -354,8 +323,8 @@ class Connection:
 
     @contextlib.contextmanager
     def _watched(
-        self, subject: str, told: asyncio.Future[Message | None] | None = None
-    ) -> Iterator[asyncio.Future[Message | None]]:
+        self, subject: str, told: asyncio.Future[Msg | None] | None = None
+    ) -> Iterator[asyncio.Future[Msg | None]]:
         """Have a future (a new one, or the one that is told) done with None when the server refuses a subject."""
         refused = told or asyncio.get_running_loop().create_future()
         subject = subject.lower()  # as nats-py gives it back
@@ -387,7 +356,8 @@ class Connection:
         if not lost.done():
             lost.set_result(None)
         for answer in self._asked.values():
-            _break(answer, ConnectionResetError)
+            if not answer.done():
+                answer.set_exception(ConnectionResetError())
 
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
@@ -397,11 +367,6 @@ class Connection:
     async def _on_closed(self) -> None:
         if not self._closing:
             log.error("%s: the connection closed for good: %s", self.name, self.last_error)
-
-
-def _break(answer: asyncio.Future[Message | None], how: type[Exception]) -> None:
-    if not answer.done():
-        answer.set_exception(how())
 
 
 def message_of(msg: Msg) -> Message:

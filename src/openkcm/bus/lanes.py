@@ -73,7 +73,7 @@ class LaneReader:
         ambiguous = self._end is None or (self._left > 0 and self._delivered == 0 and sequence < self._heard)
         self._stale = True
         if self._end is None:  # (1)
-            self._end = await self._connection.subscribe_at_once(f"{self._inbox}.*", self._hear)
+            self._end = await self._connection.subscribe(f"{self._inbox}.*", self._hear)
         if ambiguous:  # (2)
             await self._reset_consumer(sequence)
             await self._fence()
@@ -184,7 +184,7 @@ class LaneReader:
             self._left = 0
             raise
 
-    def _hear(self, message: Message) -> None:
+    async def _hear(self, message: Message) -> None:
         status = message.headers.get("Status")
         if not message.subject.startswith(self._inbox):
             self._hear_stored(message)

@@ -68,7 +68,7 @@ class Catalogue:
         self._safe, self._state, self._commit, self._bump, self._disk = safe, state, commit, bump, disk
         self._waiting: list[_Commit] = []
         self._committing: asyncio.Task[None] | None = None
-        self._due: dict[int, asyncio.Future[bool]] = {}  # sequences in the vault that somebody waits to see here
+        self._due: dict[int, asyncio.Future[None]] = {}  # sequences in the vault that somebody waits to see here
         self._late = 0  # the feed was too slow to bring this one
         self.on_key_record: Callable[[str, str], None] = lambda _tenant, _kind: None
         self.on_refused: Callable[[str], None] = lambda _subject: None
@@ -83,7 +83,7 @@ class Catalogue:
         rows: Rows = []
         changed: list[tuple[str, str]] = []
         synced = False
-        known = self.known.batch([stored.subject for stored in batch])
+        known = self.known.batch()
         for stored in batch:
             try:
                 found = self._safe.open(stored, self._state(), known)
@@ -103,8 +103,8 @@ class Catalogue:
         known.done()
         self.cursor = batch[-1].sequence
         for stored in batch:
-            if (waiting := self._due.pop(stored.sequence, None)) is not None:
-                _settle(waiting, True)
+            if (waiting := self._due.pop(stored.sequence, None)) is not None and not waiting.done():
+                waiting.set_result(None)
 
     async def _remember(self, known: Batch, found: Found) -> None:
         where = found.subject
@@ -171,18 +171,16 @@ class Catalogue:
             return False
         if sequence <= self.cursor:
             return True
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[bool] = loop.create_future()
-        self._due[sequence] = waiting
-        late = loop.call_later(FEED_S, _settle, waiting, False)
+        waiting = self._due[sequence] = asyncio.get_running_loop().create_future()
         try:
-            fed = await waiting
-        finally:
-            late.cancel()
-            self._due.pop(sequence, None)
-        if not fed:
+            async with asyncio.timeout(FEED_S):
+                await waiting
+        except TimeoutError:
             self._late = max(self._late, sequence)
-        return fed
+            return False
+        finally:
+            self._due.pop(sequence, None)
+        return True
 
     async def _look_again(self, tenant: str, uid: str) -> None:
         """Read through to the vault what another node was first to write, so that who asks again sees it."""
@@ -237,11 +235,6 @@ class _Commit:
 
     def __init__(self, rows: Rows, changed: list[tuple[str, str]], synced: bool, done: asyncio.Future[None]) -> None:
         self.rows, self.changed, self.synced, self.done = rows, changed, synced, done
-
-
-def _settle(waiting: asyncio.Future[bool], fed: bool) -> None:
-    if not waiting.done():
-        waiting.set_result(fed)
 
 
 def _rows(tenant: str, sequence: int, record: ObjectRecord, data: bytes) -> Rows:

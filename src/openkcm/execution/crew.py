@@ -50,7 +50,6 @@ class _Worker:
         self.mapped = self.listening = self.serving = self.sealed = False
         self.pulse, self.still = 0, 0
         self.tasks: set[asyncio.Task[None]] = set()
-        self.answers = b""  # framed, not yet sent
 
     def is_dead(self) -> bool:
         return self.process.poll() is not None
@@ -281,19 +280,7 @@ class Crew:
             self._send(worker, message)
 
     def _send(self, worker: _Worker, message: control.Message) -> None:
-        worker.answers += control.frame(message)
-        self._write(worker)
-
-    def _reply(self, worker: _Worker, answer: control.Message) -> None:
-        """Send an answer, with all others that are ready in this turn of the loop."""
-        if not worker.answers:
-            asyncio.get_running_loop().call_soon(self._write, worker)
-        worker.answers += control.frame(answer)
-
-    def _write(self, worker: _Worker) -> None:
-        if not worker.answers or self._workers.get(worker.index) is not worker:
-            return
-        data, worker.answers = worker.answers, b""
+        data = control.frame(message)
         try:
             with contextlib.suppress(BlockingIOError):
                 data = data[worker.socket.send(data) :]
@@ -342,4 +329,4 @@ class Crew:
         assert self.handler is not None
         answer = await self.handler(message)
         if answer is not None and self._workers.get(worker.index) is worker:
-            self._reply(worker, answer)
+            self._send(worker, answer)

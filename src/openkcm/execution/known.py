@@ -15,11 +15,10 @@ Pure but for reading its own rows: it judges records that `safe` has verified, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import msgspec
-from msgspec import json
 
 from openkcm.execution.keyring import RingRecord
 from openkcm.execution.residence_state import Rows
@@ -30,7 +29,8 @@ KEPT_AT_THE_END: Final = frozenset({"ring", "fence"})  # tombstones of a destroy
 VERSIONS: Final = ("l2", "l3")  # what a ring names, or names no more
 PAGE: Final = 1000  # records that are forgotten in one transaction: about 10 ms of the disk
 MODULUS: Final = 1 << 256
-_LAST: Final = "SELECT subject, revision, digest FROM vault_known WHERE subject IN (SELECT value FROM json_each(?))"
+
+
 _OLDER: Final = (
     "SELECT subject, digest FROM vault_known WHERE tenant = ? AND kind = ? AND sequence < ? AND subject > ?"
     " ORDER BY subject LIMIT ?"
@@ -92,27 +92,25 @@ class Known:
         )
         return [Copy(subject, bytes(data)) for subject, data in (*keys, *objects)]
 
-    def batch(self, subjects: Sequence[str]) -> Batch:
-        """Begin to take in what the feed brought under these subjects."""
-        found = self._kept.rows(_LAST, (json.encode(subjects),))
-        before = dict.fromkeys(subjects) | {subject: (revision, digest) for subject, revision, digest in found}
-        return Batch(self._kept, self, int(self.digest or "0", 16), before)
+    def batch(self) -> Batch:
+        """Begin to take in what the feed brought."""
+        return Batch(self._kept, self, int(self.digest or "0", 16))
 
 
 class Batch:
     """Records on their way into what is known: commit `rows`, then call `done`."""
 
-    def __init__(self, kept: Kept, known: Known, total: int, before: dict[str, tuple[int, bytes] | None]) -> None:
+    def __init__(self, kept: Kept, known: Known, total: int) -> None:
         self._kept, self._known, self._total = kept, known, total
         self._fresh: dict[str, tuple[int, bytes] | None] = {}
-        self._before = before  # what is known of those that it brings; of others it is looked up when asked for
+        self._before: dict[str, tuple[int, bytes] | None] = {}
         self.rows: Rows = []
 
     def last(self, subject: str) -> tuple[int, bytes] | None:
         """Return (revision, digest) of a record, this batch included."""
         if subject in self._fresh:
             return self._fresh[subject]
-        if subject not in self._before:
+        if subject not in self._before:  # asked for once to judge the record, and once to take it in
             self._before[subject] = self._known.last(subject)
         return self._before[subject]
 

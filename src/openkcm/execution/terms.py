@@ -7,7 +7,6 @@ for it. The index only narrows: what it finds is compared with the whole request
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -26,7 +25,6 @@ TELLING: Final = ("Application Specific Information", "Link", "Object Group")
 CUSTOM: Final = ("x-", "y-")
 TERM_BYTES: Final = 16
 _INDEXED: Final = DATED.union(TELLING)
-_INDEXABLE: Final = re.compile("|".join((*_INDEXED, *CUSTOM)).encode())  # maybe in something else's value
 SHIFTS: Final = -1  # found as no state, but by whoever asks for any: a date may have moved it
 
 
@@ -59,8 +57,6 @@ def index_of(tenant: str, record: ObjectRecord) -> tuple[set[bytes], int]:
     """Return a record's terms, and the state that it is found as; of one that cannot be read only its names."""
     system = (tenant, record.registration)
     found = {name_term(*system, name) for name in record.names}
-    if _INDEXABLE.search(record.attributes) is None:
-        return found, record.state  # most have none, and looking for the bytes costs next to nothing
     try:
         attributes = decode_attributes(record.attributes, _INDEXED)
         found |= {_term(*system, a) for a in attributes if a.attribute_name in TELLING or _is_custom(a)}
