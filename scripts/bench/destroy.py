@@ -22,25 +22,13 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "scripts" / "bench")
 
-from vault import (  # noqa: E402 -- puts tests/ on the path
-    REGION,
-    TENANT,
-    Writer,
-    asked,
-    caught_up,
-    cpu_s,
-    leaf_ready,
-    restarted,
-    rss_mib,
-    started,
-)
+from vault import REGION, TENANT, asked, cpu_s, filled, no_longer_fresh, rss_mib, started  # noqa: E402 -- finds tests/
 
-from custody.residence_bench import Residence, Thief, destruction, onboard, serving_node  # noqa: E402
+from custody.residence_bench import Residence, destruction, onboard, serving_node  # noqa: E402
 from execution.kmip_client import create_request  # noqa: E402
 from node_bench import Governor, RunningNode  # noqa: E402
 from openkcm.bus.vault import Vault  # noqa: E402
 from openkcm.contract import reports  # noqa: E402
-from openkcm.execution.records import ObjectRecord  # noqa: E402
 from openkcm.kmip.payloads.retrieval import GetRequest  # noqa: E402
 from openkcm.projector import open_reader  # noqa: E402
 from orbital_fixture import EU_NODE  # noqa: E402
@@ -155,18 +143,8 @@ async def run(folder: Path, objects: int, *, kill: bool) -> dict[str, Any]:
         big, other = await onboard(governor, node, TENANT), await onboard(governor, node, OTHER)
         uid, others = await big.new_key(node), await other.new_key(node)
         for residence, one in ((big, uid), (other, others)):
-            client = await residence.client(node)
-            await client.call(GetRequest(unique_identifier=one))  # stored: it is fresh no more
-            await client.close()
-        async with Thief(governor, node) as thief:
-            like = await thief.record(TENANT, "object", uid, ObjectRecord)
-            key = (await thief.keys(TENANT, uid))[f"{TENANT}/l3"]
-        restarted(orbital, always=False)
-        await Writer(orbital, like, key).fill(0, objects)
-        await caught_up(node, objects + 2)
-        node.stop()
-        restarted(orbital, always=True)
-        await leaf_ready(orbital)
+            await no_longer_fresh(node, residence, one)
+        await filled(governor, node, uid, objects, 2)
         await started(node, other, others, objects + 2)
         leaf = next(p for p in (folder / "stack").rglob("VAULT") if REGION in str(p))
         assert node.process is not None

@@ -21,17 +21,15 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "scripts" / "bench")
 
 from destroy import written_mib  # noqa: E402
-from vault import REGION, TENANT, Writer, asked, caught_up, leaf_ready, restarted, started, uid_of  # noqa: E402
+from vault import REGION, TENANT, asked, filled, no_longer_fresh, started, uid_of  # noqa: E402
 
-from custody.residence_bench import Residence, Thief, onboard, serving_node  # noqa: E402
+from custody.residence_bench import Residence, onboard, serving_node  # noqa: E402
 from execution.kmip_client import attribute  # noqa: E402
 from node_bench import Governor, RunningNode  # noqa: E402
 from openkcm.contract import decrees as d  # noqa: E402
 from openkcm.contract import reports  # noqa: E402
-from openkcm.execution.records import ObjectRecord  # noqa: E402
 from openkcm.kmip.payloads.attributes import AddAttributeRequest  # noqa: E402
 from openkcm.kmip.payloads.lifecycle import ActivateRequest, DestroyRequest  # noqa: E402
-from openkcm.kmip.payloads.retrieval import GetRequest  # noqa: E402
 
 AT_ONCE: Final = 8
 
@@ -41,7 +39,6 @@ class Bench:
 
     def __init__(self, residence: Residence, node: RunningNode, pid: int) -> None:
         self.residence, self.node, self.pid = residence, node, pid
-        self.next = 0
 
     async def changed(self, make: Callable[[str], Any], count: int, at_once: int, first: int) -> dict[str, float]:
         """Ask for a change of each of so many objects."""
@@ -87,23 +84,12 @@ async def rotated(governor: Governor, bench: Bench) -> dict[str, float]:
 async def run(folder: Path, objects: int, count: int) -> dict[str, Any]:
     """Fill, and measure."""
     async with serving_node(folder) as (governor, node):
-        orbital = governor.orbital
         residence = await onboard(governor, node, TENANT)
         uid = await residence.new_key(node, active=False)
-        client = await residence.client(node)
-        await client.call(GetRequest(unique_identifier=uid))  # stored: it is fresh no more
-        await client.close()
-        async with Thief(governor, node) as thief:
-            like = await thief.record(TENANT, "object", uid, ObjectRecord)
-            key = (await thief.keys(TENANT, uid))[f"{TENANT}/l3"]
-        restarted(orbital, always=False)
-        await Writer(orbital, like, key).fill(0, objects)
-        await caught_up(node, objects + 1)
-        node.stop()
-        restarted(orbital, always=True)
-        await leaf_ready(orbital)
+        await no_longer_fresh(node, residence, uid)
+        await filled(governor, node, uid, objects, 1)
         await started(node, residence, uid, objects + 1)
-        bench = Bench(residence, node, orbital.servers[REGION].process.pid)
+        bench = Bench(residence, node, governor.orbital.servers[REGION].process.pid)
         out: dict[str, Any] = {"objects": objects}
         for name, first, make in (
             ("activate", 0, lambda uid: ActivateRequest(unique_identifier=uid)),

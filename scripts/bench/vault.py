@@ -239,6 +239,31 @@ async def measured(
     return {"get": got, "locate_name": by_name, "locate_group": by_group, "locate_own": by_own, "create": creates}
 
 
+async def no_longer_fresh(node: RunningNode, residence: Residence, uid: str) -> None:
+    """Get an object once: its record is stored anew then."""
+    client = await residence.client(node)
+    await client.call(GetRequest(unique_identifier=uid))
+    await client.close()
+
+
+async def writer_like(governor: Governor, node: RunningNode, uid: str) -> Writer:
+    """Return who writes objects like this one of the residence, under its key."""
+    async with Thief(governor, node) as thief:
+        like = await thief.record(TENANT, "object", uid, ObjectRecord)
+        key = (await thief.keys(TENANT, uid))[f"{TENANT}/l3"]
+    return Writer(governor.orbital, like, key)
+
+
+async def filled(governor: Governor, node: RunningNode, uid: str, objects: int, others: int) -> None:
+    """Fill a residence with objects like this one, `others` being there already; stop the node; writes sync again."""
+    restarted(governor.orbital, always=False)
+    await (await writer_like(governor, node, uid)).fill(0, objects)
+    await caught_up(node, objects + others)
+    node.stop()
+    restarted(governor.orbital, always=True)
+    await leaf_ready(governor.orbital)
+
+
 def scheduled(pids: list[int], policy: int, priority: int) -> None:
     """Have the threads of these processes, and of this one, scheduled so."""
     for pid in (os.getpid(), *pids):
@@ -262,13 +287,8 @@ async def run(folder: Path, sizes: list[int], *, slow_fill: bool, realtime: bool
             await settled(governor)
             residence = await onboard(governor, node, TENANT)
             uid = await residence.new_key(node)
-            client = await residence.client(node)
-            await client.call(GetRequest(unique_identifier=uid))  # stored: it is fresh no more
-            await client.close()
-            async with Thief(governor, node) as thief:
-                like = await thief.record(TENANT, "object", uid, ObjectRecord)
-                key = (await thief.keys(TENANT, uid))[f"{TENANT}/l3"]
-            writer, have, more = Writer(orbital, like, key), 0, 1
+            await no_longer_fresh(node, residence, uid)
+            writer, have, more = await writer_like(governor, node, uid), 0, 1
             for size in sizes:
                 if not slow_fill:
                     restarted(orbital, always=False)
