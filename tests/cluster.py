@@ -16,13 +16,14 @@ from pathlib import Path
 
 import msgspec
 
+from loopback import free_ports
 from openkcm.bus import declare
 from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.cli import orbital as servers
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.resources import ROOT
-from orbital_fixture import Orbital, free_ports, run_apart, shipped_regions
+from orbital_fixture import Orbital, run_apart, shipped_regions
 
 HUBS = (servers.HUB, "hub-2", "hub-3")
 OTHERS = HUBS[1:]

@@ -17,6 +17,7 @@ from typing import Self
 
 import msgspec
 
+from loopback import free_ports
 from openkcm.bus import beat
 from openkcm.bus.ledger import Ledger
 from openkcm.bus.reports import Reports
@@ -25,7 +26,7 @@ from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
 from openkcm.contract.fleet import RootPolicy
-from orbital_fixture import EU, EU_NODE, Orbital, free_ports
+from orbital_fixture import EU, EU_NODE, Orbital
 from press import Press, seed
 
 

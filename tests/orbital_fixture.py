@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loopback import free_ports
 from openkcm.bus.connection import Access, Connection, connect
 from openkcm.cli import orbital as servers
 from openkcm.contract.fleet import RegionConfiguration, parse_region
@@ -19,15 +19,6 @@ from openkcm.contract.resources import ROOT
 
 EU, US = "eu-frankfurt", "us-virginia"
 EU_NODE, US_NODE = "eu-frankfurt-1", "us-virginia-1"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ask the kernel; all are held until all are known, so that they differ."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def shipped_regions(nodes_per_region: int = 1) -> list[RegionConfiguration]:

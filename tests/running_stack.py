@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +14,7 @@ from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
 from kmip_client import PykmipClient, connected_as
+from loopback import free_run
 from openkcm.cli import endpoints
 from openkcm.cli.onboarding import portal_of
 from openkcm.client import Portal, Problem
@@ -26,30 +24,13 @@ GCM = {
     "block_cipher_mode": enums.BlockCipherMode.CBC,
     "padding_method": enums.PaddingMethod.PKCS5,
 }
-PORTS = 128
-#: Below what the kernel gives away by itself; each worker of a run in parallel has bases of its own.
-BASES = range(20000 + PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 32768 - PORTS, 4 * PORTS)
-
-
-def free_base() -> int:
-    """A run of free loopback ports."""
-    for _ in range(100):
-        base = random.choice(BASES)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(base, base + PORTS):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-    raise RuntimeError("no free ports")
 
 
 class Stack:
     """A running stack. `endpoints` is read anew each time: processes come and go."""
 
     def __init__(self, state: Path, *options: str) -> None:
-        self.state, self.base, self.options = state, free_base(), options
+        self.state, self.base, self.options = state, free_run(), options
         self.python = sys.executable
 
     def openkcm(self, *arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess:

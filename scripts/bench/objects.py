@@ -85,10 +85,10 @@ def rss_mib(pid: int) -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), 1)
 
 
-async def run(folder: Path, sizes: list[int], port: int) -> list[dict[str, Any]]:
+async def run(folder: Path, sizes: list[int]) -> list[dict[str, Any]]:
     """Grow and measure."""
     out: list[dict[str, Any]] = []
-    async with CustodianDouble(folder, port, limits=Limits()) as custodian:
+    async with CustodianDouble(folder, limits=Limits()) as custodian:
         slot = custodian.system(TENANT, SYSTEM)
         client = await custodian.client(custodian.enrol(TENANT, SYSTEM, "p", max_objects=1 << 30))
         uid = await client.new_key()
@@ -128,11 +128,10 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--port", type=int, default=26950)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-objects-") as folder:
-        found = asyncio.run(run(Path(folder), options.sizes, options.port))
+        found = asyncio.run(run(Path(folder), options.sizes))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "objects.json").write_text(json.dumps(found, indent=1) + "\n")
 

@@ -13,8 +13,8 @@ import nats
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 
+from loopback import free_ports
 from openkcm.cli import orbital
-from orbital_fixture import free_ports
 
 STREAM = "LEDGER"
 MAX_BYTES = 16_000_000

@@ -18,6 +18,7 @@ from contract_suites.roots import CONTEXT, KEK, refused
 from execution.test_roots_aws import AwsCustomer
 from execution.test_roots_azure import AzureCustomer
 from execution.test_roots_gcp import GcpCustomer
+from loopback import free_ports
 from openkcm.cli import byok
 from openkcm.cli.main import main
 from openkcm.execution.roots import open_root
@@ -28,7 +29,7 @@ from simulators.ministack import ADMIN_KEY, ADMIN_SECRET, REGION, MiniStack
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniStack]:
-    server = MiniStack(tmp_path_factory.mktemp("ministack"))
+    server = MiniStack(tmp_path_factory.mktemp("ministack"), *free_ports(1))
     yield server
     server.stop()
 

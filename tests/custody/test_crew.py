@@ -8,7 +8,6 @@ import signal
 
 from execution.custodian_double import CustodianDouble
 from openkcm.execution import crew
-from orbital_fixture import free_ports
 
 
 async def until(what, timeout_s: float = 25.0):
@@ -23,14 +22,15 @@ async def serves(client, uid) -> bool:
 
 
 async def test_more_and_fewer_workers_lose_no_connection(tmp_path):
-    async with CustodianDouble(tmp_path, free_ports(1)[0]) as custodian:
+    async with CustodianDouble(tmp_path) as custodian:
         custodian.system("acme", "pay")
         files = custodian.enrol("acme", "pay", "app")
         clients = [await custodian.client(files) for _ in range(4)]
         uid = await clients[0].new_key()
         custodian.crew.resize(3)
         await until(lambda: custodian.crew.ready and len(custodian.crew.pids) == 3)
-        clients += [await custodian.client(files) for _ in range(24)]  # the kernel spreads them over all three
+        while not all(custodian.counts(worker)["connections"] for worker in range(3)):  # the kernel spreads them
+            clients.append(await custodian.client(files))
         assert all([await serves(client, uid) for client in clients])
         custodian.crew.resize(1)
         assert all([await serves(client, uid) for client in clients])  # those who retire serve to the end
@@ -46,7 +46,7 @@ async def test_more_and_fewer_workers_lose_no_connection(tmp_path):
 
 async def test_a_worker_that_hangs_is_replaced_without_anybody_asking_it_anything(tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "HUNG_CHECKS", 3)
-    async with CustodianDouble(tmp_path, free_ports(1)[0]) as custodian:
+    async with CustodianDouble(tmp_path) as custodian:
         watching = asyncio.ensure_future(custodian.crew.watch())
         (pid,) = custodian.crew.pids
         os.kill(pid, signal.SIGSTOP)

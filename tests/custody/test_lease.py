@@ -17,14 +17,13 @@ from execution.custodian_double import CustodianDouble
 from execution.kmip_client import Failed
 from openkcm.execution.clock import BOOT_ID, boottime_ns
 from openkcm.execution.residence_state import Residence, State
-from orbital_fixture import free_ports
 
 SECOND = 10**9
 
 
 @pytest.fixture
 async def custodian(tmp_path):
-    async with CustodianDouble(tmp_path, free_ports(1)[0]) as double:
+    async with CustodianDouble(tmp_path) as double:
         double.slot = double.system("acme", "pay")
         yield double
 

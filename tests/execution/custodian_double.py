@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from execution.kmip_client import KmipClient, client_context
+from loopback import free_ports
 from openkcm.cli.pki import authority
 from openkcm.contract import resources
 from openkcm.contract.fleet import Limits
@@ -31,15 +32,17 @@ LONG_NS = 3600 * 10**9
 class CustodianDouble:
     """Systems with keys, enrolled certificates, a vault, and workers."""
 
-    def __init__(self, folder: Path, port: int, *, workers: int = 1, limits: Limits | None = None) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, *, workers: int = 1, limits: Limits | None = None) -> None:
+        self.folder, (self.port,) = folder, free_ports(1)
         self.pki = authority(folder)
         cert, key = self.pki.issue("node")
         self.arena = RegionArena(slots=64, workloads=64)
         self.arena.set_alive(boottime_ns() + LONG_NS)
         path = folder / "node.sqlite"
         self.database = open_writer(path, resources.ROOT / "projections" / "node")
-        listener = KmipListener(host="127.0.0.1", port=port, cert=str(cert), key=str(key), client_ca=str(self.pki.ca))
+        listener = KmipListener(
+            host="127.0.0.1", port=self.port, cert=str(cert), key=str(key), client_ca=str(self.pki.ca)
+        )
         self.crew = Crew(workers, self.arena, listener, limits or Limits(), str(path), require_secretmem=False)
         self.crew.handler = self._answer
         self.reader = open_reader(path)

@@ -13,6 +13,7 @@ from execution.test_roots_file import FileCustomer
 from execution.test_roots_gcp import GcpCustomer
 from execution.test_roots_kmip import KmipCustomer
 from execution.test_roots_pkcs11 import HsmCustomer
+from loopback import free_ports
 from simulators.azure import AzureVault
 from simulators.google import GoogleKms
 from simulators.ministack import MiniStack
@@ -20,8 +21,9 @@ from simulators.pykmip import PyKmip
 from simulators.softhsm import SoftHsm
 
 PARTNERS = {
-    "aws": (MiniStack, AwsCustomer), "azure": (AzureVault, AzureCustomer), "gcp": (GoogleKms, GcpCustomer),
-    "pkcs11": (SoftHsm, HsmCustomer), "kmip": (PyKmip, KmipCustomer),
+    "aws": (lambda home: MiniStack(home, *free_ports(1)), AwsCustomer), "azure": (AzureVault, AzureCustomer),
+    "gcp": (GoogleKms, GcpCustomer), "pkcs11": (SoftHsm, HsmCustomer),
+    "kmip": (lambda home: PyKmip(home, *free_ports(1)), KmipCustomer),
 }  # fmt: skip
 
 

@@ -49,10 +49,7 @@ def descriptors(pid):
 
 @pytest.fixture
 async def custodian(tmp_path, capfd):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    async with CustodianDouble(tmp_path, port, limits=LIMITS) as double:
+    async with CustodianDouble(tmp_path, limits=LIMITS) as double:
         double.system("acme", "pay")
         double.files = double.enrol("acme", "pay", "p")
         honest = await double.client(double.files)

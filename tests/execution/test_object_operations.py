@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import pytest
@@ -273,10 +272,7 @@ def test_a_group_gives_its_fresh_members_until_they_are_handed_out(inside):
 
 
 async def test_a_revocation_kills_the_making_of_a_key_pair_and_nothing_of_it_is_stored(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    async with CustodianDouble(tmp_path, port) as custodian:
+    async with CustodianDouble(tmp_path) as custodian:
         custodian.system("acme", "pay")
         client = await custodian.client(custodian.enrol("acme", "pay", "p"))
         rsa = TemplateAttribute(attribute=(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import warnings
 
 import pytest
@@ -27,10 +26,7 @@ CBC["padding_method"] = k.PaddingMethod.PKCS5
 
 @pytest.fixture
 async def custodian(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    async with CustodianDouble(tmp_path, port) as double:
+    async with CustodianDouble(tmp_path) as double:
         for tenant, system in (("acme", "pay"), ("bolt", "orders")):
             double.system(tenant, system)
         yield double

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract_suites.roots import CONTEXT, KEK, RootContract
+from loopback import free_ports
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
 from openkcm.execution.roots import open_root
@@ -22,7 +23,7 @@ _names = count()
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniStack]:
-    server = MiniStack(tmp_path_factory.mktemp("ministack"))
+    server = MiniStack(tmp_path_factory.mktemp("ministack"), *free_ports(1))
     yield server
     server.stop()
 

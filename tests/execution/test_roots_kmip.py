@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract_suites.roots import CONTEXT, KEK, RootContract, refused
+from loopback import free_ports
 from openkcm.cli.pki import authority
 from openkcm.contract.decrees import RootReference
 from openkcm.contract.fleet import RootPolicy
@@ -25,7 +26,7 @@ _names = count()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PyKmip]:
-    one = PyKmip(tmp_path_factory.mktemp("pykmip"))
+    one = PyKmip(tmp_path_factory.mktemp("pykmip"), *free_ports(1))
     yield one
     one.stop()
 

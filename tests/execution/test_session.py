@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 
 import pytest
 
@@ -17,11 +16,8 @@ from openkcm.kmip.payloads.server import QueryRequest
 
 @pytest.fixture
 async def custodian(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     limits = Limits(handshake_s=1, idle_s=1, connections_per_worker=3)
-    async with CustodianDouble(tmp_path, port, limits=limits) as double:
+    async with CustodianDouble(tmp_path, limits=limits) as double:
         double.system("acme", "pay")
         yield double
 

@@ -43,15 +43,9 @@ from openkcm.kmip.payloads.server import QueryRequest
 from openkcm.kmip.structures import CryptographicParameters
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture
 async def custodian(tmp_path):
-    async with CustodianDouble(tmp_path, free_port()) as double:
+    async with CustodianDouble(tmp_path) as double:
         double.system("acme", "pay")
         yield double
 
@@ -420,7 +414,7 @@ async def test_a_worker_dies_with_its_custodian(tmp_path):
     script.write_text(
         "import asyncio, sys\nfrom pathlib import Path\nfrom execution.custodian_double import CustodianDouble\n"
         "async def main():\n"
-        f"    async with CustodianDouble(Path({str(tmp_path)!r}), {free_port()}) as c:\n"
+        f"    async with CustodianDouble(Path({str(tmp_path)!r})) as c:\n"
         "        print(c.crew.pids[0], flush=True)\n        await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )

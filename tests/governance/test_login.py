@@ -14,8 +14,9 @@ import pytest_asyncio
 import uvicorn
 
 from governance_stack import Idp, Stack, running_cmk
+from loopback import free_ports
 from openkcm.cli import idp as provider
-from orbital_fixture import EU, Orbital, free_ports
+from orbital_fixture import EU, Orbital
 
 
 class Provider(Idp):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import pytest_asyncio
 
@@ -39,10 +37,7 @@ STRANGERS = [("acme", "archive"), ("bolt", "orders")]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(tmp_path_factory):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    async with CustodianDouble(tmp_path_factory.mktemp("isolation"), port) as custodian:
+    async with CustodianDouble(tmp_path_factory.mktemp("isolation")) as custodian:
         clients = {}
         for who in [("acme", "pay"), *STRANGERS]:
             custodian.system(*who)

@@ -82,14 +82,11 @@ def key_id(data_key):
 
 @pytest.mark.parametrize(("master_key", "requests"), [({}, 3), ({"delegated": True}, 3)], ids=["plain", "delegated"])
 async def test_mongodbs_client_makes_and_uses_data_keys(tmp_path, master_key, requests):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    async with CustodianDouble(tmp_path, port) as custodian:
+    async with CustodianDouble(tmp_path) as custodian:
         custodian.system("acme", "mongo")
         context = custodian.context(custodian.enrol("acme", "mongo", "mongo"))
         assert isinstance(context, ssl.SSLContext)
-        await asyncio.to_thread(use, context, f"127.0.0.1:{port}", master_key, requests)
+        await asyncio.to_thread(use, context, f"127.0.0.1:{custodian.port}", master_key, requests)
         handed = len(custodian.handed)
     assert handed == (0 if master_key else 3)  # to wrap the data key, to unwrap it for each client; delegated: never
 

@@ -7,8 +7,6 @@ FortiGate, VAST) are general knowledge of what they do. All are rebuilt, none re
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -43,10 +41,7 @@ OAEP = CryptographicParameters(padding_method=e.PaddingMethod.OAEP, hashing_algo
 
 @pytest.fixture
 async def client(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    async with CustodianDouble(tmp_path, port) as custodian:
+    async with CustodianDouble(tmp_path) as custodian:
         custodian.system("acme", "product")
         connected = await custodian.client(custodian.enrol("acme", "product", "product"))
         yield connected

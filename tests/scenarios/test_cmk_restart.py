@@ -25,11 +25,12 @@ import msgspec
 
 from governance_ledger import ANNA, BERT
 from governance_stack import OPERATOR, b64, ceremony, configuration
+from loopback import free_ports
 from openkcm.bus.ledger import Ledger
 from openkcm.cli import idp as provider
 from openkcm.contract.subjects import parse_decree
 from openkcm.governance.configuration import Listen
-from orbital_fixture import EU, Orbital, free_ports, running_orbital
+from orbital_fixture import EU, Orbital, running_orbital
 
 ROUNDS = int(os.environ.get("OPENKCM_RESTARTS", "2"))
 TENANTS, STREAMS, WRITERS = 3, 2, 2  # streams and writers a tenant

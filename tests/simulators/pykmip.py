@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -24,13 +23,12 @@ OWNED = dict.fromkeys((*ALLOWED, "ACTIVATE", "REVOKE", "DESTROY"), "ALLOW_OWNER"
 class PyKmip:
     """One server with one administrator (the keys' owner)."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
+        self.directory, self.port = directory, port
         self.pki: Authority = authority(directory)
         self.policies = directory / "policies"
         self.policies.mkdir()
-        self.port = _free_port()
         self.allow()
         certificate, key = self.pki.issue("kmip-server")
         settings = {
@@ -121,12 +119,6 @@ class PyKmip:
                 return
             time.sleep(0.1)
         raise RuntimeError(f"PyKMIP's server did not come up: {self.output.read_text()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _serve(path: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -36,17 +35,14 @@ class MiniStack:
         trail: Its request log, in CloudTrail's form: the customer's own book.
     """
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(self, directory: Path, port: int) -> None:
         """Start the server and wait until it answers. Its state survives an orderly stop, in `directory`.
-
-        Args:
-            port: None asks the kernel for a free one.
 
         Raises:
             RuntimeError: It did not come up; the message names its log.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = port or _free_port()
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
         self.trail = (directory / "trail.ndjson").resolve()
@@ -156,9 +152,3 @@ class MiniStack:
             except OSError:
                 time.sleep(0.05)
         raise RuntimeError(f"ministack did not answer within {START_S:.0f} s: see {self.log}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
