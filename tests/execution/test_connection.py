@@ -34,6 +34,9 @@ class Floor:
     def let_go(self) -> None:
         self.let_gos += 1
 
+    def knocked(self, connection) -> None:
+        connection.shake_hands()
+
     def shaken(self, _connection) -> None:
         pass
 

@@ -11,11 +11,14 @@ import contextlib
 import datetime as dt
 import errno
 import hashlib
+import os
 import resource
+import signal
 import socket
 import ssl
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -28,9 +31,10 @@ from execution.kmip_client import GCM, KmipClient, client_context, create_reques
 from openkcm.cli.pki import authority
 from openkcm.contract.fleet import Limits
 from openkcm.execution import control
-from openkcm.execution.session import Session
+from openkcm.execution.session import IN_ONE_TURN, Session
 from openkcm.execution.worker import Worker
 from openkcm.kmip import ItemType, RequestHeader, Tag, custom_attribute, decode_response, encode_request
+from openkcm.kmip import Limits as MessageLimits
 from openkcm.kmip.enums import ResultReason
 from openkcm.kmip.messages import KMIP_1_4
 from openkcm.kmip.payloads.cryptography import EncryptRequest
@@ -206,6 +210,91 @@ async def test_half_open_connections_make_room_for_real_ones(custodian):
         await ended(reader)
         writer.close()
     await good.close()
+
+
+@contextlib.contextmanager
+def stopped(pid):
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_client_that_is_known_waits_for_no_flood_of_handshakes(custodian):
+    """All hellos are there when its message comes; each is answered in a round of its own, and its message in one."""
+    good, hello, order = await custodian.client(custodian.files), client_hello(custodian), []
+    flood = [await asyncio.open_connection("127.0.0.1", custodian.port) for _ in range(LIMITS.handshakes_per_worker)]
+    while custodian.counts()["connections"] < 2 + len(flood):  # noqa: ASYNC110 -- another process counts
+        await asyncio.sleep(0.01)
+
+    async def first(reader, name):
+        await reader.readexactly(1)
+        order.append(name)
+
+    with stopped(custodian.crew.pids[0]):
+        for _, writer in flood:
+            writer.write(hello)
+        await asyncio.sleep(0.05)
+        good.writer.write(encode_request(QueryRequest()))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.ensure_future(first(reader, "stranger")) for reader, _ in flood]
+        waiting.append(asyncio.ensure_future(first(good.reader, "good")))
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert order.index("good") < len(flood) // 2
+    for _, writer in flood:
+        writer.close()
+    await good.close()
+
+
+class Stranger:
+    enrolment = ""
+
+
+def test_who_knocked_and_went_is_kept_no_longer():
+    """Connections are accepted faster than hands are shaken: the oldest make room, and must leave nothing."""
+    worker, knocking = Worker.__new__(Worker), [Stranger() for _ in range(3)]
+    worker._knocking, worker._at_the_door, worker._sessions = {}, False, set()
+    worker._shaking, worker._enrolments, worker._retiring = {}, {}, False
+    rounds, shaken = [], []
+    worker.loop = SimpleNamespace(call_soon=rounds.append)
+    for n, one in enumerate(knocking):
+        one.shake_hands = lambda n=n: shaken.append(n)
+        worker.knocked(one)
+    worker.left(knocking[1])
+    assert not shaken
+    while rounds:
+        assert len(rounds) == 1
+        before = len(shaken)
+        rounds.pop()()
+        assert len(shaken) - before <= 1
+    assert shaken == [0, 2]
+    assert not worker._knocking
+    assert not worker._at_the_door
+
+
+async def test_who_sends_hundreds_of_messages_at_once_takes_turns(custodian, monkeypatch):
+    """In this process, where a turn can be seen."""
+    served, turns = [], []
+    session = Session.__new__(Session)
+    session._web, session._partial, session._output = None, bytearray(), None
+    session.closed = session._waiting = session._closing = False
+    session._until, session._fd, session._limits = 0, 7, MessageLimits()
+    session._floor = SimpleNamespace(unfinished=0, loop=SimpleNamespace(
+        call_soon=turns.append, add_reader=lambda *_: None, remove_reader=lambda *_: None
+    ))  # fmt: skip
+    monkeypatch.setattr(Session, "_serve", lambda _, message: served.append(message))
+    message = encode_request(QueryRequest())
+    session._consume(message * 40)
+    for most in (IN_ONE_TURN, 2 * IN_ONE_TURN, 40):
+        assert len(served) == most
+        if turns:
+            turns.pop()()
+    assert not turns
+    assert not session._partial
+    assert session._floor.unfinished == 0
+    assert set(served) == {message}
 
 
 async def test_all_unfinished_messages_together_have_a_limit(custodian):

@@ -42,6 +42,9 @@ class Floor(Protocol):
     unfinished: int
     leaving: bool
 
+    def knocked(self, connection: Connection) -> None:
+        """The connection's handshake can go on: call its `shake_hands`, one connection's in each round of the loop."""
+
     def shaken(self, connection: Connection) -> None:
         """The connection's handshake is over, well."""
 
@@ -76,7 +79,7 @@ class Connection:
         self.seen = floor.tick
         self._until: float = floor.tick + limits.handshake_s
         self._ends = math.inf  # of the client's certificate, by the clock that TLS judges by
-        floor.loop.add_reader(self._fd, self._shake_hands)
+        floor.loop.add_reader(self._fd, self._knock)
 
     def _readable(self) -> None:
         """Something came in from a client that is known, or known to be none (`session.Session`)."""
@@ -86,24 +89,29 @@ class Connection:
         """Drop what is kept of messages and answers (`session.Session`)."""
         raise NotImplementedError
 
-    def _shake_hands(self) -> None:
+    def _knock(self) -> None:
+        """A handshake can go on. A step of it lasts as long as twenty messages: those who are known come between."""
+        self._floor.loop.remove_reader(self._fd)
+        self._floor.loop.remove_writer(self._fd)
+        self._floor.knocked(self)
+
+    def shake_hands(self) -> None:
+        """Go on with the handshake."""
         self._bench.let_go()
+        loop = self._floor.loop
         try:
             self._socket.do_handshake()
         except ssl.SSLWantReadError:
-            self._floor.loop.remove_writer(self._fd)
+            loop.add_reader(self._fd, self._knock)
             return
         except ssl.SSLWantWriteError:
-            self._floor.loop.add_writer(self._fd, self._shake_hands)
+            loop.add_writer(self._fd, self._knock)
             return
         except (OSError, ValueError):
             self._bench.count("handshakes_failed")
             self.close()
             return
-        loop = self._floor.loop
-        loop.remove_writer(self._fd)
-        loop.remove_reader(self._fd)  # nothing is read before we know who it is
-        self._floor.shaken(self)
+        self._floor.shaken(self)  # and nothing is read before we know who it is
         # We send nothing until asked (no tickets), so the kernel would acknowledge the last flight 40 ms later; until
         # then a client without TCP_NODELAY keeps its first request back (RFC 896; RFC 1122, section 4.2.3.2).
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

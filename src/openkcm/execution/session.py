@@ -25,6 +25,7 @@ from openkcm.kmip.requests import decode_request
 __all__ = ["READ_BYTES", "Session"]
 
 _log: Final = logging.getLogger("openkcm.worker")
+IN_ONE_TURN: Final = 16  # messages of one connection that are answered before others have their turn
 READ_BYTES: Final = 1 << 16  # four times a TLS record: what `Floor.buffer` has
 REQUEST: Final = framing.REQUEST.to_bytes(4, "big")
 FAREWELL: Final = "certificate is not enrolled"
@@ -167,8 +168,10 @@ class Session(Connection):
         self._consume(data)
 
     def _consume(self, data: bytes) -> None:
-        """Answer every whole message of `data`, keep the rest."""
-        while data:
+        """Answer the whole messages of `data`, IN_ONE_TURN at most, and keep the rest."""
+        for _ in range(IN_ONE_TURN):
+            if not data:
+                return
             try:
                 size = self._length(data)
             except KmipError as bad:
@@ -186,10 +189,21 @@ class Session(Connection):
             if self._waiting or self._output is not None or self._closing or self.closed:
                 self._keep(data)
                 return
+        if data:
+            self._keep(data)
+            self._wait(None)
+            self._floor.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        """Others have had their turn."""
+        if not self.closed:
+            self._waiting = False
+            self._floor.loop.add_reader(self._fd, self._readable)
+            self._go_on()
 
     # --- waiting, for the custodian and for slow clients --------------------------------------------------------------
 
-    def _wait(self, exchange: Exchange) -> None:
+    def _wait(self, exchange: Exchange | None) -> None:
         if not self._waiting:
             self._waiting, self._exchange = True, exchange
             self._floor.loop.remove_reader(self._fd)

@@ -104,6 +104,8 @@ class Worker:
         self.unfinished = 0
         self._sessions: set[Connection] = set()
         self._shaking: dict[Connection, None] = {}  # the oldest first
+        self._knocking: dict[Connection, None] = {}  # what came first, first
+        self._at_the_door = False  # somebody looks in each round who knocks
         self._enrolments: dict[str, set[Connection]] = {}
         self._accepting: socket.socket | None = None
         self._retiring = self._serving = self.leaving = False
@@ -257,6 +259,22 @@ class Worker:
             self._shaking[session] = None
         return True
 
+    def knocked(self, connection: Connection) -> None:
+        """One handshake goes on in each round of the loop."""
+        self._knocking[connection] = None
+        if not self._at_the_door:
+            self._at_the_door = True
+            self.loop.call_soon(self._open_the_door)
+
+    def _open_the_door(self) -> None:
+        first = next(iter(self._knocking), None)
+        if first is None:
+            self._at_the_door = False
+            return
+        del self._knocking[first]
+        self.loop.call_soon(self._open_the_door)
+        first.shake_hands()
+
     def shaken(self, connection: Connection) -> None:
         """A handshake is over: the connection is no candidate for eviction any more."""
         self._shaking.pop(connection, None)
@@ -269,6 +287,7 @@ class Worker:
         """Forget a connection."""
         self._sessions.discard(connection)
         self._shaking.pop(connection, None)
+        self._knocking.pop(connection, None)
         if self._retiring and not self._sessions:
             self._stop.set()
         mine = self._enrolments.get(connection.enrolment)
