@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 
 import msgspec
@@ -74,4 +75,21 @@ async def test_what_was_asked_is_given_up_when_the_connection_breaks(orbital: Or
         await asyncio.to_thread(orbital.start, EU)
         await back.wait()
         await mirror_head(connection, "VAULT")  # the answers are heard again
+    await connection.close()
+
+
+async def test_a_question_that_could_not_be_sent_leaves_no_complaint(orbital: Orbital, monkeypatch) -> None:
+    """The connection breaks while the question is written: who asked hears of that, once."""
+    connection, said = await orbital.connect(EU_NODE), []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
+
+    async def breaks(*_: object, **__: object) -> None:
+        await connection._on_disconnect()
+        raise OSError("broken")
+
+    monkeypatch.setattr(connection._client, "publish", breaks)
+    with pytest.raises(Unavailable, match="cannot send"):
+        await connection.request(f"{INFO}.LEDGER")
+    gc.collect()
+    assert not said
     await connection.close()

@@ -338,6 +338,8 @@ class Connection:
                 self._refusals.pop(subject, None)
             if not refused.done():
                 refused.cancel()
+            elif not refused.cancelled():
+                refused.exception()  # seen: whoever asked may have failed otherwise, and waits no more
 
     async def _on_error(self, error: Exception) -> None:
         self.last_error = error

@@ -425,12 +425,12 @@ async def _batches(source: AsyncIterator[Stored], most: int) -> AsyncIterator[li
             await queue.put(stored)
 
     filling = asyncio.create_task(fill())
+    first: asyncio.Task[Any] = filling
     try:
         while True:
             first = asyncio.create_task(queue.get())
             await asyncio.wait({first, filling}, return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
-                first.cancel()
                 filling.result()  # it ended: say why
                 return
             batch = [first.result()]
@@ -438,4 +438,4 @@ async def _batches(source: AsyncIterator[Stored], most: int) -> AsyncIterator[li
                 batch.append(queue.get_nowait())
             yield batch
     finally:
-        await end_tasks([filling])
+        await end_tasks([filling, first])
