@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from loopback import free_ports
-from openkcm.bus.connection import Access, Connection, connect
+from openkcm.bus.access import Access
+from openkcm.bus.connection import Connection, connect
 from openkcm.cli import orbital as servers
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.resources import ROOT

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Refused
 from openkcm.bus.lanes import LaneReader, repeat, subscribe_lane0
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Stored
 from openkcm.contract import trace
 from openkcm.contract.subjects import residence_aggregate
 from orbital_fixture import EU, EU_NODE, Orbital, running_orbital

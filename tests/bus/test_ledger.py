@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import Conflict, Refused, SameIdOtherMessage, TooLarge, Unavailable
 from openkcm.bus.lanes import mirror_head, subscribe_lane0
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Stored
 from openkcm.contract.subjects import residence_aggregate
 from orbital_fixture import EU, EU_NODE, US_NODE, Orbital, running_orbital
 

@@ -15,11 +15,12 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
-from openkcm.bus.connection import Connection, Message, connect
+from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError, Refused, Unavailable
 from openkcm.bus.feed import matches
 from openkcm.bus.lanes import held
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Message
 from openkcm.bus.permissions import (
     ACCOUNT_OF,
     RULES,

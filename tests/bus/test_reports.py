@@ -8,8 +8,8 @@ import uuid
 import pytest
 
 from openkcm.bus.beat import health_subject, say, subscribe_beats, subscribe_health
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Refused, TooLarge
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import api
 from openkcm.bus.reports import Reports, send
 from openkcm.contract.subjects import ReportSubject, beat

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Conflict, Refused, SameIdOtherMessage, TooLarge
 from openkcm.bus.lanes import LaneReader
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import api
 from openkcm.bus.vault import Vault
 from openkcm.contract.subjects import VaultSubject

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from openkcm.bus.connection import Access
+from openkcm.bus.access import Access
 from openkcm.cli.layout import ACCOUNTS, Layout, toml
 from openkcm.contract.fleet import parse_region
 from openkcm.execution.configuration import load

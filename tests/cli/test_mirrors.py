@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from openkcm.bus import copies
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError
 from openkcm.bus.lanes import LaneReader
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import api
 from openkcm.cli import flow, mirrors
 from openkcm.contract import checkpoint as cp

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, seal, subjects

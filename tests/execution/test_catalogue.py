@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from execution.test_keychain import Vault
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope, resources, subjects
 from openkcm.execution import catalogue, known, lines, shredder
 from openkcm.execution.arena import RegionArena, WorkerArena

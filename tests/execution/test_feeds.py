@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.execution import feeds
 from openkcm.execution.feeds import STREAM_OF, Feeds
 from openkcm.execution.residence_state import State

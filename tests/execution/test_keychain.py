@@ -8,8 +8,8 @@ import asyncio
 import msgspec
 import pytest
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Conflict
+from openkcm.bus.messages import Stored
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env
 from openkcm.execution.arena import Gate, RegionArena

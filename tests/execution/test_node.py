@@ -9,7 +9,7 @@ import pytest
 
 from node_bench import Governor, RunningNode, new_key_file, onboarding, opening
 from openkcm.bus import lanes
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.bus.vault import Vault
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope as env

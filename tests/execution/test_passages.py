@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import trace
 from openkcm.execution.passages import MOST, Passages
 from openkcm.execution.residence_state import Effect, Residence

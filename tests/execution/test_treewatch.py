@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from execution.test_mirrored import CMK, REGION, history, points
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract.published import seal_published
 from openkcm.contract.seal import Signer

@@ -16,9 +16,10 @@ from kmip.core import enums
 from kmip.pie.exceptions import KmipOperationFailure
 
 from openkcm.bus import beat
-from openkcm.bus.connection import Stored, connect
+from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Stored
 from openkcm.bus.reports import Reports
 from openkcm.cli import orbital
 from openkcm.cli.layout import Layout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
 from openkcm.governance.beat import Beats

@@ -18,7 +18,7 @@ from governance_ledger import TRUST
 from governance_stack import Idp, Stack, issuer, running_cmk
 from openkcm.audit.examine import examine
 from openkcm.bus.beat import subscribe_beats
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.cli import orbital as servers
 from openkcm.contract import envelope as env
 from openkcm.contract import reports

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from governance_stack import Idp, Stack, running_cmk
-from openkcm.bus.connection import Stored
 from openkcm.bus.declare import declared
 from openkcm.bus.lanes import subscribe_lane0
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import api
 from openkcm.contract import envelope as env
 from openkcm.governance import service

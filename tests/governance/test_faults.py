@@ -18,8 +18,8 @@ import pytest
 from governance_ledger import CMK, ROGUE
 from governance_stack import OPERATOR, Idp, Stack, ceremony, configuration, running_cmk
 from openkcm.bus.beat import subscribe_beats
-from openkcm.bus.connection import Stored
 from openkcm.bus.lanes import subscribe_lane0
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract import reports
 from openkcm.contract.subjects import residence_aggregate

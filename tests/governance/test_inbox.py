@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import reports, resources
 from openkcm.contract.envelope import encode
 from openkcm.contract.seal import Signer

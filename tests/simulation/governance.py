@@ -11,8 +11,8 @@ import types
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError, Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.bus.spool import Spooled
 from openkcm.contract import decrees as d
 from openkcm.contract import digest as canon

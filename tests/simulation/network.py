@@ -12,8 +12,8 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Conflict, Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import Appended
 
 PATIENCE_S = 2.0

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract import subjects
 from openkcm.contract.decrees import RootReference

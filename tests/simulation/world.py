@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from history_checker import check
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError, Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.contract import decrees as d
 from openkcm.contract import digest as canon
 from openkcm.contract import envelope as env

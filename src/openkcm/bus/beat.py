@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.bus.connection import Connection
+from openkcm.bus.messages import Message, Stored, stored_of
 from openkcm.contract.subjects import ReportSubject, beat
 
 __all__ = ["health_subject", "say", "subscribe_beats", "subscribe_health"]

@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 
 from openkcm.bus import feed
-from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import last_at_leader
+from openkcm.bus.messages import Message, Stored, stored_of
 from openkcm.bus.publish import Appended, expecting, publish
 from openkcm.contract import subjects
 

@@ -16,15 +16,15 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from openkcm.bus.access import Access, tls_of
 from openkcm.bus.errors import BusError, Refused, TooLarge, Unavailable
-from openkcm.contract import trace
+from openkcm.bus.messages import Message
 
-__all__ = ["Access", "Connection", "Message", "Stored", "connect", "tls_of"]
+__all__ = ["Connection", "connect"]
 
 log = logging.getLogger(__name__)
 # nats-py's reader answers True to every end of stream, which asyncio calls useless over TLS, once a connection.
@@ -37,46 +37,6 @@ RECONNECT_WAIT_S: Final = 0.2
 _REFUSAL: Final = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 _BATCH_ENDS: Final = frozenset({"204", "404"})  # end of batch; nothing there
 _NOBODY: Final = "503"
-
-
-class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a process reaches its server. Paths to files; the files hold the secrets.
-
-    Attributes:
-        url: `tls://host:port`.
-        nkey: File with the user's seed.
-        ca, cert, key: PEM files for mutual TLS.
-        inbox: The user's own inbox prefix, `_INBOX.<user>`: the server lets it hear no other.
-    """
-
-    url: str
-    nkey: str
-    ca: str
-    cert: str
-    key: str
-    inbox: str
-
-
-class Message(msgspec.Struct, frozen=True):
-    """An answer as it came."""
-
-    subject: str
-    body: bytes
-    headers: Mapping[str, str]
-    reply: str = ""
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """A message of a stream. `sequence` is a cursor (0 when not known), never an order; `id` is its Nats-Msg-Id.
-
-    `trace` is its traceparent header as it came: nobody's word.
-    """
-
-    sequence: int
-    subject: str
-    body: bytes
-    id: str
-    trace: str = ""
 
 
 class _Client(Client):  # type: ignore[misc]  # nats-py has no types
@@ -376,18 +336,6 @@ def message_of(msg: Msg) -> Message:
     return Message(msg.subject, msg.data, msg.headers or {}, msg.reply)
 
 
-def stored_of(message: Message) -> Stored:
-    """Return what a direct get or a republish carries, by the server's own headers (they come last and win)."""
-    headers = message.headers
-    return Stored(
-        int(headers.get("Nats-Sequence", 0)),
-        headers.get("Nats-Subject", message.subject),
-        message.body,
-        headers.get("Nats-Msg-Id", ""),
-        headers.get(trace.HEADER, ""),
-    )
-
-
 async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Connection:
     """Return a connection; from then on it reconnects for ever.
 
@@ -440,15 +388,3 @@ async def connect(access: Access, *, name: str, timeout_s: float = 10.0) -> Conn
 
 def _seed(access: Access) -> str:
     return Path(access.nkey).read_text().strip()
-
-
-def tls_of(access: Access) -> ssl.SSLContext:
-    """Return what a client of the bus shows and trusts, as its files say now.
-
-    Raises:
-        OSError: They cannot be read, or do not fit one another (SSLError).
-    """
-    tls = ssl.create_default_context(cafile=access.ca)
-    tls.minimum_version = ssl.TLSVersion.TLSv1_3
-    tls.load_cert_chain(access.cert, access.key)
-    return tls

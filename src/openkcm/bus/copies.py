@@ -9,10 +9,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Conflict
 from openkcm.bus.lanes import LaneReader
 from openkcm.bus.ledger import StreamState, get_at_leader, state_of
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import Failure as _Failure
 from openkcm.bus.publish import api, raise_error
 

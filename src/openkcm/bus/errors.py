@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openkcm.bus.connection import Stored
+    from openkcm.bus.messages import Stored
 
 __all__ = ["BusError", "Conflict", "Drift", "Refused", "SameIdOtherMessage", "TooLarge", "Unavailable"]
 

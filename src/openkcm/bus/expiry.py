@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from openkcm.bus.connection import Access, tls_of
+from openkcm.bus.access import Access, tls_of
 from openkcm.contract.authority import NotARootCa, described
 
 __all__ = ["LOOK_S", "Expiry"]

@@ -16,8 +16,9 @@ from typing import Final
 
 import msgspec
 
-from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import Unavailable
+from openkcm.bus.messages import Message, Stored, stored_of
 
 __all__ = ["Source", "covering", "follow", "matches", "page", "pages"]
 

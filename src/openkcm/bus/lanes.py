@@ -16,9 +16,10 @@ from typing import Final
 
 import msgspec
 
-from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.ledger import get_at_leader, state_of
+from openkcm.bus.messages import Message, Stored, stored_of
 from openkcm.bus.publish import api
 from openkcm.contract import trace
 from openkcm.contract.errors import NameError_

@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from openkcm.bus import feed
-from openkcm.bus.connection import Connection, Stored, stored_of
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Unavailable
+from openkcm.bus.messages import Stored, stored_of
 from openkcm.bus.publish import Appended, api, expecting, publish
 
 __all__ = ["Appended", "Ledger", "Stored", "StreamState"]

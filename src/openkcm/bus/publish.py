@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Conflict, Refused, SameIdOtherMessage, TooLarge, Unavailable
+from openkcm.bus.messages import Stored
 from openkcm.contract import trace
 
 __all__ = ["Appended", "api", "expecting", "publish", "raise_error"]

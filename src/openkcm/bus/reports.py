@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from openkcm.bus import feed
-from openkcm.bus.connection import Connection, Message, Stored, stored_of
+from openkcm.bus.connection import Connection
+from openkcm.bus.messages import Message, Stored, stored_of
 from openkcm.bus.publish import Appended, publish
 
 __all__ = ["Reports", "send", "subscribe_acks", "usage"]

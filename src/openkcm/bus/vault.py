@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.ledger import get_at_leader, last_at_leader
+from openkcm.bus.messages import Stored
 from openkcm.bus.publish import api, expecting, publish
 from openkcm.contract.subjects import parse_vault
 

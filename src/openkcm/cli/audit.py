@@ -22,8 +22,8 @@ from openkcm.audit.records import utc
 from openkcm.audit.seals import Vouched, checked
 from openkcm.audit.trees import SignedTrees, Slice, Tampered
 from openkcm.audit.verify import AuditError, BadEvent
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError
+from openkcm.bus.messages import Stored
 from openkcm.cli import signed as signatures
 from openkcm.cli.show import progress, wide_console
 from openkcm.cli.sources import Source

@@ -20,7 +20,8 @@ from typing import Final
 import msgspec
 
 from openkcm.bus import declare, permissions, users
-from openkcm.bus.connection import Access, connect
+from openkcm.bus.access import Access
+from openkcm.bus.connection import connect
 from openkcm.cli import pki
 from openkcm.contract.fleet import RegionConfiguration
 from openkcm.contract.resources import ROOT

@@ -17,9 +17,11 @@ import msgspec
 
 from openkcm.audit.exported import Export, ExportError
 from openkcm.audit.trees import SignedTrees, Slice
-from openkcm.bus.connection import Access, Stored, connect
+from openkcm.bus.access import Access
+from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Stored
 from openkcm.bus.reports import usage
 
 __all__ = ["Source", "auditor_access", "mirrored", "of_export", "of_stack", "read_mirror", "read_usage",

@@ -19,8 +19,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from openkcm.bus.connection import Stored, connect
+from openkcm.bus.connection import connect
 from openkcm.bus.errors import BusError, Conflict
+from openkcm.bus.messages import Stored
 from openkcm.bus.vault import Vault
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError

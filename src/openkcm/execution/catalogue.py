@@ -17,8 +17,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError, Conflict
+from openkcm.bus.messages import Stored
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError
 from openkcm.execution import terms

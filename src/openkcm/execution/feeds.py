@@ -12,9 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError, Unavailable
 from openkcm.bus.lanes import LaneReader, held, mirror_head
+from openkcm.bus.messages import Stored
 from openkcm.contract import trace
 from openkcm.contract.ids import Lane
 from openkcm.contract.subjects import residence_aggregate

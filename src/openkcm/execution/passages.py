@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import trace
 from openkcm.contract.ids import Lane
 from openkcm.execution.residence_state import Effect, Residence

@@ -17,7 +17,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract import subjects
 from openkcm.contract.errors import ContractError

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from openkcm.bus.connection import Stored
 from openkcm.bus.errors import BusError
+from openkcm.bus.messages import Stored
 from openkcm.contract import checkpoint as cp
 from openkcm.contract import reports
 from openkcm.contract.errors import ContractError

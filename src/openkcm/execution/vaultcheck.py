@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract.errors import ContractError
 from openkcm.contract.subjects import parse_vault

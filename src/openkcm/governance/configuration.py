@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from openkcm.bus.connection import Access
+from openkcm.bus.access import Access
 from openkcm.contract.errors import ContractError
 from openkcm.contract.fleet import RegionConfiguration, parse_region
 from openkcm.contract.ids import PersonId

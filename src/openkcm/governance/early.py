@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 
 __all__ = ["MOST", "Early"]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract import envelope as env
 from openkcm.contract import reports, subjects, trace
 from openkcm.contract.errors import ContractError

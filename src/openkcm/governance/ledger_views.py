@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from openkcm.bus.connection import Stored
+from openkcm.bus.messages import Stored
 from openkcm.contract.envelope import PRIORITY_CRITICAL, PRIORITY_ROUTINE
 from openkcm.contract.subjects import DecreeSubject
 from openkcm.governance.news import Item

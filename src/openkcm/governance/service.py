@@ -17,11 +17,12 @@ from typing import Any, Final
 from openkcm.bus import declare
 from openkcm.bus.beat import say, subscribe_health
 from openkcm.bus.checkpoints import Checkpoints
-from openkcm.bus.connection import Connection, Stored, connect
+from openkcm.bus.connection import Connection, connect
 from openkcm.bus.errors import BusError
 from openkcm.bus.expiry import Expiry
 from openkcm.bus.lanes import repeat
 from openkcm.bus.ledger import Ledger
+from openkcm.bus.messages import Stored
 from openkcm.bus.reports import Reports, subscribe_acks
 from openkcm.bus.spool import Spool
 from openkcm.contract import decrees, resources, seal, subjects

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from openkcm.bus.connection import Connection, Stored
+from openkcm.bus.connection import Connection
 from openkcm.bus.errors import BusError
 from openkcm.bus.lanes import repeat
+from openkcm.bus.messages import Stored
 from openkcm.contract.reports import RECHECK_TAG, HealthCheck
 from openkcm.contract.tasks import end_tasks
 from openkcm.governance.beat import Beats
