@@ -9,18 +9,18 @@ import time
 import msgspec
 import pytest
 
+from loopback import free_run
 from openkcm.bus.connection import connect
 from openkcm.cli import orbital, programs, rogue, sources, up
 from openkcm.cli.layout import Layout
 from openkcm.cli.supervisor import Supervisor
 from openkcm.contract import decrees as d
 from openkcm.contract import envelope
-from running_stack import free_base
 
 
 class Running:
     def __init__(self, state):
-        self.layout = Layout(state, port_base=free_base())
+        self.layout = Layout(state, port_base=free_run())
         self.layout.write()
         self.supervisor = Supervisor(strict=False, changed=lambda: None)
         self.supervisor.bring_up(programs.servers(self.layout))
