@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -10,7 +12,7 @@ from openkcm.execution.arena import Gate
 from openkcm.execution.bench import KEPT_MESSAGES
 from openkcm.execution.operations import call
 from openkcm.kmip.enums import QueryFunction, ResultReason, ResultStatus, RevocationReasonCode
-from openkcm.kmip.payloads.cryptography import EncryptRequest
+from openkcm.kmip.payloads.cryptography import DecryptRequest, EncryptRequest
 from openkcm.kmip.payloads.lifecycle import DestroyRequest, RevokeRequest
 from openkcm.kmip.payloads.server import QueryRequest
 from openkcm.kmip.structures import RevocationReason
@@ -55,6 +57,9 @@ def unwrapped(monkeypatch):
             found.append(given)
             return self._cipher.decrypt_into(*given)
 
+        def __getattr__(self, name):
+            return getattr(self._cipher, name)
+
     monkeypatch.setattr(call, "AESGCM", Counting)
     return found
 
@@ -74,6 +79,33 @@ def test_messages_that_came_together_unwrap_a_key_once_and_the_custodian_waits_f
     turn.end()
     assert turn.empty
     assert not turn.odd
+
+
+def test_their_cipher_goes_with_the_key(inside, turn):
+    """It holds a schedule made of the key, in memory like any other."""
+    uid = inside.new_key()
+    turn.end()
+    inside.item(encrypt(uid))
+    cipher = inside.bench.gcm
+    inside.item(encrypt(uid))
+    assert inside.bench.gcm is cipher
+    held = sys.getrefcount(cipher)
+    turn.end()
+    assert inside.bench.gcm is None
+    assert sys.getrefcount(cipher) == held - 1  # only this test's own: it was nowhere else
+
+
+def test_a_cipher_is_only_for_its_own_object(inside, turn):
+    one, other = inside.new_key(), inside.new_key()
+    sealed = [(uid, inside.item(encrypt(uid)).payload) for uid in (one, other, one)]
+    turn.end()
+    for uid, out in sealed:
+        asked = DecryptRequest(
+            unique_identifier=uid, data=out.data, iv_counter_nonce=out.iv_counter_nonce,
+            authenticated_encryption_tag=out.authenticated_encryption_tag, cryptographic_parameters=GCM,
+        )  # fmt: skip
+        assert inside.item(asked).payload.data == b"x"
+        turn.end()
 
 
 def test_so_many_messages_at_most(inside, turn, unwrapped):

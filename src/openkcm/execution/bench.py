@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from openkcm.contract.fleet import Limits
 from openkcm.execution import control, registers
 from openkcm.execution.arena import BOARD_COUNTS, BOARD_HISTOGRAM, STATE_MASK, Gate, WorkerArena
@@ -115,6 +117,7 @@ class Bench:
         words: The region arena as 64-bit words, read-only.
         board, drain: The board's words, and the index of our drain counter there.
         keys: Views of the scratch page by key size; `held` is the object whose key lies there, or SOMETHING.
+        gcm, gcm_of: A cipher that holds a schedule made of a key that lay there since the last wipe, and whose it is.
         wide: More than a symmetric key lies in the scratch page.
         soon: Calls something once all that has come in so far is answered; None: no key is kept for the next message.
     """
@@ -131,6 +134,8 @@ class Bench:
         "board",
         "board_start",
         "drain",
+        "gcm",
+        "gcm_of",
         "handed",
         "held",
         "histogram",
@@ -164,6 +169,8 @@ class Bench:
         self.keys = {size: scratch[:size] for size in (16, 24, 32)}
         self._zeros = bytes(32)
         self.held: object = None
+        self.gcm: AESGCM | None = None
+        self.gcm_of: object = None
         self._kept = 0  # messages answered since the key in use came to lie there
         self._ending = False  # somebody will call `let_go`
         self.soon: Callable[[Callable[[], None]], object] | None = None
@@ -216,7 +223,7 @@ class Bench:
         if self.wide:
             self._page[:] = ZEROS[: len(self._page)]
             self.wide = False
-        self.held = None
+        self.held = self.gcm = self.gcm_of = None  # the cipher's end overwrites its schedule
         registers.clear()
 
     def key_view(self, size: int) -> memoryview | None:

@@ -208,6 +208,17 @@ class Call:
             raise OperationFailed(ResultReason.GENERAL_FAILURE, "the object does not unwrap") from bad
         return into
 
+    def gcm_of(self, entry: Entry) -> AESGCM:
+        """Return AES-GCM under the object's key, which is unwrapped as by `key_of`; the cipher goes with the key.
+
+        Raises:
+            OperationFailed: As `key_of`.
+        """
+        bench, key = self.bench, self.key_of(entry)
+        if bench.gcm is None or bench.gcm_of is not entry:
+            bench.gcm, bench.gcm_of = AESGCM(key), entry
+        return bench.gcm
+
     def material_of(self, entry: Entry) -> memoryview | bytes:
         """Return the object's material, in the scratch page beside the key in use; what does not fit there, as bytes.
 

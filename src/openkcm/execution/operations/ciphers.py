@@ -1,7 +1,7 @@
 """Encrypt and Decrypt. Keeps no cipher, no key. Source: KMIP 1.4, sections 4.29 and 4.30.
 
 AES-GCM of whole data is the hot path, in line here; other modes are in `blockmodes`, RSA in `asymmetric`, data in parts
-in `streams`. The key is unwrapped into the scratch page by `Call.key_of`; every cipher object lives for one call.
+in `streams`. The key is unwrapped into the scratch page by `Call.key_of`; a cipher goes with it at the latest.
 Before KMIP 1.4 there is no field for an authentication tag, so there the tag is the end of the data.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Generator
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openkcm.execution.objects import Entry
 from openkcm.execution.operations import asymmetric, blockmodes, streams, usage
@@ -77,7 +76,7 @@ def encrypt(call: Call, asked: EncryptRequest) -> EncryptResponse | Generator[An
         iv = chosen = call.bench.new_iv()
     elif len(iv) not in GCM_IV_BYTES:
         raise _invalid("an IV for GCM has 8 to 64 bytes; 12 is the one to use")
-    both = AESGCM(call.key_of(entry)).encrypt(iv, data, asked.authenticated_encryption_additional_data)
+    both = call.gcm_of(entry).encrypt(iv, data, asked.authenticated_encryption_additional_data)
     if call.version.protocol_version_minor >= TAG_FIELD_MINOR:
         end = len(data)
         out, tag = both[:end], both[end : end + plan.tag]
@@ -155,7 +154,7 @@ def decrypt(call: Call, asked: DecryptRequest) -> DecryptResponse:
             raise _invalid("the tag does not have the length that the parameters say")
         data += tag
     try:
-        out = AESGCM(call.key_of(entry)).decrypt(iv, data, asked.authenticated_encryption_additional_data)
+        out = call.gcm_of(entry).decrypt(iv, data, asked.authenticated_encryption_additional_data)
     except InvalidTag:
         raise _invalid("the data does not decrypt", ResultReason.CRYPTOGRAPHIC_FAILURE) from None
     return DecryptResponse(unique_identifier=entry.uid, data=out)
