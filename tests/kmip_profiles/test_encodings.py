@@ -109,7 +109,7 @@ class OverHttp:
         context = ssl.create_default_context(cafile=ca)
         context.check_hostname = False
         context.load_cert_chain(*files)
-        self.socket = context.wrap_socket(socket.create_connection(("127.0.0.1"), 20))
+        self.socket = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 20))
 
     def sendall(self, message):
         node, _ = self.runner.dec(message)
