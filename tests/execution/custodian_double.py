@@ -55,7 +55,7 @@ class CustodianDouble:
         self.hand_outs: dict[tuple[str, str], str] = {}
         self.asked: list[control.Message] = []
         self.before_put = None  # async callable: happens between a worker's Put and the vault
-        self.hide_keys = False
+        self.hide_keys = self.slow_hand_outs = False  # slow: a log is taken when it is full, not before
         self._disk = ThreadPoolExecutor(1)
 
     async def __aenter__(self):
@@ -157,10 +157,12 @@ class CustodianDouble:
                 return control.Record(q.n, *found)
             case control.Put():
                 return await self._put(q)
-            case control.HandOutsWait():
+            case control.HandOutsWait(n):
+                if not n and self.slow_hand_outs:
+                    return None
                 for log in self.crew.hand_out_logs():
                     log.release(log.read()[0])
-                return None
+                return control.Taken(n) if n else None
 
     async def _put(self, q):
         if self.before_put is not None:

@@ -51,6 +51,7 @@ class InProcess:
         self.bench = Bench(worker, self.board.words, 0, self.scratch, objects, self, self.handed)
         self.puts: list[control.Put] = []
         self.told: list[control.Message] = []
+        self.take_hand_outs = lambda: None
         self.refuse: list[str] = []
         self.sequence = 0
         self.state = "active"
@@ -97,6 +98,10 @@ class InProcess:
                 then(control.Stored(1, self.sequence))
             case control.Fetch():
                 then(control.Record(1, 0, None))
+            case control.HandOutsWait() as full:
+                self.told.append(full)
+                self.take_hand_outs()
+                then(control.Taken(1))
 
     def tell(self, message):
         self.told.append(message)

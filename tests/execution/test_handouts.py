@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from custody.residence_bench import REGION, onboard, serving_node
+from execution.custodian_double import CustodianDouble
 from execution.in_process import InProcess
 from execution.kmip_client import Failed
 from openkcm.bus.errors import Unavailable
@@ -18,11 +21,12 @@ from openkcm.contract import reports, resources
 from openkcm.contract.envelope import decode
 from openkcm.contract.seal import Signer
 from openkcm.execution import control, handoutlog, handouts
+from openkcm.execution import desk as desk_of_workers
 from openkcm.execution.handoutlog import Entry, HandOutLog, LogFull
 from openkcm.execution.handouts import HandOuts
 from openkcm.execution.outbox import Outbox
 from openkcm.execution.voice import Voice
-from openkcm.kmip.enums import ResultReason
+from openkcm.kmip.enums import ResultReason, ResultStatus
 from openkcm.kmip.payloads.retrieval import GetRequest
 from openkcm.projector import open_writer
 from openkcm.projector.database import StorageFailed
@@ -101,8 +105,59 @@ def test_a_get_that_cannot_be_recorded_hands_nothing_out(tmp_path, small):
     assert inside.told.count(control.HandOutsWait()) == 1
     refused = inside.item(GetRequest(unique_identifier=uid))
     assert (refused.payload, refused.reason) == (None, ResultReason.GENERAL_FAILURE)
+    assert inside.told.count(control.HandOutsWait(1)) == 1  # room was asked for, and there was none
     assert len(inside.handed.read()[1]) == 4
     inside.end()
+
+
+def test_a_get_that_finds_the_log_full_waits_until_it_is_taken(tmp_path, small):
+    inside, custodian = InProcess(tmp_path), []
+
+    def take() -> None:
+        end, entries = inside.handed.read()
+        custodian.extend(entries)
+        inside.handed.release(end)
+
+    inside.take_hand_outs = take
+    uid = inside.new_key()
+    for _ in range(9):
+        assert inside.item(GetRequest(unique_identifier=uid)).payload is not None
+    assert len(custodian) == 8
+    answers = inside.items(*[GetRequest(unique_identifier=uid)] * 9)
+    assert [a.status for a in answers] == [ResultStatus.SUCCESS] * 9
+    assert len(custodian) + len(inside.handed.read()[1]) == 18
+    inside.end()
+
+
+async def test_a_workers_gets_wait_for_their_custodian_and_none_is_refused(tmp_path):
+    async with CustodianDouble(tmp_path) as custodian:
+        custodian.slow_hand_outs = True
+        custodian.system("acme", "pay")
+        clients = [await custodian.client(custodian.enrol("acme", "pay", f"app-{n}")) for n in range(2)]
+        uid = await clients[0].new_key()
+        many = [GetRequest(unique_identifier=uid)] * 60
+
+        async def all_of(client):
+            return [item.status for _ in range(150) for item in await client.batch(*many)]
+
+        found = await asyncio.gather(*map(all_of, clients))
+        assert {status for one in found for status in one} == {ResultStatus.SUCCESS}
+        assert sum(isinstance(q, control.HandOutsWait) and q.n > 0 for q in custodian.asked) >= 1
+        for client in clients:
+            await client.close()
+
+
+async def test_the_desk_says_taken_when_it_is_durable():
+    order = []
+
+    async def take() -> None:
+        await asyncio.sleep(0)
+        order.append("taken")
+
+    desk = SimpleNamespace(_hand_outs=SimpleNamespace(take=take, wake=lambda: order.append("woken")))
+    assert await desk_of_workers.Desk._handed(desk, control.HandOutsWait()) is None
+    assert await desk_of_workers.Desk._handed(desk, control.HandOutsWait(7)) == control.Taken(7)
+    assert order == ["woken", "taken"]
 
 
 # --- the custodian's side ---------------------------------------------------------------------------------------------

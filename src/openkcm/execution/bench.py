@@ -124,6 +124,7 @@ class Bench:
 
     __slots__ = (
         "_ending",
+        "_for_room",
         "_ivs",
         "_kept",
         "_page",
@@ -163,6 +164,7 @@ class Bench:
     ) -> None:
         self.arena, self.words, self.board, self.objects, self.link = arena, arena.words, board, objects, link
         self.handed = handed
+        self._for_room: list[Callable[[], None]] = []
         self.board_start = self.drain = board_start
         self.histogram = board_start + BOARD_HISTOGRAM
         self._page, self._scratch, self.wide = scratch, scratch[:32], False
@@ -288,6 +290,18 @@ class Bench:
                 resume()
 
         self.link.ask(lambda n: control.KeysOf(n, tenant, registration), answered)
+
+    def ask_room(self, then: Callable[[], None]) -> None:
+        """Have the log of hand-outs taken, once for all who wait; call `then` when it was."""
+        self._for_room.append(then)
+        if len(self._for_room) == 1:
+
+            def taken(_: control.Message) -> None:
+                waiting, self._for_room = self._for_room, []
+                for resume in waiting:
+                    resume()
+
+            self.link.ask(control.HandOutsWait, taken)
 
     # --- counts -----------------------------------------------------------------------------------------------------
 

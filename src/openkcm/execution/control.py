@@ -110,7 +110,9 @@ class Put(Message, frozen=True):
 
 
 class HandOutsWait(Message, frozen=True):
-    """The worker's log of hand-outs is half full: read it now. No answer."""
+    """The worker's log of hand-outs is half full: read it now. With `n` it is full: answer (Taken) once it is read."""
+
+    n: N = 0
 
 
 ENCRYPTED, DECRYPTED, NOT_COUNTED = 0, 1, -1  # places in a count of uses
@@ -193,6 +195,12 @@ class Refused(Message, frozen=True):
     message: str
 
 
+class Taken(Message, frozen=True):
+    """Answer to HandOutsWait: what the log held is durable, or cannot be stored now."""
+
+    n: N
+
+
 class Cut(Message, frozen=True):
     """End this enrolment's sessions."""
 
@@ -231,7 +239,7 @@ class Stop(Message, frozen=True):
 
 FromWorker = Hello | Listening | Serving | Identify | KeysOf | Fetch | Put | HandOutsWait | Used | InUse
 FromCustodian = (
-    Identity | Denied | Keys | Record | Stored | Refused | Cut | Trust | Listen | Serve | Retire | Leave | Stop
+    Identity | Denied | Keys | Record | Stored | Taken | Refused | Cut | Trust | Listen | Serve | Retire | Leave | Stop
 )
 _ENCODER: Final = msgspec.msgpack.Encoder()
 

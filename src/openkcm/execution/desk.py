@@ -17,6 +17,7 @@ from openkcm.execution.authorities import Trust
 from openkcm.execution.catalogue import Catalogue, PutRefused
 from openkcm.execution.custodian import Custodian
 from openkcm.execution.gates import Gates
+from openkcm.execution.handouts import HandOuts
 from openkcm.execution.keychain import Keychain
 from openkcm.execution.residence_state import Residence, Workload, verdict
 from openkcm.execution.safe import Planted
@@ -36,12 +37,12 @@ class Desk:
         gates: Gates,
         keychain: Keychain,
         catalogue: Catalogue,
-        hand_outs_wait: Callable[[], None],
+        hand_outs: HandOuts,
         count: Callable[[control.Used], None],
         trust: Trust,
     ) -> None:
         self._custodian, self._gates, self._keychain = custodian, gates, keychain
-        self._catalogue, self._hand_outs_wait, self._count = catalogue, hand_outs_wait, count
+        self._catalogue, self._hand_outs, self._count = catalogue, hand_outs, count
         self._trust = trust
         self._indexed: dict[str, Residence] | None = None
         self._index: dict[str, list[tuple[str, Workload]]] = {}
@@ -151,8 +152,12 @@ class Desk:
             return control.Refused(q.n, "unavailable", str(away))
         return control.Stored(q.n, sequence)
 
-    async def _handed(self, _: control.HandOutsWait) -> None:
-        self._hand_outs_wait()
+    async def _handed(self, q: control.HandOutsWait) -> control.Message | None:
+        if not q.n:
+            self._hand_outs.wake()
+            return None
+        await self._hand_outs.take()
+        return control.Taken(q.n)
 
     async def _used(self, q: control.Used) -> None:
         residence = self._custodian.state.residences.get(q.tenant)

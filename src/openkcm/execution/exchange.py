@@ -138,7 +138,7 @@ class Exchange(Waiting):
             else:
                 count[row.counted] += 1
         self._guards.append((self.slot, self.word, self.extra))
-        if self.extra or self._asked_keys or self._retried or self._stored:
+        if self.extra or self._asked_keys or self._retried or self._stored or self.asked_room:
             self._next()
         return output
 

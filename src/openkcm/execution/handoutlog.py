@@ -2,8 +2,8 @@
 
 The worker writes an entry before it answers a Get; the custodian, later, turns entries into reports and releases them.
 An entry in the mapping survives the death of every process; a power cut may take what the custodian had not read
-(ADR 0028). A full log refuses: the Get fails, nothing leaves unrecorded. One writer and one reader, no lock: an entry
-counts once its number stands at its head, and is believed when its checksum fits.
+(ADR 0028). A log that stays full refuses: the Get fails, nothing leaves unrecorded. One writer and one reader, no lock:
+an entry counts once its number stands at its head, and is believed when its checksum fits.
 """
 
 from __future__ import annotations
@@ -92,10 +92,7 @@ class HandOutLog:
         Raises:
             LogFull: Nothing was recorded.
         """
-        waiting = self._head - self._tail
-        if waiting >= SLOTS // 2:
-            self._tail = _NUMBER.unpack_from(self._map)[0]
-            waiting = self._head - self._tail
+        waiting = self._waiting()
         body = _ENCODER.encode(entry)
         if waiting >= SLOTS or len(body) > SLOT_BYTES - _HEAD.size:
             raise LogFull
@@ -106,6 +103,16 @@ class HandOutLog:
         _NUMBER.pack_into(self._map, place, number)  # last: from now on it counts
         self._head = number
         return bool(waiting + 1 == SLOTS // 2)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for one more."""
+        return self._waiting() >= SLOTS
+
+    def _waiting(self) -> int:
+        if self._head - self._tail >= SLOTS // 2:
+            self._tail = _NUMBER.unpack_from(self._map)[0]
+        return int(self._head - self._tail)
 
     # --- the custodian's end ----------------------------------------------------------------------------------------
 

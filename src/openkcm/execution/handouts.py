@@ -4,7 +4,7 @@ Every second, and at once when a log is half full, when a revocation is about to
 stops: (1) read the logs; (2) add up per key, workload and form; (3) commit: to the outbox as reports or, while earlier
 ones of the tenant wait for the bus, as counts that go on growing; (4) release the logs' entries; (5) send. Memory and
 disk are bounded by the number of keys, not of Gets: when that is too much nothing is released, the logs fill, and Gets
-are refused (ADR 0028).
+are refused (ADR 0028). A Get that finds its log full waits for (4).
 """
 
 from __future__ import annotations
@@ -79,12 +79,16 @@ class HandOuts:
 
     async def flush(self, tenant: str | None = None) -> None:
         """Take what the logs hold and send what there is, of one tenant or of all; what cannot go stays, durably."""
+        await self.take()
+        await self._outbox.send(tenant)
+
+    async def take(self) -> None:
+        """Make durable what the logs hold, and give their room back; what cannot be stored stays in them."""
         try:
             await self._take()
         except ProjectorError:
             _log.exception("hand-outs are not on disk; they stay in the workers' logs")
             self._alarm("hand-outs-not-stored")
-        await self._outbox.send(tenant)
 
     async def _take(self) -> None:
         async with self._taking:

@@ -205,7 +205,7 @@ class Node:
         reporter.before_ack = handouts.flush
         counting = Counting(outbox)
         trust = Trust.read(node.kmip.client_ca)
-        desk = Desk(custodian, gates, keychain, catalogue, handouts.wake, counting.add, trust)
+        desk = Desk(custodian, gates, keychain, catalogue, handouts, counting.add, trust)
         custodian.on_trust = lambda: crew.trust(in_force(custodian.state, trust))
         crew.handler = desk.answer
 

@@ -13,7 +13,14 @@ from typing import Any, Final
 from openkcm.execution import control, keygen
 from openkcm.execution.clock import boottime_ns
 from openkcm.execution.operations.call import Call, Put, Spawn, Work
-from openkcm.execution.operations.outcome import AccessRefused, KeysWanted, ObjectWanted, OperationFailed, Wanted
+from openkcm.execution.operations.outcome import (
+    AccessRefused,
+    KeysWanted,
+    ObjectWanted,
+    OperationFailed,
+    RoomWanted,
+    Wanted,
+)
 from openkcm.kmip import Structure
 from openkcm.kmip.enums import ResultReason
 
@@ -45,7 +52,7 @@ class Waiting(Call):
 
     def _next(self) -> None:
         self._asked_keys = 0
-        self._retried = self._stored = False
+        self._retried = self._stored = self.asked_room = False
         self._failure, self._work, self._given, self.extra = None, None, None, ()
 
     def _step(self) -> Structure | None:
@@ -127,6 +134,9 @@ class Waiting(Call):
                 self._ready()
 
             self.bench.link.ask(lambda n: control.Fetch(n, who.tenant, uid), answered)
+        elif isinstance(wanted, RoomWanted):
+            self.asked_room = True
+            self.bench.ask_room(self._ready)
         else:
             self._asked_keys += 1
             version = wanted.version if isinstance(wanted, KeysWanted) else 0

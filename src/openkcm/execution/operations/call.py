@@ -99,6 +99,7 @@ class Call:
         extra: Gates of older key versions used by the current item, with what they read.
         operations: The table that is served.
         absent: Identifiers that the vault does not have either.
+        asked_room: The item has waited for room in the log of hand-outs.
     """
 
     bench: Bench
@@ -109,6 +110,7 @@ class Call:
     operations: Mapping[int, Operation]
     placeholder: str | None
     absent: frozenset[str]
+    asked_room: bool
     slot: Slot | None
     word: int
     extra: tuple[tuple[int, int], ...]

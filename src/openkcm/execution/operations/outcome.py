@@ -4,7 +4,8 @@ OperationFailed   answered as a failed batch item, with its Result Reason
 └── AccessRefused the residence, the workload or the lease says no, whatever the object
 Wanted            not an end: something must be asked of the custodian first, then the operation starts anew
 ├── KeysWanted    where a registration's keys are
-└── ObjectWanted  an object that this node's catalogue does not have
+├── ObjectWanted  an object that this node's catalogue does not have
+└── RoomWanted    room in the log of hand-outs
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "KeysWanted",
     "ObjectWanted",
     "OperationFailed",
+    "RoomWanted",
     "Wanted",
     "archived",
     "not_found",
@@ -58,6 +60,10 @@ class ObjectWanted(Wanted):
     def __init__(self, uid: str) -> None:
         super().__init__(uid)
         self.uid = uid
+
+
+class RoomWanted(Wanted):
+    """The custodian has not taken the earlier hand-outs yet."""
 
 
 #: What a closed gate says to a client.
