@@ -10,7 +10,8 @@ handshake  a new connection, full mutual handshake, one request, one answer, aga
 
 Between answers the process spins: a wake-up would be part of the latency, and the interrupt that causes it is paid by
 the server's core (7 us of 50 on a virtual machine). Its busy share leaves the spinning out. A server that waits for
-others on the load's core (Create) is measured with `spins` off. The load comes in bursts of 0.4 s with pauses of 0.1 s,
+others on the load's core (Create) is measured with `spins` off; nor does the load spin while nothing comes at all (a
+log that is full, a disk that stands still). The load comes in bursts of 0.4 s with pauses of 0.1 s,
 that count for nothing: what the kernel keeps back from real-time processes for the rest (5 %) is taken there.
 """
 
@@ -34,6 +35,7 @@ STALL_S: Final = 10.0  # a server that answers nothing for so long has failed th
 BURST_S: Final = 0.4
 PAUSE_S: Final = 0.1
 NAP_S: Final = 0.005  # the most a load that does not spin sleeps for an answer, when it has nothing to send either
+PATIENCE_S: Final = 0.02  # without any answer, after which a load that spins naps: the server waits for somebody here
 clock = time.monotonic_ns
 
 
@@ -188,7 +190,7 @@ def closed(task: Task) -> Result:
     poller, run = select.epoll(), Run(task)
     for fd in connections:
         poller.register(fd, select.EPOLLIN)
-    poll, wait_s = poller.poll, 0 if task.spins else NAP_S
+    poll, patience_ns = poller.poll, PATIENCE_S * 1e9 if task.spins else 0
     for end in run.bursts():
         for fd, connection in connections.items():
             sent[fd] = clock()
@@ -196,7 +198,7 @@ def closed(task: Task) -> Result:
         out, last = len(connections), clock()
         while out:
             now = clock()
-            ready = poll(wait_s)
+            ready = poll(0 if now - last < patience_ns else NAP_S)
             if not ready:
                 run.idle += clock() - now
                 if now - last > STALL_S * 1e9:
