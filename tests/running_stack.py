@@ -64,6 +64,7 @@ class Stack:
             return portal.post(f"/tenants/{tenant}/revocations", {"regions": list(regions), "reason": "test"})
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        assert pid > 0, "0 would be the test's own process group"
         os.kill(pid, number)
 
 

@@ -39,9 +39,14 @@ def _pids(e: endpoints.Endpoints, region: str, rng: random.Random | None = None)
             "cmk": e.cmk.pid}  # fmt: skip
 
 
+def _pid(g: Ground, who: str) -> int:
+    """Whom a fault hits: not before it is there, should an earlier fault have had it replaced."""
+    return until(lambda: _pids(g.stack.endpoints, g.region, g.rng)[who], BACK_S, f"{who} is there")
+
+
 def _kill(who: str) -> Callable[[Ground], End]:
     def begin(g: Ground) -> End:
-        pid = _pids(g.stack.endpoints, g.region, g.rng)[who]
+        pid = _pid(g, who)
         g.stack.kill(pid)
         return lambda: until(lambda: _back(g, who, pid), BACK_S, f"{who} is back") and None
 
@@ -57,7 +62,7 @@ def _back(g: Ground, who: str, pid: int) -> bool:
 
 def _stop(who: str) -> Callable[[Ground], End]:
     def begin(g: Ground) -> End:
-        pid = _pids(g.stack.endpoints, g.region, g.rng)[who]
+        pid = _pid(g, who)
         g.stack.kill(pid, signal.SIGSTOP)
 
         def go_on() -> None:
