@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import socket
+from itertools import islice
 
 SHARE, SHARES = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4, 4
 SINGLE = range(10000 + SHARE, 20000, SHARES)
@@ -19,7 +20,7 @@ RUNS = range(20000 + RUN * SHARE, 32768 - RUN, RUN * SHARES)
 
 def free_ports(count: int) -> list[int]:
     """Return ports that differ, and on which nobody listens."""
-    return [port for port in random.sample(SINGLE, 50 * count) if _free(port, 1)][:count]
+    return list(islice((port for port in random.sample(SINGLE, len(SINGLE)) if _free(port, 1)), count))
 
 
 def free_run() -> int:

@@ -34,7 +34,7 @@ from openkcm.cli import pki
 from openkcm.kmip import KMIP_1_4, RequestHeader, encode_request
 from openkcm.kmip.payloads.server import QueryRequest
 
-TURN_S, SETTLE_S = 10.0, 0.5  # of attack and rest; what an attack began is over then
+TURN_S, SHORTEST_TURN_S, SETTLE_S = 10.0, 4.0, 0.5  # of attack and rest; what an attack began is over then
 #: What may come on top between the second and the last quarter: caches that fill, SQLite's pages.
 ALLOWED: Final = {"rss_mib": 12.0, "descriptors": 8}
 REQUEST: Final = bytes.fromhex("42007801")
@@ -195,6 +195,7 @@ def main() -> int:
     parser.add_argument("--port-base", type=int, default=26200)
     options = parser.parse_args()
     over, seen = threading.Event(), {}
+    turn_s = min(TURN_S, max(SHORTEST_TURN_S, options.seconds / 20))
     with (
         tempfile.TemporaryDirectory(prefix="soak-kmip-") as folder,
         stack(Path(folder) / "stack", options.port_base) as endpoints,
@@ -223,7 +224,7 @@ def main() -> int:
                 time.sleep(SETTLE_S)
                 for one in honest:
                     one.attacked = attacked
-                time.sleep((0.75 if attacked else 0.25) * min(TURN_S, options.seconds / 20) - SETTLE_S)
+                time.sleep((0.75 if attacked else 0.25) * turn_s - SETTLE_S)
                 for one in honest:
                     one.attacked = None
             for name, pid in pids.items():

@@ -117,7 +117,7 @@ class Bench:
         words: The region arena as 64-bit words, read-only.
         board, drain: The board's words, and the index of our drain counter there.
         keys: Views of the scratch page by key size; `held` is the object whose key lies there, or SOMETHING.
-        gcm, gcm_of: A cipher that holds a schedule made of a key that lay there since the last wipe, and whose it is.
+        gcm: A cipher that holds a schedule made of the key of `held`, once one was needed.
         wide: More than a symmetric key lies in the scratch page.
         soon: Calls something once all that has come in so far is answered; None: no key is kept for the next message.
     """
@@ -136,7 +136,6 @@ class Bench:
         "board_start",
         "drain",
         "gcm",
-        "gcm_of",
         "handed",
         "held",
         "histogram",
@@ -172,7 +171,6 @@ class Bench:
         self._zeros = bytes(32)
         self.held: object = None
         self.gcm: AESGCM | None = None
-        self.gcm_of: object = None
         self._kept = 0  # messages answered since the key in use came to lie there
         self._ending = False  # somebody will call `let_go`
         self.soon: Callable[[Callable[[], None]], object] | None = None
@@ -225,7 +223,7 @@ class Bench:
         if self.wide:
             self._page[:] = ZEROS[: len(self._page)]
             self.wide = False
-        self.held = self.gcm = self.gcm_of = None  # the cipher's end overwrites its schedule
+        self.held = self.gcm = None  # the cipher's end overwrites its schedule
         registers.clear()
 
     def key_view(self, size: int) -> memoryview | None:
@@ -278,30 +276,29 @@ class Bench:
 
             self.link.ask(lambda n: control.KeysOf(n, tenant, registration, version), known)
             return
-        system.waiting.append(then)
-        if len(system.waiting) > 1:
+        self._ask_for_all(system.waiting, then, lambda n: control.KeysOf(n, tenant, registration))
+
+    def ask_room(self, then: Callable[[], None]) -> None:
+        """Have the log of hand-outs taken, once for all who wait; call `then` when it was."""
+        self._ask_for_all(self._for_room, then, control.HandOutsWait)
+
+    def _ask_for_all(
+        self, waiting: list[Callable[[], None]], then: Callable[[], None], question: Callable[[int], control.Message]
+    ) -> None:
+        """Ask unless somebody who waits has asked; then all of them go on."""
+        waiting.append(then)
+        if len(waiting) > 1:
             return
 
         def answered(answer: control.Message) -> None:
             if isinstance(answer, control.Keys):
                 self.take_keys(answer)
-            waiting, system.waiting = system.waiting, []
-            for resume in waiting:
+            resumed = waiting.copy()
+            waiting.clear()  # before they go on: one of them may ask again
+            for resume in resumed:
                 resume()
 
-        self.link.ask(lambda n: control.KeysOf(n, tenant, registration), answered)
-
-    def ask_room(self, then: Callable[[], None]) -> None:
-        """Have the log of hand-outs taken, once for all who wait; call `then` when it was."""
-        self._for_room.append(then)
-        if len(self._for_room) == 1:
-
-            def taken(_: control.Message) -> None:
-                waiting, self._for_room = self._for_room, []
-                for resume in waiting:
-                    resume()
-
-            self.link.ask(control.HandOutsWait, taken)
+        self.link.ask(question, answered)
 
     # --- counts -----------------------------------------------------------------------------------------------------
 

@@ -202,7 +202,7 @@ class Call:
             slot = self._wrapping(entry)
         if bench.held is entry:
             return into
-        bench.held = entry  # before the key is there: whatever happens, it is wiped
+        bench.held, bench.gcm = entry, None  # before the key is there: whatever happens, it is wiped
         try:
             AESGCM(slot.key).decrypt_into(entry.nonce, entry.sealed, entry.aad, into)
         except InvalidTag as bad:
@@ -217,8 +217,8 @@ class Call:
             OperationFailed: As `key_of`.
         """
         bench, key = self.bench, self.key_of(entry)
-        if bench.gcm is None or bench.gcm_of is not entry:
-            bench.gcm, bench.gcm_of = AESGCM(key), entry
+        if bench.gcm is None:
+            bench.gcm = AESGCM(key)
         return bench.gcm
 
     def material_of(self, entry: Entry) -> memoryview | bytes:
