@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from openkcm.contract import decrees, resources, seal, subjects
 from openkcm.contract.envelope import Actor
 from openkcm.contract.errors import ContractError
 from openkcm.contract.reports import HealthCheck
-from openkcm.contract.tasks import end_tasks
+from openkcm.contract.tasks import batches, end_tasks
 from openkcm.governance import ending, inbox, restored, sealing, snapshot
 from openkcm.governance.aggregate import Order
 from openkcm.governance.approval import Approval
@@ -231,7 +231,7 @@ class Cmk:
         return self._node_keys
 
     async def _follow_ledger(self) -> None:
-        async for batch in _batches(self.ledger.follow(after=self.projection.cursor), TURN):
+        async for batch in batches(self.ledger.follow(after=self.projection.cursor), TURN):
             began = time.monotonic()
             await self._project(batch)
             if len(batch) == TURN:  # leave the processor to orders for as long as that took
@@ -266,7 +266,7 @@ class Cmk:
         )  # fmt: skip
 
     async def _follow_reports(self) -> None:
-        async for batch in _batches(Reports(self.connection).follow(after=self.views.report_cursor()), BATCH):
+        async for batch in batches(Reports(self.connection).follow(after=self.views.report_cursor()), BATCH):
             for message in batch:
                 self.early.brought(message)
             await self._take_in(batch, ("report_cursor", {"sequence": batch[-1].sequence}))
@@ -415,28 +415,3 @@ async def open_cmk(configuration: Configuration) -> Cmk:
     snapshot.refuse(registry, str(why))
     restored.put_aside(registry, "refused")
     return await open_cmk(configuration)
-
-
-async def _batches(source: AsyncIterator[Stored], most: int) -> AsyncIterator[list[Stored]]:
-    """Yield what has come since the last batch was taken, at most so many at once: one transaction for many."""
-    queue: asyncio.Queue[Stored] = asyncio.Queue(2 * most)
-
-    async def fill() -> None:
-        async for stored in source:
-            await queue.put(stored)
-
-    filling = asyncio.create_task(fill())
-    first: asyncio.Task[Any] = filling
-    try:
-        while True:
-            first = asyncio.create_task(queue.get())
-            await asyncio.wait({first, filling}, return_when=asyncio.FIRST_COMPLETED)
-            if not first.done():
-                filling.result()  # it ended: say why
-                return
-            batch = [first.result()]
-            while len(batch) < most and not queue.empty():
-                batch.append(queue.get_nowait())
-            yield batch
-    finally:
-        await end_tasks([filling, first])

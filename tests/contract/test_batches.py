@@ -1,4 +1,4 @@
-"""What a CMK reads is taken in batches; nothing of the reading outlives whoever took them."""
+"""What comes one by one is taken in batches; nothing of the reading outlives whoever took them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from openkcm.governance.service import _batches
+from openkcm.contract.tasks import batches
 
 
 async def source(count: int, *, then: Exception | None = None):
@@ -22,7 +22,7 @@ async def test_nothing_goes_on_when_the_taker_is_gone(cancelled):
     taken = []
 
     async def take() -> None:
-        async for batch in _batches(source(5, then=None if cancelled else ValueError("ended")), 2):
+        async for batch in batches(source(5, then=None if cancelled else ValueError("ended")), 2):
             taken.extend(batch)
 
     taking, before = asyncio.ensure_future(take()), asyncio.all_tasks()
